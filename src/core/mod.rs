@@ -1,0 +1,11 @@
+//! PURE. Values in, values out: no clock, file, socket, thread, async, randomness or log.
+//!
+//! Time and random bytes are arguments. `tests/tidy.rs` holds this.
+#![forbid(unsafe_code)]
+
+pub mod key;
+pub mod log;
+pub mod payment;
+pub mod policy;
+pub mod proof;
+pub mod units;

@@ -1,0 +1,195 @@
+//! What is being paid: one file a chain. Decode, describe, digest, put the signature back. [clause 8.4.3]
+//!
+//! Invariant: bytes that were not decoded and re-encoded exactly are never signed.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+
+use super::units::{Address, U256, decimal, sha256};
+
+/// What a key signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToSign {
+    /// A 32-byte hash for ECDSA, computed here from decoded content, never taken from a caller.
+    Prehash([u8; 32]),
+    /// The whole message, for Ed25519.
+    Message(Vec<u8>),
+}
+
+impl ToSign {
+    /// The digest that ties the proofs of one request together: SHA-256 of what the token is handed.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        match self {
+            Self::Prehash(hash) => sha256(hash),
+            Self::Message(message) => sha256(message),
+        }
+    }
+
+    /// The bytes that the token is handed.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Prehash(hash) => hash,
+            Self::Message(message) => message,
+        }
+    }
+}
+
+/// A chain, as CAIP-2 names it; EVM chains only for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Chain(pub u64);
+
+impl std::fmt::Display for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "eip155:{}", self.0)
+    }
+}
+
+impl Chain {
+    /// Parses `eip155:N`, N in decimal without leading zeros, above zero.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id: u64 = text.strip_prefix("eip155:")?.parse().ok()?;
+        (id > 0 && format!("eip155:{id}") == text).then_some(Self(id))
+    }
+}
+
+impl Serialize for Chain {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Asset {
+    /// The chain's own coin, in wei.
+    Native,
+    /// An ERC-20 token by its contract, in its base units.
+    Erc20(Address),
+}
+
+impl std::fmt::Display for Asset {
+    /// `native`, or `erc20:0x…`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Native => f.write_str("native"),
+            Self::Erc20(contract) => write!(f, "erc20:{contract}"),
+        }
+    }
+}
+
+impl Serialize for Asset {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What a transaction does with money, as far as its bytes say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Effect {
+    /// Money of the key's account goes to `to`.
+    Transfer {
+        /// What.
+        asset: Asset,
+        /// Whom.
+        to: Address,
+        /// How much, base units.
+        #[serde(with = "decimal")]
+        amount: U256,
+    },
+    /// ERC-20 `approve`: `spender` may take up to `amount`, now or later.
+    Approve {
+        /// What.
+        asset: Asset,
+        /// Who may take.
+        spender: Address,
+        /// How much, base units.
+        #[serde(with = "decimal")]
+        amount: U256,
+    },
+    /// ERC-20 `transferFrom`: money that `owner` granted goes to `to`.
+    TransferFrom {
+        /// What.
+        asset: Asset,
+        /// Whose.
+        owner: Address,
+        /// Whom.
+        to: Address,
+        /// How much, base units.
+        #[serde(with = "decimal")]
+        amount: U256,
+    },
+    /// Any other call: what it does is not known.
+    ContractCall {
+        /// The contract.
+        contract: Address,
+        /// First four bytes of the call data; `None` when there are fewer.
+        #[serde(serialize_with = "selector_hex")]
+        selector: Option<[u8; 4]>,
+        /// Coin sent along, wei.
+        #[serde(with = "decimal")]
+        value: U256,
+    },
+    /// A new contract is made.
+    ContractCreation {
+        /// Coin sent along, wei.
+        #[serde(with = "decimal")]
+        value: U256,
+    },
+}
+
+#[expect(clippy::ref_option, reason = "the shape that serde's serialize_with demands")]
+fn selector_hex<S: serde::Serializer>(selector: &Option<[u8; 4]>, s: S) -> Result<S::Ok, S::Error> {
+    match selector {
+        Some(bytes) => s.collect_str(&format_args!("0x{}", hex::encode(bytes))),
+        None => s.serialize_none(),
+    }
+}
+
+/// A decoded payment: who, what, to whom, how much, at what highest fee.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Payment {
+    /// Where.
+    pub chain: Chain,
+    /// The account that pays, derived from the key.
+    pub from: Address,
+    /// What it does.
+    pub effect: Effect,
+    /// Highest possible fee, wei: gas limit times fee cap.
+    #[serde(with = "decimal")]
+    pub max_fee: U256,
+    /// Fee cap per gas, wei.
+    #[serde(with = "decimal")]
+    pub fee_per_gas: U256,
+    /// The account's nonce.
+    pub nonce: u64,
+}
+
+impl Effect {
+    /// Asset and amount that leave, or may leave, the account; `None` for a plain creation or call without value.
+    #[must_use]
+    pub fn debit(&self) -> Option<(Asset, U256)> {
+        match *self {
+            Self::Transfer { asset, amount, .. }
+            | Self::Approve { asset, amount, .. }
+            | Self::TransferFrom { asset, amount, .. } => Some((asset, amount)),
+            Self::ContractCall { value, .. } | Self::ContractCreation { value } => {
+                (!value.is_zero()).then_some((Asset::Native, value))
+            }
+        }
+    }
+
+    /// The party that gets the money or the grant.
+    #[must_use]
+    pub fn counterparty(&self) -> Option<Address> {
+        match *self {
+            Self::Transfer { to, .. } | Self::TransferFrom { to, .. } => Some(to),
+            Self::Approve { spender, .. } => Some(spender),
+            Self::ContractCall { contract, .. } => Some(contract),
+            Self::ContractCreation { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Claviger keeps payment-signing keys inside a token and signs for wallet apps over a local socket.
+//!
+//! The map of the house, in the order of the flow:
+//!
+//! | room | what it is for | clause of X.1405 |
+//! |---|---|---|
+//! | [`wire`] | PURE. Frames and JSON-RPC 2.0, bounded | 8.2.3 |
+//! | [`caller`] | EDGE. Which program is on the other end of the socket | 8.2.4 |
+//! | [`core`] | PURE. Keys, payments, policy, log format, proofs | 8.7.1, 8.7.2 |
+//! | [`store`] | EDGE. Durable state: one writer, write-ahead | 8.7.1 |
+//! | [`token`] | EDGE. The HSM behind one trait | 8.2.5 |
+//! | [`service`] | The use cases, each as one readable file | all |
+//! | [`serve`] | Listeners, limits, dispatch, metrics | 8.2.3 |
+//! | [`cli`] | Operator commands | 8.8 |
+//! | [`refusal`], [`secret`] | The one public error; secrets that do not print | 8.2.5 |
+//! | [`sys`] | The only unsafe code | |
+
+pub mod core;
+pub mod refusal;
+pub mod secret;
+pub mod token;

@@ -1,0 +1,175 @@
+//! The one public error: why a request was refused, and what to do about it.
+//!
+//! Every refusal has a stable code (never renamed, never reused), a sentence that a person can act on, advice,
+//! a retry class and the clause of ITU-T X.1405 behind it. `docs/errors.md` is rendered from this table.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// Whether asking again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Retry {
+    /// The same request will be refused again.
+    Never,
+    /// The same request may pass after a while.
+    Later,
+    /// An operator must act first.
+    Operator,
+}
+
+macro_rules! codes {
+    ($($variant:ident $code:literal $rpc:literal $retry:ident $clause:literal $advice:literal;)*) => {
+        /// Stable refusal codes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $(#[doc = $advice] $variant,)* }
+
+        impl Code {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// The stable text, as it stands in replies, metrics and the log.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $code,)* } }
+            /// The JSON-RPC error number in the native dialect.
+            #[must_use]
+            pub fn rpc(self) -> i64 { match self { $(Self::$variant => $rpc,)* } }
+            /// Whether asking again can help.
+            #[must_use]
+            pub fn retry(self) -> Retry { match self { $(Self::$variant => Retry::$retry,)* } }
+            /// The derived requirement behind it (`docs/x1405/requirements.toml`).
+            #[must_use]
+            pub fn clause(self) -> &'static str { match self { $(Self::$variant => $clause,)* } }
+            /// What a person can do.
+            #[must_use]
+            pub fn advice(self) -> &'static str { match self { $(Self::$variant => $advice,)* } }
+        }
+    };
+}
+
+codes! {
+    ParseError "parse_error" -32700 Never "8.2.3-b" "send one JSON-RPC 2.0 object or batch at a time, UTF-8, properly closed";
+    InvalidRequest "invalid_request" -32600 Never "8.2.3-b" "send jsonrpc \"2.0\", a method name, and an id that is a number, a string or null";
+    MethodNotFound "method_not_found" -32601 Never "8.2.3-b" "call rpc.discover for the methods of this socket";
+    InvalidParams "invalid_params" -32602 Never "8.2.3-b" "compare the parameters with rpc.discover";
+    TooLarge "too_large" -32600 Never "8.2.3-b" "send smaller messages; the limit is in [limits] of the configuration";
+    TooDeep "too_deep" -32600 Never "8.2.3-b" "send JSON that is nested less deeply";
+    Busy "busy" -32005 Later "8.2.3-b" "wait for replies before sending more, then ask again";
+    Stopping "stopping" -32005 Later "8.2.3-b" "ask again after the daemon has been restarted";
+    Cancelled "cancelled" -32006 Never "8.4.3-b" "the request was cancelled before it was reserved; nothing was signed";
+    RequestUnknown "request_unknown" -32602 Never "8.4.3-b" "use the id that claviger_signPayment gave on this connection's app";
+    AppUnknown "app_unknown" 4100 Operator "8.2.4-a" "an operator must register this executable and user in apps.toml, then reload";
+    AppChanged "app_changed" 4100 Never "8.2.4-a" "the process that asked is no longer the one that connected: connect again";
+    OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
+    KeyUnknown "key_unknown" 4001 Never "8.7.1-a" "list the keys that this app may use with claviger_listKeys";
+    KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
+    KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is payment";
+    KeyState "key_state" 4001 Operator "8.7.1-b" "only an active key signs; see claviger key show";
+    PaymentMalformed "payment_malformed" -32602 Never "8.4.3-a" "send a complete legacy, EIP-2930 or EIP-1559 transaction with known fields only";
+    ChainUnknown "chain_unknown" 4001 Operator "8.4.3-a" "the policy names no such chain";
+    ContractCreation "contract_creation" 4001 Operator "8.4.3-a" "contract creation is not a payment; no rule allows it";
+    ContractCallUnknown "contract_call_unknown" 4001 Operator "8.4.3-a" "a rule must name this contract and selector before it can be called";
+    Forbidden "forbidden_by_rule" 4001 Operator "8.7.1-c" "a forbid rule matches; forbid always wins";
+    NoRule "no_rule" 4001 Operator "8.7.1-c" "no permit rule covers this request; what no rule permits is refused";
+    KeyNotAllowed "key_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app use this key";
+    AssetNotAllowed "asset_not_allowed" 4001 Operator "8.7.1-c" "no rule for this app and key covers this asset";
+    DestinationNotListed "destination_not_listed" 4001 Operator "8.7.1-c" "the destination is in no address book that the rule names";
+    OverLimit "over_limit" 4001 Operator "8.7.1-c" "the amount is above the rule's maximum per transaction";
+    WindowExceeded "window_exceeded" 4001 Later "8.7.1-c" "the sliding window is used up; wait until earlier payments leave it";
+    FeeTooHigh "fee_too_high" 4001 Never "8.7.1-c" "lower gas limit or fee cap below the rule's fee maximum";
+    OutsideHours "outside_hours" 4001 Later "8.7.1-c" "ask again inside the hours of the rule";
+    GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
+    MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";
+    NonceConflict "nonce_conflict" 4001 Never "8.4.3-b" "another payload was already signed for this account nonce; only a rule with replacement may allow a fee bump";
+    ClockStepped "clock_stepped" -32003 Operator "8.7.1-d" "the clock went back; signing resumes when it has caught up";
+    PolicyInvalid "policy_invalid" -32602 Never "8.7.1-c" "mend the policy text at the place that is named";
+    TokenBusy "token_busy" -32005 Later "8.2.5-b" "the token's queue is full; ask again";
+    TokenGone "token_gone" -32002 Later "8.2.5-b" "the token is not answering; the daemon keeps trying and resumes by itself";
+    TokenLocked "token_locked" -32002 Operator "8.2.5-c" "check the PIN source and the token's PIN state, then run claviger unlock or restart";
+    TokenRefused "token_refused" -32002 Operator "8.2.5-b" "run claviger token check";
+    TokenTimeout "token_timeout" -32002 Later "8.2.5-b" "the outcome is unknown and its amount stays reserved; ask again with the same payload";
+    SignatureInvalid "signature_invalid" -32002 Operator "8.2.5-b" "what the token returned does not verify and was not released; run claviger token check";
+    StoreFailed "store_failed" -32001 Operator "8.7.1-d" "nothing is signed that cannot be written down; check free space and permissions of the state directory";
+    Internal "internal" -32603 Operator "8.7.1-d" "this is a defect; report it with the log around it";
+}
+
+/// A refusal: code, the sentence for this very case, and the facts that decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable code.
+    pub code: Code,
+    /// What was refused and why, with the value and the limit. Holds no secret.
+    pub sentence: String,
+    /// The rule that decided, where one did.
+    pub rule: Option<String>,
+    /// Further facts for the caller, as JSON (limits, figures, ids).
+    pub facts: Value,
+}
+
+impl Refusal {
+    /// A refusal with its sentence.
+    #[must_use]
+    pub fn new(code: Code, sentence: impl Into<String>) -> Self {
+        Self { code, sentence: sentence.into(), rule: None, facts: Value::Null }
+    }
+
+    /// Names the rule that decided.
+    #[must_use]
+    pub fn by_rule(mut self, rule: impl Into<String>) -> Self {
+        self.rule = Some(rule.into());
+        self
+    }
+
+    /// Adds facts.
+    #[must_use]
+    pub fn with(mut self, facts: Value) -> Self {
+        self.facts = facts;
+        self
+    }
+
+    /// The `data` member of a JSON-RPC error.
+    #[must_use]
+    pub fn data(&self) -> Value {
+        let mut data = json!({
+            "code": self.code.as_str(),
+            "retry": self.code.retry(),
+            "advice": self.code.advice(),
+            "clause": self.code.clause(),
+        });
+        if let Some(map) = data.as_object_mut() {
+            if let Some(rule) = &self.rule {
+                map.insert("rule".into(), json!(rule));
+            }
+            if !self.facts.is_null() {
+                map.insert("facts".into(), self.facts.clone());
+            }
+        }
+        data
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.sentence)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_unique_and_parse_as_names() {
+        let mut seen = HashSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{} twice", code.as_str());
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert!(!code.advice().is_empty());
+        }
+    }
+}
