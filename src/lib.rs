@@ -15,7 +15,10 @@
 //! | [`refusal`], [`secret`] | The one public error; secrets that do not print | 8.2.5 |
 //! | [`sys`] | The only unsafe code | |
 
+pub mod caller;
 pub mod core;
 pub mod refusal;
 pub mod secret;
+pub mod sys;
 pub mod token;
+pub mod wire;

@@ -3,6 +3,7 @@
 //! Time and random bytes are arguments. `tests/tidy.rs` holds this.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod key;
 pub mod log;
 pub mod payment;

@@ -1,0 +1,177 @@
+//! The only unsafe code of the crate: thin, safe wrappers around system calls that no safe library offers.
+//!
+//! Decides nothing. Each block says why it is sound.
+#![expect(unsafe_code, reason = "this room exists to hold it")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Who called `connect()`, as the kernel recorded it (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// Process id at connect time; may be recycled, so it is only ever used together with a pidfd.
+    pub pid: i32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+const SO_PEERPIDFD: libc::c_int = 77;
+
+fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: `value` has room for `length` bytes and the kernel writes no more than that.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if usize::try_from(length).ok() != Some(size_of::<T>()) {
+        return Err(io::Error::other("the kernel gave a socket option of another size"));
+    }
+    // SAFETY: the call succeeded and filled all of `T`, which is plain data.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// `SO_PEERCRED`.
+pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let raw: libc::ucred = get_option(socket, libc::SO_PEERCRED)?;
+    Ok(PeerCredentials { pid: raw.pid, uid: raw.uid, gid: raw.gid })
+}
+
+/// A pidfd of the process that connected: `SO_PEERPIDFD` (Linux 6.5), free of races.
+pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd: libc::c_int = get_option(socket, SO_PEERPIDFD)?;
+    // SAFETY: the kernel installed this descriptor for us just now; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `pidfd_open(2)` (Linux 5.3), for kernels without `SO_PEERPIDFD`.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers, returns a descriptor or an error.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether the process behind a pidfd still runs.
+pub fn pidfd_alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd, no waiting.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    if ready < 0 { Err(io::Error::last_os_error()) } else { Ok(ready == 0) }
+}
+
+/// The magic number of the file system that holds `path` (`statfs(2)`).
+pub fn file_system_magic(path: &Path) -> io::Result<i64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: a NUL-terminated path and room for one statfs.
+    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded.
+    Ok(unsafe { stat.assume_init() }.f_type)
+}
+
+/// No core dumps, and no attaching by other processes of the same user.
+pub fn harden_process() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid rlimit, and integers.
+    let failed = unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none) != 0
+            || libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// This process's effective user id.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    // SAFETY: cannot fail, takes nothing.
+    unsafe { libc::geteuid() }
+}
+
+/// Takes over a descriptor that the service manager passed at start (`LISTEN_FDS`); called once for each.
+///
+/// `None` when no such descriptor is open.
+#[must_use]
+pub fn adopt_descriptor(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD only asks whether the descriptor is open.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and by the protocol of sd_listen_fds(3) it belongs to this process.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Changes the group of a file (`chown(2)` with the user left alone).
+pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(path, None, Some(group))
+}
+
+/// Reads a secret line from the terminal without showing it. Falls back to an error when there is none.
+pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
+    use std::io::{BufRead, Write};
+    let mut tty = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    tty.write_all(prompt.as_bytes())?;
+    let mut saved = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: room for one termios; the descriptor is open.
+    if unsafe { libc::tcgetattr(tty.as_raw_fd(), saved.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: filled by the call above.
+    let saved = unsafe { saved.assume_init() };
+    let mut hidden = saved;
+    hidden.c_lflag &= !libc::ECHO;
+    // SAFETY: valid termios for an open terminal.
+    unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const hidden) };
+    let mut line = String::with_capacity(crate::secret::MAX_PIN_BYTES);
+    let outcome = io::BufReader::new(tty.try_clone()?).read_line(&mut line);
+    // SAFETY: puts back what was there.
+    unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const saved) };
+    tty.write_all(b"\n")?;
+    outcome.map(|_| line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_pair_is_ourselves_and_alive() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let who = peer_credentials(a.as_fd()).unwrap();
+        assert_eq!(who.pid, i32::try_from(std::process::id()).unwrap());
+        assert_eq!(who.uid, effective_uid());
+        let pidfd = pidfd_open(who.pid).unwrap();
+        assert!(pidfd_alive(pidfd.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn an_ended_process_is_not_alive() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.wait().unwrap();
+        assert!(!pidfd_alive(pidfd.as_fd()).unwrap());
+    }
+}
