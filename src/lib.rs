@@ -16,6 +16,7 @@
 //! | [`sys`] | The only unsafe code | |
 
 pub mod caller;
+pub mod config;
 pub mod core;
 pub mod refusal;
 pub mod secret;

@@ -1,0 +1,449 @@
+//! The daemon's configuration: raw TOML to a resolved, frozen value. Read once; reload builds a new one.
+//!
+//! Unknown keys are refused. Relative paths are taken from the directory of the file. Holds no secret: the PIN is
+//! named by where it comes from.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::secret::Pin;
+use crate::wire::frame::Limits;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file says something wrong.
+    #[error("{path}: {why}")]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Where a listener stands.
+#[derive(Clone, Debug)]
+pub struct SocketConfig {
+    /// Path of the Unix socket.
+    pub path: PathBuf,
+    /// File mode, octal.
+    pub mode: u32,
+    /// Group id of the file, when set.
+    pub group: Option<u32>,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Debug)]
+pub enum MetricsListen {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A loopback address.
+    Loopback(std::net::SocketAddr),
+}
+
+/// Where the PIN comes from.
+#[derive(Clone, Debug)]
+pub enum PinSource {
+    /// A file readable by the daemon's user alone.
+    File(PathBuf),
+    /// A systemd credential (`LoadCredential=`), by name.
+    Credential(String),
+    /// Nowhere: an operator runs `claviger unlock`.
+    Unlock,
+}
+
+/// The token to use.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// Built-in profile name, or a path of a profile file.
+    pub profile: String,
+    /// Token label to look for.
+    pub label: Option<String>,
+    /// Token serial to look for.
+    pub serial: Option<String>,
+    /// Module path in place of the profile's candidates.
+    pub module: Option<PathBuf>,
+    /// Directory of the embedded token.
+    pub directory: Option<PathBuf>,
+    /// Where the PIN comes from.
+    pub pin: PinSource,
+    /// Worker threads, a session each.
+    pub workers: usize,
+    /// Longest queue in front of the token.
+    pub queue: usize,
+    /// Deadline of one token call.
+    pub timeout: Duration,
+}
+
+/// Log lines on standard error.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// JSON lines in place of text.
+    pub json: bool,
+    /// Least level.
+    pub level: tracing::Level,
+    /// Origin line of the checkpoints: names this log among all logs (C2SP tlog-checkpoint).
+    pub origin: String,
+}
+
+/// Bounds on strangers.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// Of one message.
+    pub frame: Limits,
+    /// Requests of one batch.
+    pub batch: usize,
+    /// Requests in flight on one connection; reading stops there.
+    pub in_flight: usize,
+    /// Requests in flight on all connections; above it `busy`.
+    pub in_flight_total: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Time for the rest of a begun message, and for a reader to take a reply.
+    pub stall: Duration,
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// Allows a state directory that does not survive power loss.
+    pub allow_volatile: bool,
+    /// For apps.
+    pub wallet: SocketConfig,
+    /// For operators.
+    pub operator: SocketConfig,
+    /// Users that may operate.
+    pub operator_uids: Vec<u32>,
+    /// The token.
+    pub token: TokenConfig,
+    /// Policy file.
+    pub policy_file: PathBuf,
+    /// App file.
+    pub apps_file: PathBuf,
+    /// Log lines.
+    pub log: LogConfig,
+    /// Metrics.
+    pub metrics: Option<MetricsListen>,
+    /// Bounds.
+    pub limits: LimitsConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state_dir: PathBuf,
+    #[serde(default)]
+    allow_volatile_state: bool,
+    wallet: RawSocket,
+    operator: RawOperator,
+    token: RawToken,
+    #[serde(default = "default_policy")]
+    policy_file: PathBuf,
+    #[serde(default = "default_apps")]
+    apps_file: PathBuf,
+    #[serde(default)]
+    log: RawLog,
+    metrics: Option<RawMetrics>,
+    #[serde(default)]
+    limits: RawLimits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSocket {
+    socket: PathBuf,
+    mode: Option<String>,
+    group: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOperator {
+    socket: PathBuf,
+    mode: Option<String>,
+    group: Option<u32>,
+    uids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawToken {
+    profile: String,
+    label: Option<String>,
+    serial: Option<String>,
+    module: Option<PathBuf>,
+    directory: Option<PathBuf>,
+    pin_file: Option<PathBuf>,
+    pin_credential: Option<String>,
+    workers: Option<usize>,
+    queue: Option<usize>,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    format: Option<String>,
+    level: Option<String>,
+    origin: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    listen: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    message_bytes: Option<usize>,
+    depth: Option<usize>,
+    batch: Option<usize>,
+    in_flight: Option<usize>,
+    in_flight_total: Option<usize>,
+    connections: Option<usize>,
+    stall_seconds: Option<u64>,
+}
+
+fn default_policy() -> PathBuf {
+    "policy.toml".into()
+}
+
+fn default_apps() -> PathBuf {
+    "apps.toml".into()
+}
+
+/// Longest configuration, policy or app file, bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Reads a text file with a bound.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read;
+    let read = |source| ConfigError::Read { path: path.into(), source };
+    let file = std::fs::File::open(path).map_err(read)?;
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(read)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(ConfigError::Value { path: path.into(), why: format!("is larger than {MAX_FILE} bytes") });
+    }
+    Ok(text)
+}
+
+impl Config {
+    /// Reads and resolves the file.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = read_text(file)?;
+        Self::parse(file, &text).map_err(|why| ConfigError::Value { path: file.into(), why })
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, String> {
+        let raw: Raw = toml::from_str(text).map_err(|e| e.to_string())?;
+        let file = std::path::absolute(file).map_err(|e| e.to_string())?;
+        let base = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let at = |p: PathBuf| base.join(p);
+        let mode = |text: Option<String>, default: u32| match text {
+            None => Ok(default),
+            Some(t) => u32::from_str_radix(&t, 8)
+                .ok()
+                .filter(|m| *m <= 0o777)
+                .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
+        };
+        let pin = match (raw.token.pin_file, raw.token.pin_credential) {
+            (Some(_), Some(_)) => return Err("name pin_file or pin_credential, not both".into()),
+            (Some(path), None) => PinSource::File(at(path)),
+            (None, Some(name)) => PinSource::Credential(name),
+            (None, None) => PinSource::Unlock,
+        };
+        let profile = if raw.token.profile.contains('/') {
+            at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
+        } else {
+            raw.token.profile
+        };
+        let level = raw.log.level.as_deref().unwrap_or("info");
+        let within = |name: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                Ok(value)
+            } else {
+                Err(format!("{name} = {value} is outside {low} to {high}"))
+            }
+        };
+        let defaults = Limits::default();
+        Ok(Self {
+            state_dir: at(raw.state_dir),
+            allow_volatile: raw.allow_volatile_state,
+            wallet: SocketConfig {
+                path: at(raw.wallet.socket),
+                mode: mode(raw.wallet.mode, 0o660)?,
+                group: raw.wallet.group,
+            },
+            operator: SocketConfig {
+                path: at(raw.operator.socket),
+                mode: mode(raw.operator.mode, 0o600)?,
+                group: raw.operator.group,
+            },
+            operator_uids: raw.operator.uids,
+            token: TokenConfig {
+                profile,
+                label: raw.token.label,
+                serial: raw.token.serial,
+                module: raw.token.module.map(at),
+                directory: raw.token.directory.map(at),
+                pin,
+                workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
+                queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
+                timeout: Duration::from_millis(raw.token.timeout_ms.unwrap_or(10_000).clamp(50, 600_000)),
+            },
+            policy_file: at(raw.policy_file),
+            apps_file: at(raw.apps_file),
+            log: LogConfig {
+                json: match raw.log.format.as_deref() {
+                    None | Some("text") => false,
+                    Some("json") => true,
+                    Some(other) => return Err(format!("log.format = {other:?} is neither text nor json")),
+                },
+                level: level.parse().map_err(|_| {
+                    format!("log.level = {level:?} is none of error, warn, info, debug, trace")
+                })?,
+                origin: match raw.log.origin {
+                    None => "claviger.local/log".into(),
+                    Some(o) if o.is_ascii() && !o.is_empty() && !o.contains([' ', '+', '\n']) => o,
+                    Some(o) => return Err(format!("log.origin = {o:?} must be ASCII without space or plus")),
+                },
+            },
+            metrics: match raw.metrics {
+                None => None,
+                Some(m) => Some(metrics_listen(&m.listen, &base)?),
+            },
+            limits: LimitsConfig {
+                frame: Limits {
+                    max_bytes: within(
+                        "limits.message_bytes",
+                        raw.limits.message_bytes.unwrap_or(defaults.max_bytes),
+                        1024,
+                        16 << 20,
+                    )?,
+                    max_depth: within("limits.depth", raw.limits.depth.unwrap_or(defaults.max_depth), 4, 100)?,
+                },
+                batch: within("limits.batch", raw.limits.batch.unwrap_or(64), 1, 1024)?,
+                in_flight: within("limits.in_flight", raw.limits.in_flight.unwrap_or(64), 1, 4096)?,
+                in_flight_total: within(
+                    "limits.in_flight_total",
+                    raw.limits.in_flight_total.unwrap_or(1024),
+                    1,
+                    65_536,
+                )?,
+                connections: within("limits.connections", raw.limits.connections.unwrap_or(256), 1, 65_536)?,
+                stall: Duration::from_secs(raw.limits.stall_seconds.unwrap_or(30).clamp(1, 3600)),
+            },
+            file,
+        })
+    }
+}
+
+fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(MetricsListen::Unix(base.join(path)));
+    }
+    let address: std::net::SocketAddr =
+        text.parse().map_err(|_| format!("metrics.listen = {text:?} is neither unix:PATH nor ADDRESS:PORT"))?;
+    if address.ip().is_loopback() {
+        Ok(MetricsListen::Loopback(address))
+    } else {
+        Err(format!("metrics.listen = {text:?} is not a loopback address"))
+    }
+}
+
+impl PinSource {
+    /// Fetches the PIN; `None` when it comes by `claviger unlock`.
+    pub fn fetch(&self) -> Result<Option<Pin>, ConfigError> {
+        use std::os::unix::fs::MetadataExt;
+        let path = match self {
+            Self::Unlock => return Ok(None),
+            Self::File(path) => path.clone(),
+            Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(dir) if !name.contains('/') => PathBuf::from(dir).join(name),
+                _ => {
+                    return Err(ConfigError::Value {
+                        path: name.into(),
+                        why: "is a credential, but the service manager passed none (LoadCredential=)".into(),
+                    });
+                }
+            },
+        };
+        let meta =
+            std::fs::metadata(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        if matches!(self, Self::File(_)) && meta.mode() & 0o077 != 0 {
+            return Err(ConfigError::Value {
+                path,
+                why: format!("mode {:04o} lets others read the PIN: chmod 0600", meta.mode() & 0o7777),
+            });
+        }
+        let text = read_text(&path)?;
+        Pin::new(text).map(Some).ok_or(ConfigError::Value { path, why: "holds no PIN".into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "state_dir = \"state\"\n[wallet]\nsocket = \"w.sock\"\n[operator]\nsocket = \"o.sock\"\nuids = [0]\n[token]\nprofile = \"embedded\"\n";
+
+    #[test]
+    fn paths_are_taken_from_the_files_directory() {
+        let config = Config::parse(Path::new("/etc/claviger/c.toml"), GOOD).unwrap();
+        assert_eq!(config.state_dir, Path::new("/etc/claviger/state"));
+        assert_eq!(config.wallet.mode, 0o660);
+        assert_eq!(config.operator.mode, 0o600);
+    }
+
+    #[test]
+    fn the_shipped_example_is_read() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/clavigerd.toml");
+        Config::load(&file).expect("config/clavigerd.toml");
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (add, word) in [
+            ("surprise = 1\n", "surprise"),
+            ("[limits]\nbatch = 0\n", "limits.batch"),
+            ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
+            ("[log]\nformat = \"xml\"\n", "log.format"),
+        ] {
+            let text = if add.starts_with('[') { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };
+            let why = Config::parse(Path::new("/c.toml"), &text).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        }
+        assert!(Config::parse(Path::new("/c.toml"), &GOOD.replace("[wallet]", "[wallet]\nmode = \"999\"")).is_err());
+    }
+
+    #[test]
+    fn a_pin_file_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pin");
+        std::fs::write(&path, "1234\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(PinSource::File(path.clone()).fetch().is_err());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(PinSource::File(path).fetch().unwrap().unwrap().expose(), b"1234");
+    }
+}

@@ -1,0 +1,177 @@
+//! What is seen from outside: counters and latencies in Prometheus form. Holds no amounts, names or secrets.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// The stages of the signing path, as they are timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Step 5: what is being paid.
+    Decode,
+    /// Step 2: who is asking.
+    Caller,
+    /// Steps 7 and 8: decided and written down.
+    Reserve,
+    /// Step 9: the caller again.
+    Recheck,
+    /// Step 10: the token.
+    Sign,
+    /// Step 11: verified in software.
+    Verify,
+    /// Step 12: the outcome written down.
+    Record,
+    /// All of it.
+    Whole,
+}
+
+impl Stage {
+    /// The stages in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Decode,
+        Self::Caller,
+        Self::Reserve,
+        Self::Recheck,
+        Self::Sign,
+        Self::Verify,
+        Self::Record,
+        Self::Whole,
+    ];
+
+    /// Label value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Caller => "caller",
+            Self::Reserve => "reserve",
+            Self::Recheck => "recheck",
+            Self::Sign => "sign",
+            Self::Verify => "verify",
+            Self::Record => "record",
+            Self::Whole => "whole",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    method: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
+}
+
+/// The daemon's metrics.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    refusals: Family<CodeLabels, Counter>,
+    stages: Vec<Histogram>,
+    /// 1 when the token can be used.
+    pub token_usable: Gauge,
+    /// Times that the token was initialised again.
+    pub token_reinits: Gauge<u64, AtomicU64>,
+    /// Requests waiting for the token.
+    pub token_queue: Gauge,
+    /// Requests waiting for the writer.
+    pub store_queue: Gauge,
+    /// Entries in the log.
+    pub log_entries: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("claviger");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("requests", "Requests by method and outcome", requests.clone());
+        let refusals = Family::<CodeLabels, Counter>::default();
+        registry.register("refusals", "Refusals by code", refusals.clone());
+        let family = Family::<StageLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(10e-6, 2.0, 20))
+        });
+        registry.register_with_unit("stage_latency", "Latency by stage of the signing path", Unit::Seconds, family.clone());
+        let stages = Stage::ALL
+            .iter()
+            .map(|s| family.get_or_create(&StageLabels { stage: s.as_str() }).clone())
+            .collect();
+        let token_usable = Gauge::default();
+        registry.register("token_usable", "1 when the token can be used", token_usable.clone());
+        let token_reinits = Gauge::<u64, AtomicU64>::default();
+        registry.register("token_reinitialisations", "Times the token was initialised again", token_reinits.clone());
+        let token_queue = Gauge::default();
+        registry.register("token_queue_depth", "Requests waiting for the token", token_queue.clone());
+        let store_queue = Gauge::default();
+        registry.register("store_queue_depth", "Requests waiting for the writer", store_queue.clone());
+        let log_entries = Gauge::default();
+        registry.register("log_entries", "Entries in the log", log_entries.clone());
+        Self { registry, requests, refusals, stages, token_usable, token_reinits, token_queue, store_queue, log_entries }
+    }
+}
+
+impl Metrics {
+    /// Counts an answered request. `method` must be one that exists, so that strangers cannot grow the table.
+    pub fn request(&self, method: &str, outcome: &'static str) {
+        self.requests.get_or_create(&RequestLabels { method: method.to_owned(), outcome }).inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refusal(&self, code: &'static str) {
+        self.refusals.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Times a stage.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        if let Some(histogram) = self.stages.get(stage as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The exposition text (OpenMetrics).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            text.push_str("# the metrics could not be rendered\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_each_family() {
+        let metrics = Metrics::default();
+        metrics.request("eth_accounts", "ok");
+        metrics.refusal("over_limit");
+        metrics.stage(Stage::Sign, Duration::from_micros(300));
+        let text = metrics.render();
+        for part in [
+            "claviger_requests_total{method=\"eth_accounts\",outcome=\"ok\"} 1",
+            "claviger_refusals_total{code=\"over_limit\"} 1",
+            "claviger_stage_latency_seconds_count{stage=\"sign\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.contains(part), "{part} is missing from\n{text}");
+        }
+    }
+}
