@@ -10,3 +10,4 @@ pub mod payment;
 pub mod policy;
 pub mod proof;
 pub mod units;
+pub mod verify;

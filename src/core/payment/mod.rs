@@ -3,6 +3,9 @@
 //! Invariant: bytes that were not decoded and re-encoded exactly are never signed.
 #![forbid(unsafe_code)]
 
+pub mod evm;
+pub mod message;
+
 use serde::Serialize;
 
 use super::units::{Address, U256, decimal, sha256};

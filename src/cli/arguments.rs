@@ -1,0 +1,256 @@
+//! The words of the command line.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
+#[derive(Parser)]
+#[command(name = "claviger", version, about, after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the daemon cannot be reached.")]
+pub struct Arguments {
+    /// Configuration of the daemon.
+    #[arg(long, global = true, env = "CLAVIGER_CONFIG", default_value = "/etc/claviger/clavigerd.toml")]
+    pub config: PathBuf,
+    /// Print one JSON document.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Sets up a directory: configuration, rules, the system key.
+    Init(Init),
+    /// Tells the state of the daemon, its token and its log.
+    Status {
+        /// Wait up to this many seconds until payments can be signed.
+        #[arg(long)]
+        wait: Option<u64>,
+    },
+    /// Keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Signs a payment, for people without a wallet.
+    Sign(Payment),
+    /// The policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Registered apps.
+    #[command(subcommand)]
+    App(AppCommand),
+    /// The log.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// The token.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Hands the PIN to the daemon; it is asked on the terminal, or read from standard input.
+    Unlock,
+    /// Reads policy and apps again.
+    Reload,
+    /// Finds what is misconfigured and says how to mend it.
+    Doctor,
+    /// Prints shell completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Writes manual pages into a directory.
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// Set-up.
+#[derive(Args)]
+pub struct Init {
+    /// Directory to make.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// embedded, softhsm2, or the path of a profile.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Label of the token (PKCS#11).
+    #[arg(long)]
+    pub token_label: Option<String>,
+    /// PKCS#11 module, in place of the profile's candidates.
+    #[arg(long)]
+    pub module: Option<PathBuf>,
+    /// File that holds the PIN (mode 0600).
+    #[arg(long)]
+    pub pin_file: Option<PathBuf>,
+    /// Accept a state directory that does not survive power loss.
+    #[arg(long)]
+    pub allow_volatile: bool,
+    /// Ask nothing.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Keys.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Makes a payment key in the token.
+    Create {
+        /// Its name.
+        name: String,
+        /// secp256k1, p256 or ed25519.
+        #[arg(long, default_value = "secp256k1")]
+        algorithm: String,
+    },
+    /// Lists all keys.
+    List,
+    /// Shows one key.
+    Show {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A payment, by its parts.
+#[derive(Args)]
+pub struct Payment {
+    /// Key name.
+    #[arg(long)]
+    pub key: String,
+    /// Chain, CAIP-2: eip155:N.
+    #[arg(long)]
+    pub chain: String,
+    /// Destination address.
+    #[arg(long)]
+    pub to: String,
+    /// Amount in base units (wei, or the token's).
+    #[arg(long)]
+    pub amount: String,
+    /// native, or erc20:0x… of the token's contract.
+    #[arg(long, default_value = "native")]
+    pub asset: String,
+    /// Account nonce.
+    #[arg(long)]
+    pub nonce: u64,
+    /// Gas limit.
+    #[arg(long, default_value_t = 21_000)]
+    pub gas: u64,
+    /// Highest fee per gas, wei.
+    #[arg(long)]
+    pub max_fee: String,
+    /// Highest priority fee per gas, wei.
+    #[arg(long, default_value = "0")]
+    pub priority_fee: String,
+    /// Only decide: no signature, no reservation.
+    #[arg(long)]
+    pub simulate: bool,
+}
+
+/// The policy.
+#[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Reads a text and says what is wrong with it.
+    Check {
+        /// File.
+        file: PathBuf,
+    },
+    /// Shows the policy in force.
+    Show,
+    /// Says what would be decided for a payment of an app, and why.
+    Explain {
+        /// App id.
+        #[arg(long)]
+        app: String,
+        /// The payment.
+        #[command(flatten)]
+        payment: Payment,
+    },
+    /// Compares a text with the policy in force: tightens, loosens or incomparable.
+    Diff {
+        /// File.
+        file: PathBuf,
+    },
+    /// Puts a policy in force.
+    Apply {
+        /// File.
+        file: PathBuf,
+    },
+}
+
+/// Apps.
+#[derive(Subcommand)]
+pub enum AppCommand {
+    /// Lists registered apps and the keys that each may use.
+    List,
+    /// Registers an executable; takes effect with the reload that follows.
+    Add {
+        /// App id.
+        id: String,
+        /// Executable; symbolic links are followed.
+        #[arg(long)]
+        path: PathBuf,
+        /// User id that it runs as; this user's when absent.
+        #[arg(long)]
+        uid: Option<u32>,
+        /// Reply shape of eth_signTransaction: string or object.
+        #[arg(long, default_value = "string")]
+        eth_sign_transaction: String,
+        /// What eth_chainId answers, CAIP-2.
+        #[arg(long)]
+        chain: Option<String>,
+    },
+}
+
+/// The log.
+#[derive(Subcommand)]
+pub enum LogCommand {
+    /// Shows entries.
+    Show {
+        /// First index; negative counts from the end.
+        #[arg(long, default_value_t = -20, allow_negative_numbers = true)]
+        from: i64,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        count: u64,
+    },
+    /// Writes the log as static files (C2SP tlog-tiles).
+    Export {
+        /// Directory to make.
+        dir: PathBuf,
+    },
+    /// Verifies an exported log, offline.
+    Verify {
+        /// Directory.
+        dir: PathBuf,
+        /// File with the verifier key, from a place that you trust; log.vkey of the export when absent.
+        #[arg(long)]
+        key: Option<PathBuf>,
+    },
+}
+
+/// The token.
+#[derive(Subcommand)]
+pub enum TokenCommand {
+    /// Proves on the device what its profile claims: the daemon's own token, or another one without the daemon.
+    Check {
+        /// Profile to check without the daemon; the configured token, through the daemon, when absent.
+        profile: Option<String>,
+        /// Token label.
+        #[arg(long)]
+        label: Option<String>,
+        /// PKCS#11 module.
+        #[arg(long)]
+        module: Option<PathBuf>,
+        /// PIN file.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+        /// Directory of an embedded token.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// The daemon's own token (the default without a profile).
+        #[arg(long)]
+        configured: bool,
+    },
+}

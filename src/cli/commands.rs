@@ -1,0 +1,306 @@
+//! One function a command.
+#![forbid(unsafe_code)]
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory;
+use serde_json::{Value, json};
+use zeroize::Zeroize;
+
+use super::arguments::{AppCommand, Arguments, Command, Init, KeyCommand, LogCommand, Payment, PolicyCommand, TokenCommand};
+use super::{Failure, Output, client, doctor, log, payment, show};
+use crate::config::{Config, PinSource, TokenConfig, read_text};
+use crate::core::app::Apps;
+use crate::service::{executable_digest, init, keys, start};
+use crate::sys;
+use crate::token::keeper::Keeper;
+
+/// Runs one command.
+pub fn run(arguments: Arguments) -> Result<Output, Failure> {
+    let config_file = arguments.config;
+    let config = || Config::load(&config_file).map_err(|e| Failure::Usage(e.to_string()));
+    let operator = || config().map(|c| c.operator.path);
+    let ask = |method: &str, params: Value| client::call(&operator()?, method, params);
+    match arguments.command {
+        Command::Init(choices) => set_up(choices),
+        Command::Status { wait } => status(&operator()?, wait),
+        Command::Key(KeyCommand::Create { name, algorithm }) => {
+            let value = ask("operator_keyCreate", json!({"name": name, "algorithm": algorithm}))?;
+            Ok(Output { text: format!("made in the token\n{}", show::fields(&value)), value })
+        }
+        Command::Key(KeyCommand::List) => {
+            let value = ask("operator_keyList", Value::Null)?;
+            Ok(Output { text: show::keys(&value), value })
+        }
+        Command::Key(KeyCommand::Show { name }) => {
+            let value = ask("operator_keyShow", json!({"name": name}))?;
+            Ok(Output { text: show::fields(&value), value })
+        }
+        Command::Sign(words) => sign(&config()?.wallet.path, &words),
+        Command::Policy(command) => policy(command, &ask),
+        Command::App(AppCommand::List) => {
+            let value = ask("operator_appList", Value::Null)?;
+            let rows: Vec<Vec<String>> = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|a| ["id", "uid", "path", "keys"].iter().map(|m| show::text(a, m)).collect())
+                .collect();
+            Ok(Output { text: show::table(&["ID", "UID", "PATH", "KEYS"], &rows), value })
+        }
+        Command::App(AppCommand::Add { id, path, uid, eth_sign_transaction, chain }) => {
+            add_app(&config()?, &id, &path, uid, &eth_sign_transaction, chain.as_deref())
+        }
+        Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
+        Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
+        Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),
+        Command::Token(TokenCommand::Check { profile: None, .. }) => {
+            let rows = ask("operator_tokenCheck", Value::Null)?;
+            checked(rows)
+        }
+        Command::Token(TokenCommand::Check { profile: Some(profile), label, module, pin_file, directory, .. }) => {
+            check_token(profile, label, module, pin_file, directory)
+        }
+        Command::Unlock => unlock(&operator()?),
+        Command::Reload => {
+            let value = ask("operator_reload", Value::Null)?;
+            Ok(Output { text: show::fields(&value), value })
+        }
+        Command::Doctor => doctor::run(&config_file),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "claviger", &mut text);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            Ok(Output { value: json!({"completions": text}), text })
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir).map_err(Failure::plain)?;
+            clap_mangen::generate_to(Arguments::command(), &dir).map_err(Failure::plain)?;
+            Ok(Output { text: format!("manual pages in {}", dir.display()), value: json!({"dir": dir}) })
+        }
+    }
+}
+
+fn question(words: &str, default: &str) -> Result<String, Failure> {
+    eprint!("{words} [{default}]: ");
+    std::io::stderr().flush().map_err(Failure::plain)?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(Failure::plain)?;
+    let line = line.trim();
+    Ok(if line.is_empty() { default.to_owned() } else { line.to_owned() })
+}
+
+fn set_up(choices: Init) -> Result<Output, Failure> {
+    let may_ask = !choices.yes && std::io::stdin().is_terminal();
+    let settle = |given: Option<String>, words: &str, default: &str| match given {
+        Some(value) => Ok(value),
+        None if may_ask => question(words, default),
+        None => Ok(default.to_owned()),
+    };
+    let dir = settle(choices.dir.map(|d| d.to_string_lossy().into_owned()), "directory", "/etc/claviger")?;
+    let profile = settle(choices.profile, "token profile (embedded, softhsm2, or a path)", "embedded")?;
+    let label = if profile == "embedded" { None } else { Some(settle(choices.token_label, "token label", "claviger")?) };
+    let cli = std::env::current_exe().and_then(|p| p.canonicalize()).map_err(Failure::plain)?;
+    let unlock_later = profile != "embedded" && choices.pin_file.is_none();
+    let runtime = runtime()?;
+    let mut value = runtime.block_on(init::init(init::Choices {
+        dir: PathBuf::from(dir),
+        profile,
+        label,
+        module: choices.module,
+        pin_file: choices.pin_file,
+        cli,
+    }))?;
+    let config_file = PathBuf::from(show::text(&value, "config"));
+    if unlock_later {
+        if let Some(map) = value.as_object_mut() {
+            map.insert("system_keys".into(), json!("made at the first start, after claviger unlock"));
+        }
+    } else {
+        let made = runtime.block_on(init::make_system_keys(&config_file, choices.allow_volatile))?;
+        if let Some(map) = value.as_object_mut() {
+            map.insert("system".into(), made);
+        }
+    }
+    let text = format!(
+        "{}\nkeep the vkey above where an intruder cannot change it: it verifies the log for good\n\nnext:\n  clavigerd --config {path}\n  claviger --config {path} key create hot-1\n  claviger --config {path} policy check FILE",
+        show::fields(&value),
+        path = config_file.display()
+    );
+    Ok(Output { text, value })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::plain)
+}
+
+fn status(socket: &Path, wait: Option<u64>) -> Result<Output, Failure> {
+    let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
+    loop {
+        let outcome = client::call(socket, "operator_status", Value::Null);
+        let signing = matches!(&outcome, Ok(v) if v.get("signing") == Some(&json!(true)));
+        if signing || Instant::now() >= until {
+            let value = outcome?;
+            return if wait.is_some() && !signing {
+                Err(Failure::Refused(format!("payments cannot be signed yet\n{}", show::fields(&value)), value))
+            } else {
+                Ok(Output { text: show::fields(&value), value })
+            };
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn sign(socket: &Path, words: &Payment) -> Result<Output, Failure> {
+    let params = json!({"key": words.key, "transaction": payment::transaction(words)?});
+    if words.simulate {
+        return explained(client::call(socket, "claviger_simulatePayment", params)?);
+    }
+    let value = client::call(socket, "claviger_signPayment", params)?;
+    Ok(Output { text: show::fields(&value), value })
+}
+
+fn explained(value: Value) -> Result<Output, Failure> {
+    let decision = value.get("decision").cloned().unwrap_or_default();
+    let mut text = format!("decision: {}\n", show::text(&decision, "outcome"));
+    for (member, words) in [("rule", "rule"), ("code", "code"), ("sentence", "because"), ("advice", "advice")] {
+        let found = show::text(&decision, member);
+        if !found.is_empty() {
+            text.push_str(&format!("{words}: {found}\n"));
+        }
+    }
+    text.push('\n');
+    text.push_str(&show::text(&decision, "text"));
+    Ok(Output { text, value })
+}
+
+fn policy(command: PolicyCommand, ask: &dyn Fn(&str, Value) -> Result<Value, Failure>) -> Result<Output, Failure> {
+    let read = |file: &Path| read_text(file).map_err(|e| Failure::Usage(e.to_string()));
+    match command {
+        PolicyCommand::Check { file } => {
+            let policy = keys::parse_policy(&read(&file)?)?;
+            let hash = hex::encode(policy.hash());
+            Ok(Output {
+                text: format!("{} is a policy\nsha256: {hash}\nrules: {}", file.display(), policy.rule_count()),
+                value: json!({"valid": true, "hash": hash, "rules": policy.rule_count()}),
+            })
+        }
+        PolicyCommand::Show => {
+            let value = ask("operator_policyShow", Value::Null)?;
+            Ok(Output { text: format!("# sha256 {}\n{}", show::text(&value, "hash"), show::text(&value, "text")), value })
+        }
+        PolicyCommand::Explain { app, payment: words } => {
+            let transaction = payment::transaction(&words)?;
+            explained(ask("operator_policyExplain", json!({"app": app, "key": words.key, "transaction": transaction}))?)
+        }
+        PolicyCommand::Diff { file } => {
+            let value = ask("operator_policyDiff", json!({"text": read(&file)?}))?;
+            Ok(Output { text: format!("{}\n{}", show::text(&value, "class"), show::text(&value, "text")), value })
+        }
+        PolicyCommand::Apply { file } => {
+            let value = ask("operator_policyApply", json!({"text": read(&file)?}))?;
+            Ok(Output { text: format!("in force: {}\n{}\n{}", show::text(&value, "policy"), show::text(&value, "class"), show::text(&value, "diff")), value })
+        }
+    }
+}
+
+fn add_app(config: &Config, id: &str, path: &Path, uid: Option<u32>, shape: &str, chain: Option<&str>) -> Result<Output, Failure> {
+    let path = path.canonicalize().map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
+    let digest = hex::encode(executable_digest(&path).map_err(|e| Failure::plain(format!("{}: {e}", path.display())))?);
+    let mut text = read_text(&config.apps_file).map_err(Failure::plain)?;
+    let string = |s: &str| toml::Value::String(s.to_owned()).to_string();
+    text.push_str(&format!(
+        "\n[[app]]\nid = {}\npath = {}\nsha256 = {}\nuid = {}\neth_sign_transaction = {}\n",
+        string(id),
+        string(&path.to_string_lossy()),
+        string(&digest),
+        uid.unwrap_or_else(sys::effective_uid),
+        string(shape)
+    ));
+    if let Some(chain) = chain {
+        text.push_str(&format!("chain = {}\n", string(chain)));
+    }
+    Apps::parse(&text).map_err(Failure::plain)?;
+    keys::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
+    let reloaded = match client::call(&config.operator.path, "operator_reload", Value::Null) {
+        Ok(_) => "and is in force",
+        Err(Failure::Unreachable(_)) => "and takes effect when the daemon starts",
+        Err(e) => return Err(e),
+    };
+    Ok(Output {
+        text: format!("app {id} is registered {reloaded}\npath: {}\nsha256: {digest}", path.display()),
+        value: json!({"id": id, "path": path, "sha256": digest}),
+    })
+}
+
+fn checked(rows: Value) -> Result<Output, Failure> {
+    let list = rows.as_array().cloned().unwrap_or_default();
+    let bad = list.iter().any(|r| r.get("ok") != Some(&json!(true)));
+    let cells: Vec<Vec<String>> = list
+        .iter()
+        .map(|r| {
+            let word = if r.get("ok") == Some(&json!(true)) { "ok" } else { "FAILED" };
+            vec![word.to_owned(), show::text(r, "check"), show::text(r, "claimed"), show::text(r, "found"), show::text(r, "note")]
+        })
+        .collect();
+    let text = show::table(&["", "CHECK", "CLAIMED", "FOUND", "NOTE"], &cells);
+    if bad || list.is_empty() {
+        Err(Failure::Refused(format!("the token does not keep what its profile claims\n{text}"), rows))
+    } else {
+        Ok(Output { text, value: rows })
+    }
+}
+
+fn check_token(
+    profile: String,
+    label: Option<String>,
+    module: Option<PathBuf>,
+    pin_file: Option<PathBuf>,
+    directory: Option<PathBuf>,
+) -> Result<Output, Failure> {
+    let source = pin_file.map_or(PinSource::Unlock, PinSource::File);
+    let pin = match source.fetch().map_err(Failure::plain)? {
+        Some(pin) => pin,
+        None => crate::secret::Pin::new(sys::read_hidden_line("PIN: ").map_err(|e| {
+            Failure::Usage(format!("the PIN cannot be asked for here ({e}); name --pin-file"))
+        })?)
+        .ok_or_else(|| Failure::Usage("the PIN is empty".into()))?,
+    };
+    let config = TokenConfig {
+        profile,
+        label,
+        serial: None,
+        module,
+        directory,
+        pin: PinSource::Unlock,
+        workers: 1,
+        queue: 64,
+        timeout: Duration::from_secs(30),
+    };
+    let (backend, keeper) = start::backend(&config)?;
+    let rows = runtime()?.block_on(async {
+        let keeper = Keeper::start(backend, Some(pin), keeper);
+        let rows = keeper.check().await;
+        keeper.stop();
+        rows
+    });
+    let rows = rows.map_err(|e| Failure::plain(format!("the token could not be checked: {e}")))?;
+    checked(serde_json::to_value(rows).unwrap_or_default())
+}
+
+fn unlock(socket: &Path) -> Result<Output, Failure> {
+    let mut pin = if std::io::stdin().is_terminal() {
+        sys::read_hidden_line("PIN: ").map_err(Failure::plain)?
+    } else {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(Failure::plain)?;
+        line
+    };
+    let outcome = client::call(socket, "operator_unlock", json!({"pin": pin.trim_end_matches(['\r', '\n'])}));
+    pin.zeroize();
+    let value = outcome?;
+    let text = show::fields(&value);
+    if show::text(&value, "state") == "usable" { Ok(Output { text, value }) } else { Err(Failure::Refused(format!("the token is not usable\n{text}"), value)) }
+}

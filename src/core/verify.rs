@@ -1,0 +1,164 @@
+//! What a token returned is checked in software before anybody sees it. Mints [`CheckedSignature`].
+//!
+//! ECDSA is brought to low S (EIP-2, BIP-146): about half of what modules return is not. Recovery that yields the
+//! registered key is the verification for secp256k1, and gives the parity that Ethereum wants.
+#![forbid(unsafe_code)]
+
+use ed25519_dalek::VerifyingKey as EdKey;
+
+use super::key::PublicKey;
+use super::payment::ToSign;
+
+/// Why a signature was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// r or s is zero or not below the order.
+    #[error("r or s is out of range")]
+    Range,
+    /// It does not verify under the registered key.
+    #[error("it does not verify under the registered public key")]
+    Mismatch,
+    /// A prehash for Ed25519, or a whole message for ECDSA.
+    #[error("this algorithm does not sign this kind of input")]
+    Kind,
+}
+
+/// A signature that verifies under the registered key, low S.
+///
+/// ```compile_fail
+/// let forged = claviger::core::verify::CheckedSignature { rs: [0; 64], y_odd: false, digest: [0; 32] };
+/// ```
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckedSignature {
+    rs: [u8; 64],
+    y_odd: bool,
+    digest: [u8; 32],
+}
+
+impl CheckedSignature {
+    /// First half: r, big-endian; R for Ed25519.
+    #[must_use]
+    pub fn r(&self) -> [u8; 32] {
+        *self.rs.first_chunk().unwrap_or(&[0; 32])
+    }
+
+    /// Second half: s, big-endian and low; S for Ed25519.
+    #[must_use]
+    pub fn s(&self) -> [u8; 32] {
+        *self.rs.last_chunk().unwrap_or(&[0; 32])
+    }
+
+    /// Parity of R's y coordinate; meaningless for Ed25519.
+    #[must_use]
+    pub fn y_odd(&self) -> bool {
+        self.y_odd
+    }
+
+    /// What it signs.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}
+
+/// A public key prepared for many checks.
+pub enum Verifier {
+    /// secp256k1.
+    Secp256k1(Box<k256::ecdsa::VerifyingKey>),
+    /// P-256.
+    P256(Box<p256::ecdsa::VerifyingKey>),
+    /// Ed25519.
+    Ed25519(Box<EdKey>),
+}
+
+impl Verifier {
+    /// `None` when the bytes are no point of the curve.
+    #[must_use]
+    pub fn new(public: &PublicKey) -> Option<Self> {
+        Some(match public {
+            PublicKey::Secp256k1(b) => {
+                Self::Secp256k1(Box::new(k256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?))
+            }
+            PublicKey::P256(b) => Self::P256(Box::new(p256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?)),
+            PublicKey::Ed25519(b) => Self::Ed25519(Box::new(EdKey::from_bytes(b).ok()?)),
+        })
+    }
+
+    /// Checks what the token returned for `to_sign`.
+    // [clause 8.2.5-b] a token is an untrusted peer: nothing it returns is released unverified
+    pub fn check(&self, to_sign: &ToSign, raw: &[u8; 64]) -> Result<CheckedSignature, VerifyError> {
+        let digest = to_sign.digest();
+        let (rs, y_odd) = match (self, to_sign) {
+            (Self::Secp256k1(key), ToSign::Prehash(hash)) => {
+                use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
+                let signature = Signature::from_slice(raw).map_err(|_| VerifyError::Range)?.normalize_s();
+                let y_odd = [false, true]
+                    .into_iter()
+                    .find(|odd| {
+                        VerifyingKey::recover_from_prehash(hash, &signature, RecoveryId::new(*odd, false))
+                            .is_ok_and(|found| found == **key)
+                    })
+                    .ok_or(VerifyError::Mismatch)?;
+                (signature.to_bytes().into(), y_odd)
+            }
+            (Self::P256(key), ToSign::Prehash(hash)) => {
+                use p256::ecdsa::{RecoveryId, Signature, VerifyingKey};
+                let signature = Signature::from_slice(raw).map_err(|_| VerifyError::Range)?.normalize_s();
+                let y_odd = [false, true]
+                    .into_iter()
+                    .find(|odd| {
+                        VerifyingKey::recover_from_prehash(hash, &signature, RecoveryId::new(*odd, false))
+                            .is_ok_and(|found| found == **key)
+                    })
+                    .ok_or(VerifyError::Mismatch)?;
+                (signature.to_bytes().into(), y_odd)
+            }
+            (Self::Ed25519(key), ToSign::Message(message)) => {
+                let signature = ed25519_dalek::Signature::from_bytes(raw);
+                key.verify_strict(message, &signature).map_err(|_| VerifyError::Mismatch)?;
+                (*raw, false)
+            }
+            _ => return Err(VerifyError::Kind),
+        };
+        Ok(CheckedSignature { rs, y_odd, digest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k256::ecdsa::signature::hazmat::PrehashSigner;
+
+    // [clause 8.2.5-b] test
+    #[test]
+    fn high_s_is_brought_low_and_a_wrong_signature_is_refused() {
+        let key = k256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let point = key.verifying_key().to_sec1_point(false);
+        let public = PublicKey::Secp256k1(point.as_bytes().try_into().unwrap());
+        let verifier = Verifier::new(&public).unwrap();
+        for n in 0..32u8 {
+            let hash = [n; 32];
+            let signature: k256::ecdsa::Signature = key.sign_prehash(&hash).unwrap();
+            let low = signature.normalize_s();
+            let high = k256::ecdsa::Signature::from_scalars(low.r().to_bytes(), (-*low.s()).to_bytes()).unwrap();
+            let a = verifier.check(&ToSign::Prehash(hash), &low.to_bytes().into()).unwrap();
+            let b = verifier.check(&ToSign::Prehash(hash), &high.to_bytes().into()).unwrap();
+            assert_eq!(a, b);
+            let mut broken: [u8; 64] = low.to_bytes().into();
+            broken[40] ^= 1;
+            assert_eq!(verifier.check(&ToSign::Prehash(hash), &broken), Err(VerifyError::Mismatch));
+            assert_eq!(verifier.check(&ToSign::Prehash([n ^ 1; 32]), &low.to_bytes().into()), Err(VerifyError::Mismatch));
+        }
+        assert_eq!(verifier.check(&ToSign::Prehash([0; 32]), &[0; 64]), Err(VerifyError::Range));
+        assert_eq!(verifier.check(&ToSign::Message(vec![1]), &[1; 64]), Err(VerifyError::Kind));
+    }
+
+    #[test]
+    fn points_off_the_curve_are_refused() {
+        let mut point = [4u8; 65];
+        assert!(Verifier::new(&PublicKey::Secp256k1(point)).is_none());
+        point[64] = 5;
+        assert!(Verifier::new(&PublicKey::P256(point)).is_none());
+    }
+}

@@ -1,0 +1,155 @@
+//! The daemon's life: open, listen, tell the service manager, reload, stop without dropping what is in flight.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use super::connection::{self, Bounds};
+use super::operator::Operator;
+use super::wallet::Wallet;
+use super::{listener, metrics};
+use crate::config::{Config, SocketConfig};
+use crate::service::House;
+use crate::sys;
+
+/// How long requests in flight may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Runs until SIGTERM or SIGINT. `Err` holds the sentence for the operator.
+pub async fn run(config: Config) -> Result<(), String> {
+    let house = House::open(config).await.map_err(|r| r.to_string())?;
+    let mut passed = passed_sockets();
+    let wallet = open_socket(&house.config.wallet, passed.remove("wallet")).map_err(|e| e.to_string())?;
+    let operator = open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
+    let (stop, stopping) = watch::channel(false);
+
+    let limits = house.config.limits.clone();
+    let bounds = Bounds {
+        frame: limits.frame,
+        batch: limits.batch,
+        in_flight: limits.in_flight,
+        total: Arc::new(Semaphore::new(limits.in_flight_total)),
+        stall: limits.stall,
+    };
+    let serving = [
+        {
+            let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
+            let cache = house.digests.clone();
+            tokio::spawn(listener::accept("wallet", wallet, limits.connections, cache, stopping.clone(), move |stream, peer| {
+                let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
+                connection::run(stream, handler, bounds.clone(), stop.clone())
+            }))
+        },
+        {
+            // Operators get their own bound: apps that fill theirs cannot lock them out.
+            let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
+            let (house, stop) = (Arc::clone(&house), stopping.clone());
+            let cache = house.digests.clone();
+            tokio::spawn(listener::accept("operator", operator, 32, cache, stopping.clone(), move |stream, peer| {
+                let handler = Arc::new(Operator { house: Arc::clone(&house), peer });
+                connection::run(stream, handler, bounds.clone(), stop.clone())
+            }))
+        },
+    ];
+    if let Some(listen) = house.config.metrics.clone() {
+        let (house, stopping) = (Arc::clone(&house), stopping.clone());
+        tokio::spawn(async move {
+            if let Err(e) = metrics::run(listen, house, stopping).await {
+                tracing::error!("metrics are not served: {e}");
+            }
+        });
+    }
+    let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
+    tell(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(
+        wallet = %house.config.wallet.path.display(),
+        operator = %house.config.operator.path.display(),
+        policy = hex::encode(house.rules().policy.hash()),
+        "ready"
+    );
+
+    wait_for_the_end(&house).await.map_err(|e| e.to_string())?;
+    tell(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping: finishing what is in flight");
+    stop.send_replace(true);
+    let finished = tokio::time::timeout(GRACE, async {
+        for task in serving {
+            if let Err(e) = task.await {
+                tracing::error!("a listener failed: {e}");
+            }
+        }
+    });
+    if finished.await.is_err() {
+        tracing::warn!("some requests were still in flight after {GRACE:?}");
+    }
+    house.close();
+    if let Err(e) = checkpoints.await {
+        tracing::error!("the checkpoint task failed: {e}");
+    }
+    house.finish().await;
+    listener::unlink(&house.config.wallet.path);
+    listener::unlink(&house.config.operator.path);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn wait_for_the_end(house: &Arc<House>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let watchdog = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |d| d / 3);
+    let mut tick = tokio::time::interval(watchdog);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => match house.reload(sys::effective_uid()).await {
+                Ok(summary) => tracing::info!("reloaded: {}", summary["class"]),
+                Err(refusal) => tracing::error!("not reloaded, the old rules stay: {refusal}"),
+            },
+            // The watchdog is fed only while the writer of the log answers.
+            _ = tick.tick() => if house.store.alive() {
+                tell(&[sd_notify::NotifyState::Watchdog]);
+            },
+        }
+    }
+}
+
+fn tell(state: &[sd_notify::NotifyState]) {
+    if let Err(e) = sd_notify::notify(state) {
+        tracing::debug!("the service manager was not told: {e}");
+    }
+}
+
+fn open_socket(config: &SocketConfig, passed: Option<OwnedFd>) -> io::Result<UnixListener> {
+    match passed {
+        Some(fd) => listener::adopt(fd),
+        None => listener::bind(config).map_err(|e| {
+            io::Error::new(e.kind(), format!("{} cannot be listened on: {e}", config.path.display()))
+        }),
+    }
+}
+
+/// Sockets of sd_listen_fds(3), by their `FileDescriptorName=`.
+fn passed_sockets() -> HashMap<String, OwnedFd> {
+    let variable = |name| std::env::var(name).ok();
+    if variable("LISTEN_PID").and_then(|p| p.parse().ok()) != Some(std::process::id()) {
+        return HashMap::new();
+    }
+    let count: i32 = variable("LISTEN_FDS").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
+    (0..count.clamp(0, 16))
+        .filter_map(|i| {
+            let name = names.get(usize::try_from(i).ok()?)?;
+            Some(((*name).to_owned(), sys::adopt_descriptor(3 + i)?))
+        })
+        .collect()
+}

@@ -1,0 +1,131 @@
+//! The OpenRPC document of each socket. The dispatchers serve exactly the methods that stand here.
+#![forbid(unsafe_code)]
+
+use serde_json::{Value, json};
+
+/// One method.
+pub struct Method {
+    /// Name.
+    pub name: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+    /// Parameters: name, whether required, what it is. Positional unless the method is native.
+    pub params: &'static [(&'static str, bool, &'static str)],
+    /// What comes back.
+    pub result: &'static str,
+}
+
+const TX: (&str, bool, &str) =
+    ("transaction", true, "transaction object with 0x quantities, or 0x bytes of the unsigned transaction");
+
+/// The methods of `wallet.sock`.
+pub const WALLET: &[Method] = &[
+    Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
+    Method { name: "web3_clientVersion", summary: "Name and version", params: &[], result: "string" },
+    Method { name: "eth_accounts", summary: "Accounts that this app may use", params: &[], result: "array of addresses" },
+    Method { name: "eth_chainId", summary: "The chain of this app", params: &[], result: "0x quantity" },
+    Method {
+        name: "eth_signTransaction",
+        summary: "Decides and signs a payment",
+        params: &[("transaction", true, "transaction object with 0x quantities")],
+        result: "raw transaction, or {raw, tx} as the app is registered",
+    },
+    Method {
+        name: "personal_sign",
+        summary: "Signs an EIP-191 message where the policy says so",
+        params: &[("data", true, "0x bytes"), ("account", true, "address")],
+        result: "65-byte signature r || s || v",
+    },
+    Method { name: "account_version", summary: "Version of Clef's external API", params: &[], result: "string" },
+    Method { name: "account_list", summary: "Accounts that this app may use", params: &[], result: "array of addresses" },
+    Method {
+        name: "account_signTransaction",
+        summary: "Decides and signs a payment (Clef)",
+        params: &[("transaction", true, "SendTxArgs"), ("methodSelector", false, "ignored hint")],
+        result: "{raw, tx}",
+    },
+    Method { name: "claviger_status", summary: "Whether payments can be signed now", params: &[], result: "object" },
+    Method { name: "claviger_listKeys", summary: "Keys that this app may use", params: &[], result: "array of keys" },
+    Method {
+        name: "claviger_signPayment",
+        summary: "Decides and signs a payment",
+        params: &[TX, ("key", false, "key name, when the transaction has no from"), ("wait", false, "false: answer at once with a request id")],
+        result: "{request, status, raw, tx, hash} or {request, status: pending}",
+    },
+    Method {
+        name: "claviger_simulatePayment",
+        summary: "The same decision without a signature or a reservation",
+        params: &[TX, ("key", false, "key name, when the transaction has no from"), ("wait", false, "ignored")],
+        result: "{payment, decision}",
+    },
+    Method {
+        name: "claviger_waitRequest",
+        summary: "Waits for a request made with wait: false",
+        params: &[("request", true, "request id"), ("timeout_ms", false, "at most 60000")],
+        result: "as claviger_signPayment",
+    },
+    Method {
+        name: "claviger_cancelRequest",
+        summary: "Cancels a request that has not been reserved",
+        params: &[("request", true, "request id")],
+        result: "{request, cancelled}",
+    },
+];
+
+/// The methods of `operator.sock`.
+pub const OPERATOR: &[Method] = &[
+    Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
+    Method { name: "operator_status", summary: "State of everything", params: &[], result: "object" },
+    Method {
+        name: "operator_keyCreate",
+        summary: "Makes a payment key in the token",
+        params: &[("name", true, "key name"), ("algorithm", true, "secp256k1, p256 or ed25519")],
+        result: "key",
+    },
+    Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
+    Method { name: "operator_keyShow", summary: "One key", params: &[("name", true, "key name")], result: "key" },
+    Method { name: "operator_appList", summary: "Registered apps", params: &[], result: "array of apps" },
+    Method { name: "operator_policyShow", summary: "The policy in force", params: &[], result: "{hash, text}" },
+    Method { name: "operator_policyDiff", summary: "What a text would change", params: &[("text", true, "policy TOML")], result: "{class, text}" },
+    Method { name: "operator_policyApply", summary: "Puts a policy in force", params: &[("text", true, "policy TOML")], result: "object" },
+    Method {
+        name: "operator_policyExplain",
+        summary: "What would be decided, and why",
+        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        result: "{payment, decision}",
+    },
+    Method {
+        name: "operator_logShow",
+        summary: "Entries of the log",
+        params: &[("from", false, "first index; negative counts from the end"), ("count", false, "at most 1000")],
+        result: "{size, entries}",
+    },
+    Method { name: "operator_logHead", summary: "Latest checkpoint and verifier key", params: &[], result: "{checkpoint, vkey, size}" },
+    Method { name: "operator_tokenCheck", summary: "Proves on the device what its profile claims", params: &[], result: "array of rows" },
+    Method { name: "operator_unlock", summary: "Hands over the PIN", params: &[("pin", true, "PIN or passphrase")], result: "{state}" },
+    Method { name: "operator_reload", summary: "Reads policy and apps again", params: &[], result: "object" },
+];
+
+/// The OpenRPC document.
+#[must_use]
+pub fn document(methods: &[Method], title: &str) -> Value {
+    let native = |name: &str| name.starts_with("claviger_") || name.starts_with("operator_");
+    let methods: Vec<Value> = methods
+        .iter()
+        .map(|m| {
+            let params: Vec<Value> = m
+                .params
+                .iter()
+                .map(|(name, required, what)| json!({"name": name, "required": required, "schema": {"description": what}}))
+                .collect();
+            json!({
+                "name": m.name,
+                "summary": m.summary,
+                "paramStructure": if native(m.name) { "by-name" } else { "by-position" },
+                "params": params,
+                "result": {"name": "result", "schema": {"description": m.result}},
+            })
+        })
+        .collect();
+    json!({"openrpc": "1.3.2", "info": {"title": title, "version": env!("CARGO_PKG_VERSION")}, "methods": methods})
+}

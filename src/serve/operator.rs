@@ -1,0 +1,168 @@
+//! The methods of `operator.sock`. Only users that the configuration lists get past the first line.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::connection::Handler;
+use super::wallet::{clip, count};
+use super::{discover, named};
+use crate::core::key::{Algorithm, Purpose};
+use crate::core::payment::evm::UnsignedTx;
+use crate::core::units::Name;
+use crate::refusal::{Code, Refusal};
+use crate::secret::Pin;
+use crate::service::sign::{self, Asked};
+use crate::service::{House, Peer, keys};
+use crate::wire::rpc::Request;
+
+/// The operator side of one connection.
+pub struct Operator {
+    /// The house.
+    pub house: Arc<House>,
+    /// Who is on the other end.
+    pub peer: Arc<Peer>,
+}
+
+impl Handler for Operator {
+    async fn call(&self, request: Request) -> Result<Value, Refusal> {
+        let known = discover::OPERATOR.iter().find(|m| m.name == request.method).map(|m| m.name);
+        let outcome = match known {
+            None => Err(Refusal::new(
+                Code::MethodNotFound,
+                format!("there is no method {:?} on this socket", clip(&request.method)),
+            )),
+            Some(name) => self.dispatch(name, request.params).await,
+        };
+        count(&self.house, known, &outcome);
+        outcome
+    }
+
+    fn unreadable(&self, refusal: &Refusal) {
+        self.house.metrics.refusal(refusal.code.as_str());
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyParams {
+    name: String,
+    algorithm: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextParams {
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainParams {
+    app: Name,
+    transaction: Value,
+    key: Option<Name>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogParams {
+    from: Option<i64>,
+    count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PinParams {
+    pin: String,
+}
+
+impl Operator {
+    async fn dispatch(&self, method: &'static str, params: Value) -> Result<Value, Refusal> {
+        let (house, uid) = (&self.house, self.peer.uid);
+        // [clause 8.2.3-a] who may operate is a list of users, and the kernel says who is asking
+        if !house.config.operator_uids.contains(&uid) {
+            let refusal = Refusal::new(Code::OperatorUnknown, format!("uid {uid} is no operator"));
+            return Err(house.log_refusal(&self.peer, None, None, refusal).await);
+        }
+        match method {
+            "rpc.discover" => Ok(discover::document(discover::OPERATOR, "claviger operator API")),
+            "operator_status" => Ok(house.status().await),
+            "operator_keyCreate" => {
+                let params: KeyParams = named(params)?;
+                let text = params.algorithm.unwrap_or_default();
+                let algorithm = Algorithm::parse(&text).ok_or_else(|| {
+                    Refusal::new(Code::InvalidParams, format!("{:?} is none of secp256k1, p256, ed25519", clip(&text)))
+                })?;
+                let record = house.create_key(&params.name, algorithm, Purpose::Payment, uid).await?;
+                Ok(keys::describe(&record))
+            }
+            "operator_keyList" => {
+                Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
+            }
+            "operator_keyShow" => {
+                let params: KeyParams = named(params)?;
+                Name::parse(&params.name)
+                    .and_then(|n| house.keys().by_name(&n))
+                    .map(|k| keys::describe(&k.record))
+                    .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no key named {:?}", clip(&params.name))))
+            }
+            "operator_appList" => Ok(house.app_list()),
+            "operator_policyShow" => {
+                let rules = house.rules();
+                Ok(json!({"hash": hex::encode(rules.policy.hash()), "text": rules.policy_text}))
+            }
+            "operator_policyDiff" => {
+                let params: TextParams = named(params)?;
+                let new = keys::parse_policy(&params.text)?;
+                let change = crate::core::policy::diff(&house.rules().policy, &new);
+                Ok(json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}))
+            }
+            "operator_policyApply" => {
+                let params: TextParams = named(params)?;
+                house.apply_policy(&params.text, uid).await
+            }
+            "operator_policyExplain" => {
+                let params: ExplainParams = named(params)?;
+                let (tx, from) = UnsignedTx::from_args(&params.transaction)
+                    .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
+                let by_name = params
+                    .key
+                    .and_then(|name| house.keys().by_name(&name))
+                    .and_then(|key| key.record.public.evm_address());
+                let account = from.or(by_name).ok_or_else(|| {
+                    Refusal::new(Code::KeyUnknown, "name the sender with from, or an existing key with key")
+                })?;
+                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), account)).await
+            }
+            "operator_logShow" => {
+                let params: LogParams = named(params)?;
+                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+            }
+            "operator_logHead" => house.log_head_signed().await,
+            "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_unlock" => {
+                let params: PinParams = named(params)?;
+                let pin = Pin::new(params.pin)
+                    .ok_or_else(|| Refusal::new(Code::InvalidParams, "the PIN is empty or too long"))?;
+                house.unlock(pin, uid).await
+            }
+            "operator_reload" => house.reload(uid).await,
+            _ => Err(Refusal::new(Code::Internal, format!("{method} is listed and not served"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_with_unknown_members_are_refused() {
+        assert!(named::<KeyParams>(json!({"name": "a", "extra": 1})).is_err());
+        assert!(named::<LogParams>(Value::Null).is_ok());
+        assert!(named::<TextParams>(json!([{"text": "x"}])).is_ok());
+    }
+}

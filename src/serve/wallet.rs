@@ -1,0 +1,290 @@
+//! The methods of `wallet.sock`: native, the Ethereum dialect, Clef's external API.
+//!
+//! Maps names and shapes to use cases. There is no method that signs a hash.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::connection::Handler;
+use super::{discover, named, positional};
+use crate::core::app::{App, ReplyShape};
+use crate::core::payment::Chain;
+use crate::core::payment::evm::UnsignedTx;
+use crate::core::payment::message::PersonalMessage;
+use crate::core::proof::RequestId;
+use crate::core::units::{Address, Name};
+use crate::refusal::{Code, Refusal};
+use crate::service::pending::Cancel;
+use crate::service::sign::{self, Asked, Signed};
+use crate::service::{House, Peer};
+use crate::wire::rpc::Request;
+
+/// Longest time that `claviger_waitRequest` waits, milliseconds.
+const LONGEST_WAIT: u64 = 60_000;
+
+/// The wallet side of one connection.
+pub struct Wallet {
+    /// The house.
+    pub house: Arc<House>,
+    /// Who is on the other end.
+    pub peer: Arc<Peer>,
+}
+
+impl Handler for Wallet {
+    async fn call(&self, request: Request) -> Result<Value, Refusal> {
+        let known = discover::WALLET.iter().find(|m| m.name == request.method).map(|m| m.name);
+        let outcome = match known {
+            None => Err(Refusal::new(
+                Code::MethodNotFound,
+                format!("there is no method {:?} on this socket", clip(&request.method)),
+            )),
+            Some(name) => self.dispatch(name, request.params).await,
+        };
+        count(&self.house, known, &outcome);
+        outcome
+    }
+
+    fn unreadable(&self, refusal: &Refusal) {
+        self.house.metrics.refusal(refusal.code.as_str());
+    }
+}
+
+/// Counts a request and, when refused, its code.
+pub(super) fn count(house: &House, method: Option<&'static str>, outcome: &Result<Value, Refusal>) {
+    let word = if outcome.is_ok() { "ok" } else { "refused" };
+    house.metrics.request(method.unwrap_or("unknown"), word);
+    if let Err(refusal) = outcome {
+        house.metrics.refusal(refusal.code.as_str());
+        tracing::info!(method = method.unwrap_or("unknown"), code = refusal.code.as_str(), "refused: {}", refusal.sentence);
+    }
+}
+
+pub(super) fn clip(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PaymentParams {
+    transaction: Value,
+    key: Option<Name>,
+    wait: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaitParams {
+    request: String,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CancelParams {
+    request: String,
+}
+
+impl Wallet {
+    async fn dispatch(&self, method: &'static str, params: Value) -> Result<Value, Refusal> {
+        match method {
+            "rpc.discover" => return Ok(discover::document(discover::WALLET, "claviger wallet API")),
+            "web3_clientVersion" => return Ok(json!(concat!("claviger/", env!("CARGO_PKG_VERSION")))),
+            "account_version" => return Ok(json!("6.1.0")),
+            _ => {}
+        }
+        let app = match self.app() {
+            Ok(app) => app,
+            Err(refusal) => return Err(self.house.log_refusal(&self.peer, None, None, refusal).await),
+        };
+        match method {
+            "eth_accounts" | "account_list" => Ok(json!(self.accounts(&app))),
+            "eth_chainId" => self.chain(&app).map(|c| json!(format!("{:#x}", c.0))),
+            "eth_signTransaction" => {
+                let [args] = positional::<1>(params, 0)?;
+                let body = self.sign(self.transaction(&args, None).await?).await?.body;
+                Ok(match app.eth_sign_transaction {
+                    ReplyShape::String => body.get("raw").cloned().unwrap_or(Value::Null),
+                    ReplyShape::Object => raw_and_tx(&body),
+                })
+            }
+            "account_signTransaction" => {
+                // The method selector of Clef is a hint for its interface; what counts is the call data.
+                let [args, _selector] = positional::<2>(params, 1)?;
+                let body = self.sign(self.transaction(&args, None).await?).await?.body;
+                Ok(raw_and_tx(&body))
+            }
+            "personal_sign" => {
+                let [data, account] = positional::<2>(params, 0)?;
+                let asked = Asked::Message(message(&data)?, address(&account)?);
+                let body = self.sign(asked).await?.body;
+                Ok(body.get("signature").cloned().unwrap_or(Value::Null))
+            }
+            "claviger_status" => Ok(self.house.wallet_status()),
+            "claviger_listKeys" => Ok(json!(self.keys(&app))),
+            "claviger_signPayment" => self.sign_payment(&app, named(params)?).await,
+            "claviger_simulatePayment" => {
+                let params: PaymentParams = named(params)?;
+                let asked = self.transaction(&params.transaction, params.key).await?;
+                sign::simulate(&self.house, &app.id, asked).await
+            }
+            "claviger_waitRequest" => {
+                let params: WaitParams = named(params)?;
+                let patience = Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+                let id = request_id(&params.request)?;
+                match self.house.pending.wait(id, &app.id, patience).await? {
+                    None => Ok(json!({"request": params.request, "status": "pending"})),
+                    Some(Ok(signed)) => Ok(native(&signed)),
+                    Some(Err(refusal)) => Err(refusal),
+                }
+            }
+            "claviger_cancelRequest" => {
+                let params: CancelParams = named(params)?;
+                let cancelled = self.house.pending.cancel(request_id(&params.request)?, &app.id)?;
+                Ok(json!({"request": params.request, "cancelled": cancelled}))
+            }
+            _ => Err(Refusal::new(Code::Internal, format!("{method} is listed and not served"))),
+        }
+    }
+
+    fn app(&self) -> Result<App, Refusal> {
+        self.peer.app(&self.house.rules().apps).cloned()
+    }
+
+    fn accounts(&self, app: &App) -> Vec<String> {
+        let rules = self.house.rules();
+        let usable = |key: &crate::service::Key| rules.policy.may_use(&app.id, &key.record.name);
+        self.house
+            .keys()
+            .all()
+            .iter()
+            .filter(|k| usable(k))
+            .filter_map(|k| k.record.public.evm_address().map(|a| a.lower_hex()))
+            .collect()
+    }
+
+    fn keys(&self, app: &App) -> Vec<Value> {
+        let rules = self.house.rules();
+        self.house
+            .keys()
+            .all()
+            .iter()
+            .filter(|k| rules.policy.may_use(&app.id, &k.record.name))
+            .map(|k| crate::service::keys::describe(&k.record))
+            .collect()
+    }
+
+    fn chain(&self, app: &App) -> Result<Chain, Refusal> {
+        if let Some(chain) = app.chain {
+            return Ok(chain);
+        }
+        let rules = self.house.rules();
+        let chains = rules.policy.chains();
+        match (chains.first(), chains.len()) {
+            (Some(chain), 1) => Ok(*chain),
+            _ => Err(Refusal::new(
+                Code::ChainUnknown,
+                format!("the policy names {} chains; set chain for app {} in apps.toml", chains.len(), app.id),
+            )),
+        }
+    }
+
+    /// Steps 5's first half: the bytes or fields become a transaction, and the account is settled.
+    async fn transaction(&self, args: &Value, key: Option<Name>) -> Result<Asked, Refusal> {
+        let outcome = self.read_transaction(args, key);
+        match outcome {
+            Ok(asked) => Ok(asked),
+            Err(refusal) => Err(self.house.log_refusal(&self.peer, None, None, refusal).await),
+        }
+    }
+
+    fn read_transaction(&self, args: &Value, key: Option<Name>) -> Result<Asked, Refusal> {
+        let (tx, from) = match args {
+            Value::String(text) => {
+                let bytes = hex_bytes(text)?;
+                let tx = UnsignedTx::decode(&bytes).map_err(|e| Refusal::new(e.code(), e.to_string()))?;
+                (tx, None)
+            }
+            args => UnsignedTx::from_args(args).map_err(|e| Refusal::new(e.code(), e.to_string()))?,
+        };
+        let named = match &key {
+            None => None,
+            Some(name) => Some(
+                self.house
+                    .keys()
+                    .by_name(name)
+                    .and_then(|k| k.record.public.evm_address())
+                    .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no payment key named {name}")))?,
+            ),
+        };
+        match (from, named) {
+            (Some(from), Some(named)) if from != named => Err(Refusal::new(
+                Code::KeyUnknown,
+                format!("the sender {from} is not the account {named} of the key that was named"),
+            )),
+            (Some(account), _) | (None, Some(account)) => Ok(Asked::Transaction(Box::new(tx), account)),
+            (None, None) => Err(Refusal::new(Code::InvalidParams, "name the sender with from, or the key with key")),
+        }
+    }
+
+    async fn sign(&self, asked: Asked) -> Result<Signed, Refusal> {
+        let request = self.house.next_request();
+        sign::sign(&self.house, &self.peer, request, asked, &Cancel::default()).await
+    }
+
+    async fn sign_payment(&self, app: &App, params: PaymentParams) -> Result<Value, Refusal> {
+        let asked = self.transaction(&params.transaction, params.key).await?;
+        if params.wait.unwrap_or(true) {
+            return Ok(native(&self.sign(asked).await?));
+        }
+        let request = self.house.next_request();
+        let (cancel, tell) = self.house.pending.open(request, app.id.clone())?;
+        let (house, peer) = (Arc::clone(&self.house), Arc::clone(&self.peer));
+        tokio::spawn(async move {
+            let outcome = sign::sign(&house, &peer, request, asked, &cancel).await;
+            tell.send_replace(Some(outcome));
+        });
+        Ok(json!({"request": request.to_string(), "status": "pending"}))
+    }
+}
+
+fn native(signed: &Signed) -> Value {
+    let mut body = signed.body.clone();
+    if let Some(map) = body.as_object_mut() {
+        map.insert("request".into(), json!(signed.request.to_string()));
+        map.insert("status".into(), json!("signed"));
+    }
+    body
+}
+
+fn raw_and_tx(body: &Value) -> Value {
+    json!({"raw": body.get("raw"), "tx": body.get("tx")})
+}
+
+fn hex_bytes(text: &str) -> Result<Vec<u8>, Refusal> {
+    let digits = text.strip_prefix("0x").ok_or_else(|| {
+        Refusal::new(Code::InvalidParams, "bytes are written as 0x and an even number of hex digits")
+    })?;
+    hex::decode(digits).map_err(|e| Refusal::new(Code::InvalidParams, format!("the hex digits are wrong: {e}")))
+}
+
+fn message(data: &Value) -> Result<PersonalMessage, Refusal> {
+    let text = data.as_str().ok_or_else(|| Refusal::new(Code::InvalidParams, "the message must be 0x hex"))?;
+    PersonalMessage::new(hex_bytes(text)?).map_err(|e| Refusal::new(Code::InvalidParams, e.to_string()))
+}
+
+fn address(value: &Value) -> Result<Address, Refusal> {
+    value
+        .as_str()
+        .and_then(Address::parse)
+        .ok_or_else(|| Refusal::new(Code::InvalidParams, "the account must be a 0x address with a right checksum, or in one case"))
+}
+
+fn request_id(text: &str) -> Result<RequestId, Refusal> {
+    u128::from_str_radix(text, 16)
+        .map(RequestId)
+        .map_err(|_| Refusal::new(Code::RequestUnknown, format!("{:?} is no request id", clip(text))))
+}

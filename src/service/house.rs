@@ -1,0 +1,249 @@
+//! What the use cases share: the store, the token, the rules in force, the keys.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::metrics::Metrics;
+use super::pending::Pending;
+use crate::caller::DigestCache;
+use crate::config::Config;
+use crate::core::app::Apps;
+use crate::core::key::{KeyRecord, Purpose};
+use crate::core::policy::Policy;
+use crate::core::proof::RequestId;
+use crate::core::units::{Address, Name};
+use crate::core::verify::Verifier;
+use crate::refusal::{Code, Refusal};
+use crate::store::{Store, StoreError};
+use crate::token::TokenError;
+use crate::token::keeper::{Keeper, KeeperState};
+
+/// A key with what is prepared for each signature.
+pub struct Key {
+    /// The record.
+    pub record: KeyRecord,
+    /// Checks signatures under its public half.
+    pub verifier: Verifier,
+}
+
+/// All keys, found by name and by account.
+#[derive(Default)]
+pub struct Keys {
+    by_name: HashMap<Name, Arc<Key>>,
+    by_address: HashMap<Address, Arc<Key>>,
+}
+
+impl Keys {
+    /// Prepares records; refuses a public key that is no point of its curve.
+    pub fn prepare(records: Vec<KeyRecord>) -> Result<Self, Refusal> {
+        let mut keys = Self::default();
+        for record in records {
+            keys.add(record)?;
+        }
+        Ok(keys)
+    }
+
+    fn add(&mut self, record: KeyRecord) -> Result<(), Refusal> {
+        let verifier = Verifier::new(&record.public).ok_or_else(|| {
+            Refusal::new(Code::Internal, format!("the public key of {} is no point of its curve", record.name))
+        })?;
+        let key = Arc::new(Key { record, verifier });
+        if key.record.purpose == Purpose::Payment
+            && let Some(address) = key.record.public.evm_address()
+        {
+            self.by_address.insert(address, Arc::clone(&key));
+        }
+        self.by_name.insert(key.record.name.clone(), key);
+        Ok(())
+    }
+
+    /// The payment key of an account.
+    #[must_use]
+    pub fn by_address(&self, address: Address) -> Option<Arc<Key>> {
+        self.by_address.get(&address).cloned()
+    }
+
+    /// A key by its name.
+    #[must_use]
+    pub fn by_name(&self, name: &Name) -> Option<Arc<Key>> {
+        self.by_name.get(name).cloned()
+    }
+
+    /// All keys, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Key>> {
+        let mut keys: Vec<_> = self.by_name.values().cloned().collect();
+        keys.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        keys
+    }
+}
+
+/// The rules in force: replaced as a whole by a reload, never changed in place.
+pub struct Rules {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Its text.
+    pub policy_text: String,
+    /// The registered apps.
+    pub apps: Apps,
+}
+
+/// Admits so many refusals of strangers to the log each second; counts the others.
+#[derive(Default)]
+pub struct Strangers(Mutex<(i64, u32, u64)>);
+
+impl Strangers {
+    const PER_SECOND: u32 = 10;
+
+    /// `Some(suppressed so far)` when this one is written down.
+    pub(super) fn admit(&self, now_ms: i64) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (second, count, suppressed) = &mut *state;
+        if now_ms.div_euclid(1000) != *second {
+            (*second, *count) = (now_ms.div_euclid(1000), 0);
+        }
+        if *count >= Self::PER_SECOND {
+            *suppressed = suppressed.saturating_add(1);
+            return None;
+        }
+        *count += 1;
+        Some(std::mem::take(suppressed))
+    }
+}
+
+/// The house.
+pub struct House {
+    /// Frozen configuration.
+    pub config: Config,
+    /// Durable state.
+    pub store: Store,
+    /// The token.
+    pub keeper: Keeper,
+    /// Seen from outside.
+    pub metrics: Metrics,
+    /// Requests that are waited for.
+    pub pending: Pending,
+    /// Digests of executables.
+    pub digests: DigestCache,
+    /// When it started.
+    pub started: std::time::Instant,
+    pub(super) strangers: Strangers,
+    pub(super) rules: RwLock<Arc<Rules>>,
+    pub(super) keys: RwLock<Arc<Keys>>,
+    /// One change of rules or keys at a time.
+    pub(super) changes: tokio::sync::Mutex<()>,
+    pub(super) stopping: AtomicBool,
+    pub(super) run_id: u64,
+    pub(super) requests: AtomicU64,
+}
+
+impl House {
+    /// The rules in force now.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The keys that exist now.
+    #[must_use]
+    pub fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A fresh request id: 64 random bits of this run, then a counter.
+    #[must_use]
+    pub fn next_request(&self) -> RequestId {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId((u128::from(self.run_id) << 64) | u128::from(count))
+    }
+
+    /// Step 3: may anything be signed now?
+    pub fn open_for_signing(&self) -> Result<(), Refusal> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
+        }
+        match self.keeper.state() {
+            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
+            KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
+            KeeperState::Unusable(why) => {
+                Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))
+            }
+            KeeperState::Locked(why) => {
+                Err(Refusal::new(Code::TokenLocked, format!("the token is locked: {why}")))
+            }
+        }
+    }
+
+    /// Turns new signatures away from now on.
+    pub fn close(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Wall clock, milliseconds. The writer's own clock decides windows; this one is for limits on strangers.
+    #[must_use]
+    pub fn clock_ms(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The refusal for a store error.
+    #[must_use]
+    pub fn store_refusal(&self, error: &StoreError) -> Refusal {
+        tracing::error!("store: {error}");
+        Refusal::new(store_code(error), error.to_string())
+    }
+
+    /// Reads the gauges afresh.
+    pub fn refresh_gauges(&self) {
+        let token = self.keeper.stats();
+        let store = self.store.stats();
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.token_usable.set(i64::from(matches!(
+            self.keeper.state(),
+            KeeperState::Usable | KeeperState::Degraded(_)
+        )));
+        self.metrics.token_reinits.set(token.reinits);
+        self.metrics.token_queue.set(gauge(token.queued));
+        self.metrics.store_queue.set(gauge(store.queue_depth));
+        self.metrics.log_entries.set(gauge(store.log_size));
+    }
+}
+
+/// The code of a store error.
+#[must_use]
+pub fn store_code(error: &StoreError) -> Code {
+    match error {
+        StoreError::Busy => Code::Busy,
+        StoreError::ClockStepped(_) => Code::ClockStepped,
+        StoreError::KeyExists(_) => Code::KeyExists,
+        _ => Code::StoreFailed,
+    }
+}
+
+/// The refusal for a token error.
+#[must_use]
+pub fn token_refusal(error: &TokenError) -> Refusal {
+    let code = match error {
+        TokenError::Busy => Code::TokenBusy,
+        TokenError::Gone(_) => Code::TokenGone,
+        TokenError::Locked(_) => Code::TokenLocked,
+        TokenError::Refused(_) | TokenError::Unsupported(_) => Code::TokenRefused,
+        TokenError::Corrupt(_) => Code::SignatureInvalid,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_flood_the_log_and_are_counted() {
+        let strangers = Strangers::default();
+        let written = (0..100).filter(|_| strangers.admit(1000).is_some()).count();
+        assert_eq!(written, 10);
+        assert_eq!(strangers.admit(2000), Some(90));
+        assert_eq!(strangers.admit(2000), Some(0));
+    }
+}

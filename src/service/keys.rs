@@ -1,0 +1,224 @@
+//! Keys: made in the token, registered only after the token proved them; policy and apps: loaded, applied, logged.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::ledger::PolicyLedger;
+use super::{House, Keys, Rules, token_refusal};
+use crate::config::read_text;
+use crate::core::app::Apps;
+use crate::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use crate::core::payment::ToSign;
+use crate::core::policy::{Policy, diff};
+use crate::core::units::{Name, Timestamp, sha256};
+use crate::core::verify::Verifier;
+use crate::refusal::{Code, Refusal};
+use crate::store::EntryKind;
+use crate::token::{KeySpec, TokenError};
+
+/// The name of the key that signs checkpoints.
+pub const LOG_KEY: &str = "claviger-log";
+
+/// Milliseconds since the epoch, now.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// 16 random bytes for a new `CKA_ID`.
+fn fresh_reference() -> Result<KeyRef, Refusal> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;
+    Ok(KeyRef(bytes))
+}
+
+/// What people and programs see of a key.
+#[must_use]
+pub fn describe(record: &KeyRecord) -> Value {
+    json!({
+        "name": record.name,
+        "account": record.account(),
+        "algorithm": record.public.algorithm(),
+        "purpose": record.purpose,
+        "state": record.state,
+        "public_key": hex::encode(record.public.as_bytes()),
+        "token_serial": record.token_serial,
+        "token_id": record.reference.to_string(),
+        "created": record.created.to_string(),
+    })
+}
+
+impl House {
+    /// Makes a key in the token and registers it.
+    // [clause 8.2.5-a] the private half is made in the token and never leaves it
+    pub async fn create_key(
+        &self,
+        name: &str,
+        algorithm: Algorithm,
+        purpose: Purpose,
+        uid: u32,
+    ) -> Result<KeyRecord, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let name = Name::parse(name)
+            .ok_or_else(|| Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -"))?;
+        if self.keys().by_name(&name).is_some() {
+            return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
+        }
+        let description = self.keeper.describe().ok_or_else(|| {
+            Refusal::new(Code::TokenGone, "the token is not connected, so no key can be made")
+        })?;
+        let reference = fresh_reference()?;
+        let spec = KeySpec { reference, label: name.to_string(), algorithm, purpose };
+        let public = self.keeper.generate(spec).await.map_err(|e| token_refusal(&e))?;
+        let record = KeyRecord {
+            name,
+            reference,
+            purpose,
+            state: State::Active,
+            public,
+            token_serial: description.serial,
+            created: now(),
+        };
+        if Verifier::new(&public).is_none() {
+            self.discard(reference).await;
+            return Err(token_refusal(&TokenError::Corrupt("the new public key is no point of its curve".into())));
+        }
+        if let Err(e) = self.store.insert_key(record.clone(), uid).await {
+            self.discard(reference).await;
+            return Err(self.store_refusal(&e));
+        }
+        self.load_keys().await?;
+        tracing::info!(key = %record.name, account = record.account(), uid, "key created");
+        Ok(record)
+    }
+
+    async fn discard(&self, reference: KeyRef) {
+        if let Err(e) = self.keeper.destroy(reference).await {
+            tracing::error!("the unregistered pair {reference} stays in the token: {e}");
+        }
+    }
+
+    /// Reads the key records again.
+    pub(super) async fn load_keys(&self) -> Result<(), Refusal> {
+        let records = self.store.keys().await.map_err(|e| self.store_refusal(&e))?;
+        self.keeper.expect_keys(records.iter().map(|r| (r.reference, r.public)).collect());
+        let keys = Arc::new(Keys::prepare(records)?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Reads policy and apps from their files and puts them in force; on any error the old ones stay.
+    pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let rules = load_rules(&self.config)?;
+        self.put_in_force(rules, uid).await
+    }
+
+    /// Checks a policy text, writes it to the policy file and puts it in force.
+    pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let policy = parse_policy(text)?;
+        write_atomically(&self.config.policy_file, text.as_bytes())
+            .map_err(|e| Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}")))?;
+        let apps = self.rules().apps.clone();
+        self.put_in_force(Rules { policy: Arc::new(policy), policy_text: text.to_owned(), apps }, uid).await
+    }
+
+    async fn put_in_force(&self, rules: Rules, uid: u32) -> Result<Value, Refusal> {
+        let old = self.rules();
+        let change = diff(&old.policy, &rules.policy);
+        if rules.policy.hash() != old.policy.hash() {
+            let class = change.class().to_string();
+            // Written down before it is in force; counters are built anew from the rows of what was spent.
+            let entry = EntryKind::policy(rules.policy.hash(), rules.policy_text.len(), uid, class);
+            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+            self.store
+                .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
+        }
+        if rules.apps.hash() != old.apps.hash() {
+            let entry = EntryKind::apps(rules.apps.hash(), rules.apps.all().len(), uid);
+            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        }
+        let summary = json!({
+            "policy": hex::encode(rules.policy.hash()),
+            "changed": rules.policy.hash() != old.policy.hash(),
+            "class": change.class().to_string(),
+            "diff": change.to_string(),
+            "apps": rules.apps.all().len(),
+        });
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        tracing::info!(uid, policy = %summary["policy"], "rules in force");
+        Ok(summary)
+    }
+
+    /// The key that signs checkpoints; made at the first start.
+    pub async fn log_key(&self, uid: u32) -> Result<Arc<super::Key>, Refusal> {
+        let name = Name::parse(LOG_KEY).ok_or_else(|| Refusal::new(Code::Internal, "the log key's name is no name"))?;
+        if let Some(key) = self.keys().by_name(&name) {
+            return Ok(key);
+        }
+        self.create_key(LOG_KEY, Algorithm::Ed25519, Purpose::Integrity, uid).await?;
+        self.keys().by_name(&name).ok_or_else(|| Refusal::new(Code::Internal, "the log key is gone"))
+    }
+
+    /// Signs the head of the log when it has grown since the last checkpoint.
+    // [clause 8.7.1-e] what the log holds is signed by a key that lives in the token
+    pub async fn checkpoint(&self) -> Result<bool, Refusal> {
+        use crate::core::log::checkpoint;
+        let key = self.log_key(0).await?;
+        let origin = &self.config.log.origin;
+        let head = self.store.log_head();
+        if head.size == 0 || self.store.checkpointed_size() >= head.size {
+            return Ok(false);
+        }
+        let body = checkpoint::body(origin, head.size, &head.root);
+        let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
+        let to_sign = ToSign::Message(body.clone().into_bytes());
+        key.verifier.check(&to_sign, &raw).map_err(|e| {
+            Refusal::new(Code::SignatureInvalid, format!("the token's signature under the log's head does not verify: {e}"))
+        })?;
+        let note = checkpoint::note(&body, origin, key.record.public.as_bytes(), &raw);
+        self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
+        Ok(true)
+    }
+
+    /// The verifier key of the log, as C2SP signed-note writes it.
+    pub async fn log_verifier_key(&self) -> Result<String, Refusal> {
+        let key = self.log_key(0).await?;
+        Ok(crate::core::log::checkpoint::verifier_key(&self.config.log.origin, key.record.public.as_bytes()))
+    }
+}
+
+/// Reads both rule files.
+pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusal> {
+    let text = |path| read_text(path).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()));
+    let policy_text = text(&config.policy_file)?;
+    let policy = parse_policy(&policy_text)?;
+    let apps = Apps::parse(&text(&config.apps_file)?).map_err(|e| {
+        Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display()))
+    })?;
+    Ok(Rules { policy: Arc::new(policy), policy_text, apps })
+}
+
+/// Parses a policy text.
+pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
+    Policy::parse(text).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))
+}
+
+/// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.
+pub fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let parent = path.parent().unwrap_or(std::path::Path::new("/"));
+    let fresh = path.with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    std::fs::File::open(parent)?.sync_all()
+}

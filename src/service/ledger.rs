@@ -1,0 +1,109 @@
+//! The policy as the store's ledger: decided inside the writer, so that two requests never see the same room.
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::core::payment::Payment;
+use crate::core::policy::window::{Debit, Windows};
+use crate::core::policy::{ActFacts, Decision, Facts, Policy, decide};
+use crate::core::units::{Name, Timestamp};
+use crate::refusal::{Code, Refusal};
+use crate::store::{Ledger, Verdict};
+
+/// What the decision needs to know about a request.
+pub struct SignFacts {
+    /// The policy that was in force when the request was read.
+    pub policy: Arc<Policy>,
+    /// Who asks.
+    pub app: Name,
+    /// With which key.
+    pub key: Name,
+    /// The payment, or `None` for a message.
+    pub payment: Option<Payment>,
+    /// Length of the message, bytes.
+    pub message_length: usize,
+    /// What will be signed.
+    pub digest: [u8; 32],
+}
+
+impl SignFacts {
+    fn facts(&self) -> Facts<'_> {
+        let act = match &self.payment {
+            Some(payment) => ActFacts::Payment(payment),
+            None => ActFacts::Message { len: self.message_length },
+        };
+        Facts { app: &self.app, key: &self.key, act, digest: self.digest }
+    }
+}
+
+/// The ledger in force: one policy and the counters of its windows.
+pub struct PolicyLedger {
+    policy: Arc<Policy>,
+    windows: Windows,
+}
+
+impl PolicyLedger {
+    /// Counters start empty; the store fills them from its rows.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let windows = Windows::for_policy(&policy);
+        Self { policy, windows }
+    }
+
+    fn decision(&self, facts: &dyn Any, now: Timestamp) -> Result<Decision, Refusal> {
+        let facts = facts
+            .downcast_ref::<SignFacts>()
+            .ok_or_else(|| Refusal::new(Code::Internal, "a request without facts reached the ledger"))?;
+        // A request that was read under an older policy is decided under the one in force.
+        Ok(decide(&self.policy, &facts.facts(), &self.windows, now))
+    }
+}
+
+impl Ledger for PolicyLedger {
+    fn decide(&self, facts: &dyn Any, now: Timestamp) -> Result<Verdict, Refusal> {
+        match self.decision(facts, now)? {
+            Decision::Permit(permit) => Ok(Verdict {
+                rule: permit.authorized.rule().clone(),
+                replacement: permit.replacement,
+                authorized: permit.authorized,
+                policy_hash: self.policy.hash(),
+            }),
+            Decision::Deny(denial) => Err(denial.refusal),
+        }
+    }
+
+    fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal> {
+        let value = |v| serde_json::to_value(v).unwrap_or(Value::Null);
+        Ok(match self.decision(facts, now)? {
+            Decision::Permit(permit) => serde_json::json!({
+                "outcome": "permit",
+                "rule": permit.authorized.rule(),
+                "explanation": value(&permit.explanation),
+                "text": permit.explanation.to_string(),
+            }),
+            Decision::Deny(denial) => serde_json::json!({
+                "outcome": "deny",
+                "code": denial.refusal.code.as_str(),
+                "rule": denial.refusal.rule,
+                "sentence": denial.refusal.sentence,
+                "advice": denial.refusal.code.advice(),
+                "explanation": value(&denial.explanation),
+                "text": denial.explanation.to_string(),
+            }),
+        })
+    }
+
+    fn commit(&mut self, debit: &Debit) {
+        self.windows.add(debit);
+    }
+
+    fn rebuild(&mut self, rows: &[Debit]) {
+        self.windows = Windows::for_policy(&self.policy);
+        for row in rows {
+            self.windows.add(row);
+        }
+    }
+}

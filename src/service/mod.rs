@@ -1,0 +1,16 @@
+//! The use cases. Composes the edges; each file reads like its paragraph in SECURITY.md.
+#![forbid(unsafe_code)]
+
+pub mod house;
+pub mod init;
+pub mod keys;
+pub mod ledger;
+pub mod metrics;
+pub mod pending;
+pub mod report;
+pub mod sign;
+pub mod start;
+
+pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
+
+pub use crate::caller::{DigestCache, Peer, executable_digest};

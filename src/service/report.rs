@@ -1,0 +1,150 @@
+//! What operators and apps are told: status, entries of the log, the token's check.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{House, token_refusal};
+use crate::core::units::Name;
+use crate::refusal::Refusal;
+use crate::secret::Pin;
+use crate::store::EntryKind;
+use crate::token::keeper::KeeperState;
+
+/// The most entries of one answer.
+const MOST_ENTRIES: u64 = 1000;
+
+fn state_word(state: &KeeperState) -> (&'static str, Option<&str>) {
+    match state {
+        KeeperState::Probing => ("probing", None),
+        KeeperState::Usable => ("usable", None),
+        KeeperState::Degraded(why) => ("degraded", Some(why)),
+        KeeperState::Unusable(why) => ("unusable", Some(why)),
+        KeeperState::Locked(why) => ("locked", Some(why)),
+    }
+}
+
+impl House {
+    /// For apps: whether payments can be signed now.
+    #[must_use]
+    pub fn wallet_status(&self) -> Value {
+        let open = self.open_for_signing();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "signing": open.is_ok(),
+            "reason": open.err().map(|r| r.sentence),
+        })
+    }
+
+    /// For operators: the state of everything.
+    pub async fn status(&self) -> Value {
+        let state = self.keeper.state();
+        let (word, why) = state_word(&state);
+        let (token, store, head) = (self.keeper.stats(), self.store.stats(), self.store.log_head());
+        let rules = self.rules();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "signing": self.open_for_signing().is_ok(),
+            "token": {
+                "state": word,
+                "reason": why,
+                "device": self.keeper.describe(),
+                "queued": token.queued,
+                "signatures": token.ops,
+                "errors": token.errors,
+                "reinitialisations": token.reinits,
+            },
+            "log": {
+                "origin": self.config.log.origin,
+                "entries": head.size,
+                "root": hex::encode(head.root),
+                "checkpointed": self.store.checkpointed_size(),
+                "database_bytes": store.db_bytes,
+            },
+            "policy": hex::encode(rules.policy.hash()),
+            "apps": rules.apps.all().len(),
+            "keys": self.keys().all().len(),
+        })
+    }
+
+    /// Registered apps.
+    #[must_use]
+    pub fn app_list(&self) -> Value {
+        let rules = self.rules();
+        let apps: Vec<Value> = rules
+            .apps
+            .all()
+            .iter()
+            .map(|a| {
+                json!({
+                    "id": a.id,
+                    "path": a.path,
+                    "sha256": hex::encode(a.sha256),
+                    "uid": a.uid,
+                    "keys": self.keys().all().iter().map(|k| k.record.name.clone())
+                        .filter(|k: &Name| rules.policy.may_use(&a.id, k)).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        json!(apps)
+    }
+
+    /// Entries of the log; a negative `from` counts from the end.
+    pub async fn log_show(&self, from: i64, count: u64) -> Result<Value, Refusal> {
+        let size = self.store.log_head().size;
+        let start = match u64::try_from(from) {
+            Ok(n) => n,
+            Err(_) => size.saturating_sub(from.unsigned_abs()),
+        };
+        let rows = self
+            .store
+            .entries(start, count.min(MOST_ENTRIES))
+            .await
+            .map_err(|e| self.store_refusal(&e))?;
+        let entries: Vec<Value> = rows
+            .iter()
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .map(Value::String)
+            .collect();
+        Ok(json!({"size": size, "from": start, "entries": entries}))
+    }
+
+    /// The newest checkpoint over everything so far, and the key that verifies it.
+    pub async fn log_head_signed(&self) -> Result<Value, Refusal> {
+        self.checkpoint().await?;
+        let note = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
+        Ok(json!({
+            "checkpoint": note,
+            "vkey": self.log_verifier_key().await?,
+            "size": self.store.checkpointed_size(),
+        }))
+    }
+
+    /// Proves on the device what its profile claims; the outcome is in the log.
+    pub async fn token_check(&self, uid: u32) -> Result<Value, Refusal> {
+        let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
+        let value = serde_json::to_value(&rows).unwrap_or(Value::Null);
+        let entry = EntryKind::operator(uid, "token-check", value.clone());
+        self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        Ok(value)
+    }
+
+    /// Hands the PIN to the keeper and tells what came of it. The PIN itself is written nowhere.
+    // [clause 8.2.5-c] only an operator lifts the latch of a rejected PIN
+    pub async fn unlock(&self, pin: Pin, uid: u32) -> Result<Value, Refusal> {
+        let entry = EntryKind::operator(uid, "unlock", Value::Null);
+        self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        self.keeper.unlock(pin);
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if !matches!(self.keeper.state(), KeeperState::Probing) {
+                break;
+            }
+        }
+        let state = self.keeper.state();
+        let (word, why) = state_word(&state);
+        Ok(json!({"state": word, "reason": why}))
+    }
+}

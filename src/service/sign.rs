@@ -1,0 +1,354 @@
+//! The signing path: one request walks one way through the house.
+//!
+//! Every step may refuse; no step can be left out, because each hands the next one the proof that it demands.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::ledger::SignFacts;
+use super::metrics::Stage;
+use super::pending::Cancel;
+use super::{House, Key, Peer, Rules};
+use crate::core::key::{Purpose, State};
+use crate::core::payment::evm::UnsignedTx;
+use crate::core::payment::message::PersonalMessage;
+use crate::core::payment::{Payment, ToSign};
+use crate::core::policy::window::Debit;
+use crate::core::proof::{Recorded, RequestId, Reserved, Vouched};
+use crate::core::units::{Address, sha256};
+use crate::core::verify::CheckedSignature;
+use crate::refusal::{Code, Refusal};
+use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply};
+
+/// What an app asks to have signed.
+#[derive(Clone)]
+pub enum Asked {
+    /// A transaction, and the account that shall pay.
+    Transaction(Box<UnsignedTx>, Address),
+    /// An EIP-191 personal message, and the account that shall sign.
+    Message(PersonalMessage, Address),
+}
+
+/// What the app gets: made only from a checked signature and its durable record.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The request in the log.
+    pub request: RequestId,
+    /// `{raw, tx, hash}` for a transaction, `{signature}` for a message.
+    pub body: Value,
+}
+
+impl Signed {
+    fn new(_signature: CheckedSignature, recorded: &Recorded, body: Value) -> Self {
+        Self { request: recorded.request(), body }
+    }
+}
+
+/// A request that has been understood: steps 5 and 6 are behind it.
+pub(super) struct Understood {
+    key: Arc<Key>,
+    asked: Asked,
+    payment: Option<Payment>,
+    to_sign: ToSign,
+    digest: [u8; 32],
+}
+
+/// A refusal, and whether the log holds it already.
+struct Stop {
+    refusal: Refusal,
+    logged: bool,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, logged: false }
+    }
+}
+
+/// Signs, or refuses and says why. Either way it is in the log before this returns.
+pub async fn sign(
+    house: &House,
+    peer: &Peer,
+    request: RequestId,
+    asked: Asked,
+    cancel: &Cancel,
+) -> Result<Signed, Refusal> {
+    let began = Instant::now();
+    let account = asked.account();
+    let outcome = walk(house, peer, request, asked, cancel).await;
+    house.metrics.stage(Stage::Whole, began.elapsed());
+    match outcome {
+        Ok(signed) => Ok(signed),
+        Err(stop) if stop.logged => Err(stop.refusal),
+        Err(stop) => Err(house.log_refusal(peer, Some(request), Some(account), stop.refusal).await),
+    }
+}
+
+async fn walk(
+    house: &House,
+    peer: &Peer,
+    request: RequestId,
+    asked: Asked,
+    cancel: &Cancel,
+) -> Result<Signed, Stop> {
+    let rules = house.rules();
+    house.open_for_signing()?;
+    let timed = Timer::start(house);
+    let understood = understand(house, asked)?;
+    timed.stop(Stage::Decode);
+
+    let timed = Timer::start(house);
+    let vouched = peer.vouch(&rules.apps, understood.digest)?;
+    timed.stop(Stage::Caller);
+
+    let timed = Timer::start(house);
+    cancel.begin()?;
+    let ask = understood.ask(request, &vouched, &rules)?;
+    let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
+        ReserveReply::New(reserved, _authorized) | ReserveReply::Again(reserved, _authorized) => reserved,
+        ReserveReply::Already { reply, request } => return already(&reply, request).map_err(Stop::from),
+        ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
+    };
+    timed.stop(Stage::Reserve);
+
+    match sign_reserved(house, peer, &understood, &reserved).await {
+        Ok(signed) => Ok(signed),
+        Err(refusal) => {
+            // The reservation stays: whether the token signed is not always known.
+            let failed = house.store.fail(request, refusal.code.as_str(), &refusal.sentence).await;
+            if let Err(e) = failed {
+                tracing::error!("the failure of request {request} could not be written down: {e}");
+            }
+            Err(Stop { refusal, logged: true })
+        }
+    }
+}
+
+async fn sign_reserved(
+    house: &House,
+    peer: &Peer,
+    understood: &Understood,
+    reserved: &Reserved,
+) -> Result<Signed, Refusal> {
+    let timed = Timer::start(house);
+    peer.unchanged()?;
+    timed.stop(Stage::Recheck);
+
+    let timed = Timer::start(house);
+    let key = &understood.key;
+    let raw = house
+        .keeper
+        .sign_payment(reserved, &key.record, understood.to_sign.clone())
+        .await
+        .map_err(|e| super::token_refusal(&e))?;
+    timed.stop(Stage::Sign);
+
+    let timed = Timer::start(house);
+    // [clause 8.2.5-b] what the token returned is verified before anybody sees it
+    let checked = key.verifier.check(&understood.to_sign, &raw).map_err(|e| {
+        tracing::error!(key = %key.record.name, "the token returned a signature that does not verify: {e}");
+        Refusal::new(Code::SignatureInvalid, format!("the token's signature by key {} does not verify: {e}", key.record.name))
+    })?;
+    timed.stop(Stage::Verify);
+
+    let timed = Timer::start(house);
+    let body = understood.asked.sealed(&checked);
+    let blob = body.to_string().into_bytes();
+    let recorded = house
+        .store
+        .finish(reserved.request(), blob, sha256(&raw))
+        .await
+        .map_err(|e| house.store_refusal(&e))?;
+    timed.stop(Stage::Record);
+    Ok(Signed::new(checked, &recorded, body))
+}
+
+/// The same decision, without a signature and without a reservation.
+pub async fn simulate(house: &House, app: &crate::core::units::Name, asked: Asked) -> Result<Value, Refusal> {
+    let rules = house.rules();
+    let understood = understand(house, asked)?;
+    let payment = json!(understood.payment);
+    let facts = understood.facts(app.clone(), &rules);
+    let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))?;
+    Ok(json!({"payment": payment, "decision": explanation}))
+}
+
+/// Steps 5 and 6: what is being paid, and with which key.
+fn understand(house: &House, asked: Asked) -> Result<Understood, Refusal> {
+    let account = asked.account();
+    let key = house.keys().by_address(account).ok_or_else(|| {
+        Refusal::new(Code::KeyUnknown, format!("no key of this daemon has the account {account}"))
+    })?;
+    // [clause 8.7.2-a] a payment is signed by a payment key and by no other
+    if key.record.purpose != Purpose::Payment {
+        return Err(Refusal::new(
+            Code::KeyPurpose,
+            format!("the purpose of key {} is {}, not payment", key.record.name, key.record.purpose),
+        ));
+    }
+    // [clause 8.7.1-b] only an active key signs
+    if key.record.state != State::Active {
+        return Err(Refusal::new(
+            Code::KeyState,
+            format!("key {} is {}", key.record.name, key.record.state.as_str()),
+        ));
+    }
+    let (payment, to_sign) = match &asked {
+        Asked::Transaction(tx, from) => {
+            let payment = tx.payment(*from).map_err(|e| Refusal::new(e.code(), e.to_string()))?;
+            (Some(payment), ToSign::Prehash(tx.signing_hash()))
+        }
+        Asked::Message(message, _) => (None, ToSign::Prehash(message.hash())),
+    };
+    let digest = to_sign.digest();
+    Ok(Understood { key, asked, payment, to_sign, digest })
+}
+
+impl Asked {
+    /// The account that shall sign.
+    #[must_use]
+    pub fn account(&self) -> Address {
+        match self {
+            Self::Transaction(_, account) | Self::Message(_, account) => *account,
+        }
+    }
+
+    fn sealed(&self, checked: &CheckedSignature) -> Value {
+        match self {
+            Self::Transaction(tx, _) => {
+                let signed = tx.sealed(checked);
+                json!({
+                    "raw": signed.raw_hex(),
+                    "tx": signed.tx,
+                    "hash": format!("0x{}", hex::encode(signed.hash)),
+                })
+            }
+            Self::Message(message, _) => {
+                json!({"signature": format!("0x{}", hex::encode(message.signature_bytes(checked)))})
+            }
+        }
+    }
+}
+
+impl Understood {
+    fn facts(&self, app: crate::core::units::Name, rules: &Rules) -> SignFacts {
+        SignFacts {
+            policy: Arc::clone(&rules.policy),
+            app,
+            key: self.key.record.name.clone(),
+            payment: self.payment.clone(),
+            message_length: match &self.asked {
+                Asked::Message(message, _) => message.len(),
+                Asked::Transaction(..) => 0,
+            },
+            digest: self.digest,
+        }
+    }
+
+    fn ask(&self, request: RequestId, vouched: &Vouched, rules: &Rules) -> Result<Ask, Refusal> {
+        let key = self.key.record.name.clone();
+        let spent = self.payment.as_ref().and_then(|p| p.effect.debit());
+        let debit = Debit {
+            // The writer puts the time of its own clock here.
+            at: crate::core::units::Timestamp(0),
+            key: key.clone(),
+            app: vouched.app().clone(),
+            chain: self.payment.as_ref().map(|p| p.chain),
+            asset: spent.map(|(asset, _)| asset),
+            amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
+        };
+        let nonce = match &self.payment {
+            None => None,
+            Some(payment) => Some(NonceClaim {
+                chain: payment.chain,
+                nonce: payment.nonce,
+                payment_fingerprint: fingerprint(payment)?,
+            }),
+        };
+        let act = match (&self.payment, &self.asked) {
+            (Some(payment), _) => json!(payment),
+            (None, Asked::Message(message, _)) => {
+                json!({"kind": "message", "bytes": message.len(), "sha256": hex::encode(self.digest)})
+            }
+            (None, Asked::Transaction(..)) => Value::Null,
+        };
+        Ok(Ask {
+            request,
+            app: vouched.app().clone(),
+            tier: vouched.tier(),
+            key,
+            act,
+            digest: self.digest,
+            policy_hash: rules.policy.hash(),
+            debit,
+            nonce,
+            facts: Box::new(self.facts(vouched.app().clone(), rules)),
+        })
+    }
+}
+
+/// Identifies "the same payment to the same party", fees aside.
+fn fingerprint(payment: &Payment) -> Result<[u8; 32], Refusal> {
+    let text = serde_json::to_vec(&(&payment.chain, &payment.from, &payment.effect, payment.nonce))
+        .map_err(|e| Refusal::new(Code::Internal, format!("a payment could not be described: {e}")))?;
+    Ok(sha256(&text))
+}
+
+fn already(reply: &[u8], request: RequestId) -> Result<Signed, Refusal> {
+    let body = serde_json::from_slice(reply)
+        .map_err(|e| Refusal::new(Code::Internal, format!("a stored reply cannot be read: {e}")))?;
+    Ok(Signed { request, body })
+}
+
+impl House {
+    /// Writes a refusal down and hands it back. Strangers' refusals are rate-limited in the log, and counted.
+    pub async fn log_refusal(
+        &self,
+        peer: &Peer,
+        request: Option<RequestId>,
+        account: Option<Address>,
+        refusal: Refusal,
+    ) -> Refusal {
+        let app = peer.app(&self.rules().apps).ok().map(|a| a.id.clone());
+        let suppressed = match &app {
+            Some(_) => 0,
+            None => match self.strangers.admit(self.clock_ms()) {
+                Some(suppressed) => suppressed,
+                None => return refusal,
+            },
+        };
+        let entry = EntryKind::refusal(
+            request.map(|r| r.to_string()),
+            app.map(|a| a.to_string()),
+            peer.describe(),
+            account.map(|a| a.to_string()),
+            &refusal,
+            suppressed,
+        );
+        match self.store.append(entry).await {
+            Ok(_) => refusal,
+            Err(e) => {
+                tracing::error!("a refusal ({refusal}) could not be written down: {e}");
+                refusal
+            }
+        }
+    }
+}
+
+struct Timer<'a> {
+    house: &'a House,
+    began: Instant,
+}
+
+impl<'a> Timer<'a> {
+    fn start(house: &'a House) -> Self {
+        Self { house, began: Instant::now() }
+    }
+
+    fn stop(self, stage: Stage) {
+        self.house.metrics.stage(stage, self.began.elapsed());
+    }
+}

@@ -1,0 +1,129 @@
+//! Start and stop: opens state and token, loads the rules, keeps the checkpoints coming.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use super::house::Strangers;
+use super::keys::load_rules;
+use super::ledger::PolicyLedger;
+use super::metrics::Metrics;
+use super::pending::Pending;
+use super::{House, Keys};
+use crate::caller::DigestCache;
+use crate::config::{Config, TokenConfig};
+use crate::refusal::{Code, Refusal};
+use crate::store::{EntryKind, Store, StoreConfig};
+use crate::sys;
+use crate::token::keeper::{Backend, Keeper, KeeperConfig};
+use crate::token::profile::Profile;
+
+/// How often the head of a growing log is signed.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a token configuration stands for.
+pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal> {
+    let wrong = |why: String| Refusal::new(Code::TokenRefused, why);
+    let profile = Profile::load(&config.profile).map_err(|e| wrong(e.to_string()))?;
+    let keeper = KeeperConfig {
+        workers: config.workers,
+        queue: config.queue,
+        call_timeout: config.timeout,
+        ..KeeperConfig::default()
+    };
+    let backend = Backend::resolve(
+        profile,
+        config.module.clone(),
+        config.label.clone(),
+        config.serial.clone(),
+        config.directory.clone(),
+    )
+    .map_err(|e| wrong(e.to_string()))?;
+    Ok((backend, keeper))
+}
+
+impl House {
+    /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
+    pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
+        let rules = load_rules(&config)?;
+        let state = |why: String| Refusal::new(Code::StoreFailed, why);
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|e| state(format!("{} cannot be made: {e}", config.state_dir.display())))?;
+        let magic = sys::file_system_magic(&config.state_dir).map_err(|e| state(e.to_string()))?;
+        let store = Store::open(StoreConfig {
+            dir: config.state_dir.clone(),
+            allow_volatile: config.allow_volatile,
+            fs_magic: magic,
+        })
+        .map_err(|e| state(e.to_string()))?;
+        store
+            .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
+            .await
+            .map_err(|e| state(e.to_string()))?;
+        let (backend, keeper_config) = backend(&config.token)?;
+        let pin = config.token.pin.fetch().map_err(|e| Refusal::new(Code::TokenLocked, e.to_string()))?;
+        let keeper = Keeper::start(backend, pin, keeper_config);
+        let mut run_id = [0; 8];
+        getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        let house = Arc::new(Self {
+            config,
+            store,
+            keeper,
+            metrics: Metrics::default(),
+            pending: Pending::default(),
+            digests: DigestCache::default(),
+            started: Instant::now(),
+            strangers: Strangers::default(),
+            rules: RwLock::new(Arc::new(rules)),
+            keys: RwLock::new(Arc::new(Keys::default())),
+            changes: tokio::sync::Mutex::new(()),
+            stopping: false.into(),
+            run_id: u64::from_be_bytes(run_id),
+            requests: AtomicU64::new(0),
+        });
+        house.load_keys().await?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let in_force = house.rules();
+        let uid = sys::effective_uid();
+        for entry in [
+            EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id()),
+            EntryKind::policy(in_force.policy.hash(), in_force.policy_text.len(), uid, "start".into()),
+            EntryKind::apps(in_force.apps.hash(), in_force.apps.all().len(), uid),
+        ] {
+            house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
+        }
+        Ok(house)
+    }
+
+    /// Signs the log's head while it grows, until the daemon stops.
+    pub async fn keep_checkpoints(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
+        let mut quiet = false;
+        loop {
+            match self.checkpoint().await {
+                Ok(_) => quiet = false,
+                Err(refusal) if quiet => tracing::debug!("no checkpoint: {refusal}"),
+                Err(refusal) => {
+                    tracing::warn!("no checkpoint: {refusal}");
+                    quiet = true;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
+                _ = stop.wait_for(|s| *s) => return,
+            }
+        }
+    }
+
+    /// The last words: a stop entry, a checkpoint over it, and everything closed.
+    pub async fn finish(&self) {
+        if let Err(e) = self.store.append(EntryKind::stop()).await {
+            tracing::error!("the stop could not be written down: {e}");
+        }
+        if let Err(refusal) = self.checkpoint().await {
+            tracing::warn!("no last checkpoint: {refusal}");
+        }
+        self.keeper.stop();
+        self.store.close().await;
+    }
+}
