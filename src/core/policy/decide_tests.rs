@@ -1,0 +1,255 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::payment::{Asset, Chain};
+use crate::core::policy::diff::{Class, diff};
+use crate::core::policy::window::Debit;
+use crate::core::units::Address;
+
+const HEAD: &str = r#"
+schema = 1
+[assets.ETH]
+chain = "eip155:1"
+native = true
+decimals = 18
+[assets.USDC]
+chain = "eip155:1"
+erc20 = "0x1111111111111111111111111111111111111111"
+decimals = 6
+[books.friends]
+bob = "0x2222222222222222222222222222222222222222"
+[books.banned]
+eve = "0x3333333333333333333333333333333333333333"
+"#;
+
+const PAY: &str = r#"
+[[rule]]
+id = "pay"
+effect = "permit"
+keys = ["hot"]
+apps = ["app"]
+chains = ["eip155:1"]
+assets = ["USDC"]
+to.allow = ["@friends"]
+per_tx.max = "5000000"
+fee.max = "1000"
+window = [{ len = "24h", max = "12000000", scope = "key" }, { len = "1h", count = 5, scope = "app" }]
+time = { tz = "UTC", hours = "08:00-20:00" }
+"#;
+
+const NOON: i64 = 43_200_000;
+
+fn policy(rules: &str) -> Policy {
+    Policy::parse(&format!("{HEAD}{rules}")).unwrap()
+}
+
+fn usdc() -> Asset {
+    Asset::Erc20(Address([0x11; 20]))
+}
+
+fn bob() -> Address {
+    Address([0x22; 20])
+}
+
+fn payment(effect: Effect) -> Payment {
+    Payment { chain: Chain(1), from: Address([9; 20]), effect, max_fee: U256::from(1000), fee_per_gas: U256::from(1), nonce: 0 }
+}
+
+fn pay(to: Address, amount: u64) -> Payment {
+    payment(Effect::Transfer { asset: usdc(), to, amount: U256::from(amount) })
+}
+
+fn decision(policy: &Policy, app: &str, key: &str, payment: &Payment, windows: &Windows, now: i64) -> Result<String, Refusal> {
+    let (app, key) = (Name::parse(app).unwrap(), Name::parse(key).unwrap());
+    let facts = Facts { app: &app, key: &key, act: ActFacts::Payment(payment), digest: [0; 32] };
+    match decide(policy, &facts, windows, Timestamp(now)) {
+        Decision::Permit(p) => Ok(p.authorized.rule().to_string()),
+        Decision::Deny(d) => Err(d.refusal),
+    }
+}
+
+fn code(policy: &Policy, payment: &Payment) -> &'static str {
+    decision(policy, "app", "hot", payment, &Windows::for_policy(policy), NOON).map_or_else(|r| r.code.as_str(), |_| "permit")
+}
+
+fn debit(at: i64, amount: u64) -> Debit {
+    Debit { at: Timestamp(at), key: Name::parse("hot").unwrap(), app: Name::parse("app").unwrap(), chain: Some(Chain(1)), asset: Some(usdc()), amount: U256::from(amount) }
+}
+
+// [clause 8.7.1-c] test
+#[test]
+fn each_reason_has_its_own_code() {
+    let p = policy(PAY);
+    assert_eq!(code(&p, &pay(bob(), 5_000_000)), "permit");
+    assert_eq!(code(&p, &pay(bob(), 5_000_001)), "over_limit");
+    assert_eq!(code(&p, &pay(Address([7; 20]), 1)), "destination_not_listed");
+    assert_eq!(code(&p, &Payment { chain: Chain(2), ..pay(bob(), 1) }), "chain_unknown");
+    assert_eq!(code(&p, &Payment { max_fee: U256::from(1001), ..pay(bob(), 1) }), "fee_too_high");
+    let native = payment(Effect::Transfer { asset: Asset::Native, to: bob(), amount: U256::from(1) });
+    assert_eq!(code(&p, &native), "asset_not_allowed");
+    let grant = payment(Effect::Approve { asset: usdc(), spender: bob(), amount: U256::from(1) });
+    assert_eq!(code(&p, &grant), "grant_not_allowed");
+    let call = payment(Effect::ContractCall { contract: bob(), selector: Some([1; 4]), value: U256::ZERO });
+    assert_eq!(code(&p, &call), "contract_call_unknown");
+    assert_eq!(code(&p, &payment(Effect::ContractCreation { value: U256::ZERO })), "contract_creation");
+    let w = Windows::for_policy(&p);
+    assert_eq!(decision(&p, "other", "hot", &pay(bob(), 1), &w, NOON).unwrap_err().code.as_str(), "key_not_allowed");
+    assert_eq!(decision(&p, "app", "hot", &pay(bob(), 1), &w, 0).unwrap_err().code.as_str(), "outside_hours");
+    assert_eq!(code(&policy(""), &pay(bob(), 1)), "no_rule");
+    let banned = format!("{PAY}[[rule]]\nid = \"ban\"\neffect = \"forbid\"\nto.allow = [\"@friends\"]\n");
+    assert_eq!(code(&policy(&banned), &pay(bob(), 1)), "forbidden_by_rule");
+}
+
+// [clause 8.7.1-c] test
+#[test]
+fn windows_deny_with_the_rule_and_the_figure() {
+    let p = policy(PAY);
+    let mut w = Windows::for_policy(&p);
+    w.add(&debit(NOON - 3_600_000 * 3, 5_000_000));
+    w.add(&debit(NOON - 3_600_000 * 2, 5_000_000));
+    assert!(decision(&p, "app", "hot", &pay(bob(), 2_000_000), &w, NOON).is_ok());
+    let refusal = decision(&p, "app", "hot", &pay(bob(), 2_000_001), &w, NOON).unwrap_err();
+    assert_eq!(refusal.code.as_str(), "window_exceeded");
+    assert_eq!(refusal.rule.as_deref(), Some("pay"));
+    assert!(refusal.sentence.contains("10 USDC (10000000)") && refusal.sentence.contains("24h"), "{}", refusal.sentence);
+    for _ in 0..5 {
+        w.add(&debit(NOON, 0));
+    }
+    assert_eq!(decision(&p, "app", "hot", &pay(bob(), 1), &w, NOON).unwrap_err().facts["max_count"], 5);
+}
+
+#[test]
+fn calls_messages_grants_and_caps_follow_their_rules() {
+    let rules = r#"
+[[rule]]
+id = "call"
+effect = "permit"
+acts = ["call"]
+keys = ["hot"]
+apps = ["app"]
+chains = ["eip155:1"]
+fee.max = "1000"
+calls = [{ contract = "0x2222222222222222222222222222222222222222", selector = "0x01010101" }]
+[[rule]]
+id = "note"
+effect = "permit"
+acts = ["message"]
+keys = ["hot"]
+apps = ["app"]
+[[rule]]
+id = "grant"
+effect = "permit"
+acts = ["approve", "transfer"]
+keys = ["*"]
+apps = ["app"]
+chains = ["eip155:1"]
+assets = ["USDC"]
+to.allow = ["*"]
+to.deny = ["@banned"]
+per_tx.max = "1000"
+fee.max = "1000"
+[[rule]]
+id = "cap"
+effect = "forbid"
+assets = ["USDC"]
+per_tx.max = "500"
+"#;
+    let p = policy(rules);
+    let call = |selector| payment(Effect::ContractCall { contract: bob(), selector, value: U256::ZERO });
+    assert_eq!(code(&p, &call(Some([1; 4]))), "permit");
+    assert_eq!(code(&p, &call(Some([2; 4]))), "contract_call_unknown");
+    assert_eq!(code(&p, &call(None)), "contract_call_unknown");
+    let approve = |amount| payment(Effect::Approve { asset: usdc(), spender: bob(), amount });
+    assert_eq!(code(&p, &approve(U256::from(500))), "permit");
+    assert_eq!(code(&p, &approve(U256::MAX)), "forbidden_by_rule");
+    assert_eq!(code(&p, &pay(Address([0x33; 20]), 1)), "destination_not_listed");
+    assert_eq!(code(&p, &pay(bob(), 501)), "forbidden_by_rule");
+    let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
+    let facts = Facts { app: &app, key: &key, act: ActFacts::Message { len: 3 }, digest: [0; 32] };
+    assert!(matches!(decide(&p, &facts, &Windows::default(), Timestamp(0)), Decision::Permit(_)));
+    assert!(matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed));
+}
+
+#[test]
+fn texts_that_cannot_mean_what_they_seem_to_are_refused() {
+    let bad = [
+        PAY.replace("fee.max = \"1000\"", ""),
+        PAY.replace("to.allow = [\"@friends\"]", ""),
+        PAY.replace("@friends", "@nobody"),
+        PAY.replace("\"5000000\"", "\"5e6\""),
+        PAY.replace("\"5000000\"", "5000000"),
+        PAY.replace("[\"USDC\"]", "[\"USDC\", \"ETH\"]"),
+        PAY.replace("\"24h\"", "\"99d\""),
+        PAY.replace("UTC", "Europe/Rome"),
+        PAY.replace("id = \"pay\"", "id = \"p a y\""),
+        PAY.replace("keys = [\"hot\"]", ""),
+        format!("{PAY}{PAY}"),
+        format!("{PAY}surprise = 1\n"),
+        PAY.replace("effect = \"permit\"", "effect = \"permit\"\nacts = [\"create\"]"),
+        PAY.replace("effect = \"permit\"", "effect = \"permit\"\nacts = [\"call\"]"),
+    ];
+    for text in bad {
+        assert!(Policy::parse(&format!("{HEAD}{text}")).is_err(), "{text}");
+    }
+    assert!(Policy::parse("schema = 2").is_err());
+}
+
+#[test]
+fn a_diff_names_the_direction() {
+    let old = policy(PAY);
+    let class = |text: &str| diff(&old, &policy(text)).class();
+    assert_eq!(class(PAY), Class::Neutral);
+    assert_eq!(class(&PAY.replace("5000000", "4000000")), Class::Tightens);
+    assert_eq!(class(&PAY.replace("5000000", "6000000")), Class::Loosens);
+    assert_eq!(class(&PAY.replace("@friends", "*")), Class::Loosens);
+    assert_eq!(class(&PAY.replace("5000000", "4000000").replace("@friends", "*")), Class::Incomparable);
+    assert_eq!(class(""), Class::Tightens);
+    assert_eq!(class(&format!("{PAY}[[rule]]\nid = \"ban\"\neffect = \"forbid\"\n")), Class::Tightens);
+}
+
+#[test]
+fn the_shipped_example_is_a_policy() {
+    let text = include_str!("../../../config/policy.toml");
+    assert!(Policy::parse(text).unwrap().rule_count() > 0);
+}
+
+fn any_rule() -> impl Strategy<Value = String> {
+    let list = |a: &'static str| prop_oneof![Just(format!("[\"{a}\"]")), Just("[\"*\"]".to_owned())];
+    (list("hot"), list("app"), prop_oneof![Just("[\"@friends\"]"), Just("[\"*\"]")], 0u64..100, any::<bool>()).prop_map(
+        |(keys, apps, to, max, forbid)| {
+            let effect = if forbid { "forbid" } else { "permit" };
+            format!("effect = \"{effect}\"\nkeys = {keys}\napps = {apps}\nchains = [\"eip155:1\"]\nassets = [\"USDC\"]\nto.allow = {to}\nper_tx.max = \"{max}\"\nfee.max = \"1000\"\n")
+        },
+    )
+}
+
+fn numbered(rules: &[String]) -> String {
+    rules.iter().enumerate().map(|(i, r)| format!("[[rule]]\nid = \"r{i}\"\n{r}")).collect()
+}
+
+proptest! {
+    #[test]
+    fn forbids_only_take_away_and_permits_only_give(rules in proptest::collection::vec(any_rule(), 0..6), extra in any_rule(), amount in 0u64..100) {
+        let before = code(&policy(&numbered(&rules)), &pay(bob(), amount)) == "permit";
+        let mut more = rules.clone();
+        more.push(extra.clone());
+        let after = code(&policy(&numbered(&more)), &pay(bob(), amount)) == "permit";
+        if extra.contains("forbid") {
+            prop_assert!(before || !after);
+        } else {
+            prop_assert!(!before || after);
+        }
+    }
+
+    #[test]
+    fn order_does_not_matter_and_less_is_never_worse(rules in proptest::collection::vec(any_rule(), 1..6), amount in 1u64..100) {
+        let forward: String = numbered(&rules);
+        let blocks: Vec<&str> = forward.split_inclusive("fee.max = \"1000\"\n").collect();
+        let backward: String = blocks.into_iter().rev().collect();
+        let (a, b) = (policy(&forward), policy(&backward));
+        prop_assert_eq!(code(&a, &pay(bob(), amount)), code(&b, &pay(bob(), amount)));
+        if code(&a, &pay(bob(), amount)) == "permit" {
+            prop_assert_eq!(code(&a, &pay(bob(), amount - 1)), "permit");
+        }
+    }
+}
