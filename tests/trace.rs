@@ -96,12 +96,11 @@ fn read_tags(path: &str, text: &str, ties: &mut Ties, faults: &mut Vec<String>) 
                 return;
             };
             ids.push(id.to_owned());
-            match after.trim().strip_prefix("[clause ") {
-                Some(next) => rest = next,
-                None => {
-                    rest = after.trim();
-                    break;
-                }
+            if let Some(next) = after.trim().strip_prefix("[clause ") {
+                rest = next;
+            } else {
+                rest = after.trim();
+                break;
             }
         }
         let is_test = rest == "test";
