@@ -6,9 +6,11 @@ Usage: brownie_client.py SOCKET TX_JSON RPC_URL; HOME is a scratch folder.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 socket_path, tx, rpc_url = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-add = [sys.executable, "-m", "brownie", "networks", "add", "Ethereum", "rig", f"host={rpc_url}", "chainid=31337"]
+brownie = Path(sys.executable).with_name("brownie")
+add = [brownie, "networks", "add", "Ethereum", "rig", f"host={rpc_url}", "chainid=31337"]
 subprocess.run(add, check=True, capture_output=True, timeout=60)
 
 from brownie import accounts, network  # noqa: E402  (reads HOME when it is imported)
