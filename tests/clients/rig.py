@@ -271,7 +271,15 @@ window = [{{ len = "24h", max = "{window}", scope = "key" }}]
         return self.run(self.web3, "-c", code, raw).stdout.strip()
 
     def log_text(self):
-        return json.dumps(self.claviger("log", "show", "--from", "0", "--count", "1000000"))
+        """The whole log, read page by page."""
+        pages, start = [], 0
+        while True:
+            page = self.claviger("log", "show", "--from", start, "--count", 500)
+            entries = page if isinstance(page, list) else find(page, "entries")
+            if not entries:
+                return "\n".join(pages)
+            pages.append(json.dumps(entries))
+            start += len(entries)
 
     def close(self):
         for process in reversed(self.processes):
