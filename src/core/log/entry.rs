@@ -1,0 +1,243 @@
+//! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::units::Timestamp;
+use crate::refusal::Refusal;
+
+/// Longest sentence that is kept, bytes.
+const MAX_SENTENCE: usize = 2048;
+/// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
+pub const MAX_ENTRY: usize = 65_535;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// The daemon started.
+    Start {
+        /// Version.
+        version: String,
+        /// Boot id of the kernel.
+        boot_id: String,
+        /// Process id.
+        pid: u32,
+    },
+    /// The daemon stopped in order.
+    Stop {},
+    /// A key was made.
+    KeyCreated {
+        /// Name.
+        key: String,
+        /// Algorithm.
+        algorithm: String,
+        /// Purpose.
+        purpose: String,
+        /// Public half, hex.
+        public: String,
+        /// Serial of the token.
+        token_serial: String,
+        /// `CKA_ID`, hex.
+        reference: String,
+        /// Who asked.
+        uid: u32,
+    },
+    /// A policy came into force.
+    Policy {
+        /// SHA-256 of its text.
+        hash: String,
+        /// Its length, bytes.
+        bytes: usize,
+        /// Who put it in force.
+        uid: u32,
+        /// tightens, loosens, incomparable, neutral, start.
+        class: String,
+    },
+    /// The registered apps changed.
+    Apps {
+        /// SHA-256 of the text.
+        hash: String,
+        /// How many.
+        count: usize,
+        /// Who.
+        uid: u32,
+    },
+    /// A request was permitted and reserved; the token may sign from here on.
+    Intent {
+        /// Request id.
+        request: String,
+        /// App.
+        app: String,
+        /// Tier of the caller.
+        tier: String,
+        /// Key.
+        key: String,
+        /// The decoded payment or message.
+        act: Value,
+        /// SHA-256 of what is signed.
+        digest: String,
+        /// The rule that permitted it.
+        rule: String,
+        /// The policy that was decided under.
+        policy: String,
+        /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
+        debited: bool,
+    },
+    /// The signature was verified and released.
+    Result {
+        /// Request id.
+        request: String,
+        /// SHA-256 of the signature.
+        signature: String,
+    },
+    /// The token, or a check after the intent, failed; the reservation stays.
+    Failed {
+        /// Request id.
+        request: String,
+        /// Refusal code.
+        code: String,
+        /// Sentence.
+        sentence: String,
+    },
+    /// Found at start: an intent without an outcome. The reservation stays.
+    InDoubt {
+        /// Request id.
+        request: String,
+    },
+    /// A request was refused.
+    Refusal {
+        /// Request id, when it had one.
+        request: Option<String>,
+        /// App, when it is registered.
+        app: Option<String>,
+        /// Process, user, executable.
+        caller: Option<String>,
+        /// Account that was asked for.
+        account: Option<String>,
+        /// Refusal code.
+        code: String,
+        /// Clause of the derived requirements.
+        clause: String,
+        /// Sentence.
+        sentence: String,
+        /// Rule that decided.
+        rule: Option<String>,
+        /// The decoded payment, when it was decoded.
+        act: Option<Value>,
+        /// Refusals of unregistered programs that were counted and not written before this one.
+        suppressed: u64,
+    },
+    /// An operator did something.
+    Operator {
+        /// Who.
+        uid: u32,
+        /// What.
+        act: String,
+        /// Details.
+        detail: Value,
+    },
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Format version.
+    pub v: u32,
+    /// Index in the log.
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Milliseconds since the epoch; never decreases.
+    pub at_ms: i64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EntryKind,
+}
+
+impl Entry {
+    /// The line.
+    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            v: u32,
+            seq: u64,
+            at: String,
+            at_ms: i64,
+            #[serde(flatten)]
+            kind: &'a EntryKind,
+        }
+        serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
+    }
+}
+
+fn clipped(text: &str) -> String {
+    let mut end = text.len().min(MAX_SENTENCE);
+    while !text.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+impl EntryKind {
+    /// See [`EntryKind::Start`].
+    #[must_use]
+    pub fn start(version: &str, boot_id: &str, pid: u32) -> Self {
+        Self::Start { version: version.to_owned(), boot_id: boot_id.to_owned(), pid }
+    }
+
+    /// See [`EntryKind::Stop`].
+    #[must_use]
+    pub fn stop() -> Self {
+        Self::Stop {}
+    }
+
+    /// See [`EntryKind::Policy`].
+    #[must_use]
+    pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class }
+    }
+
+    /// See [`EntryKind::Apps`].
+    #[must_use]
+    pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
+        Self::Apps { hash: hex::encode(hash), count, uid }
+    }
+
+    /// See [`EntryKind::Failed`].
+    #[must_use]
+    pub fn failed(request: String, code: &str, sentence: &str) -> Self {
+        Self::Failed { request, code: code.to_owned(), sentence: clipped(sentence) }
+    }
+
+    /// See [`EntryKind::Refusal`].
+    #[must_use]
+    pub fn refusal(
+        request: Option<String>,
+        app: Option<String>,
+        caller: String,
+        account: Option<String>,
+        refusal: &Refusal,
+        suppressed: u64,
+    ) -> Self {
+        Self::Refusal {
+            request,
+            app,
+            caller: Some(clipped(&caller)),
+            account,
+            code: refusal.code.as_str().to_owned(),
+            clause: refusal.code.clause().to_owned(),
+            sentence: clipped(&refusal.sentence),
+            rule: refusal.rule.clone(),
+            act: None,
+            suppressed,
+        }
+    }
+
+    /// See [`EntryKind::Operator`].
+    #[must_use]
+    pub fn operator(uid: u32, act: &str, detail: Value) -> Self {
+        Self::Operator { uid, act: act.to_owned(), detail }
+    }
+}
