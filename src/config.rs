@@ -241,7 +241,10 @@ pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     let mut text = String::new();
     file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(read)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(ConfigError::Value { path: path.into(), why: format!("is larger than {MAX_FILE} bytes") });
+        return Err(ConfigError::Value {
+            path: path.into(),
+            why: format!("is larger than {MAX_FILE} bytes"),
+        });
     }
     Ok(text)
 }
@@ -339,7 +342,12 @@ impl Config {
                         1024,
                         16 << 20,
                     )?,
-                    max_depth: within("limits.depth", raw.limits.depth.unwrap_or(defaults.max_depth), 4, 100)?,
+                    max_depth: within(
+                        "limits.depth",
+                        raw.limits.depth.unwrap_or(defaults.max_depth),
+                        4,
+                        100,
+                    )?,
                 },
                 batch: within("limits.batch", raw.limits.batch.unwrap_or(64), 1, 1024)?,
                 in_flight: within("limits.in_flight", raw.limits.in_flight.unwrap_or(64), 1, 4096)?,
@@ -361,8 +369,9 @@ fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(MetricsListen::Unix(base.join(path)));
     }
-    let address: std::net::SocketAddr =
-        text.parse().map_err(|_| format!("metrics.listen = {text:?} is neither unix:PATH nor ADDRESS:PORT"))?;
+    let address: std::net::SocketAddr = text
+        .parse()
+        .map_err(|_| format!("metrics.listen = {text:?} is neither unix:PATH nor ADDRESS:PORT"))?;
     if address.ip().is_loopback() {
         Ok(MetricsListen::Loopback(address))
     } else {
@@ -432,7 +441,10 @@ mod tests {
             let why = Config::parse(Path::new("/c.toml"), &text).unwrap_err();
             assert!(why.contains(word), "{why}");
         }
-        assert!(Config::parse(Path::new("/c.toml"), &GOOD.replace("[wallet]", "[wallet]\nmode = \"999\"")).is_err());
+        assert!(
+            Config::parse(Path::new("/c.toml"), &GOOD.replace("[wallet]", "[wallet]\nmode = \"999\""))
+                .is_err()
+        );
     }
 
     #[test]

@@ -16,10 +16,14 @@
 //! | [`sys`] | The only unsafe code | |
 
 pub mod caller;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod refusal;
 pub mod secret;
+pub mod serve;
+pub mod service;
+pub mod store;
 pub mod sys;
 pub mod token;
 pub mod wire;

@@ -33,7 +33,11 @@ fn main() -> ExitCode {
         .with_max_level(config.log.level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if config.log.json { lines.json().init() } else { lines.init() }
+    if config.log.json {
+        lines.json().init()
+    } else {
+        lines.init()
+    }
     if let Err(e) = claviger::sys::harden_process() {
         tracing::error!("the process could not be hardened: {e}");
         return ExitCode::FAILURE;

@@ -59,9 +59,7 @@ impl DigestCache {
             return Err(io::Error::other("the executable is too large to be checked"));
         }
         let trusted = meta.uid() == 0 && meta.mode() & 0o022 == 0;
-        if trusted
-            && let Some(digest) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id)
-        {
+        if trusted && let Some(digest) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok((id, *digest));
         }
         let mut hash = Sha256::new();
@@ -179,7 +177,9 @@ impl Peer {
         }
         match now {
             Ok(id) if id == exe.file => Ok(()),
-            Ok(_) => Err(changed(format!("process {} runs another executable than when it connected", self.pid))),
+            Ok(_) => {
+                Err(changed(format!("process {} runs another executable than when it connected", self.pid)))
+            }
             Err(e) => Err(changed(format!("process {} can no longer be read: {e}", self.pid))),
         }
     }
@@ -193,7 +193,10 @@ fn look(pid: i32, cache: &DigestCache) -> io::Result<Executable> {
     // executable has the right name and is not it.
     let named = std::fs::metadata(&path).map(|m| FileId::of(&m));
     if named.ok() != Some(file) {
-        return Err(io::Error::other(format!("{} is not the file that runs (replaced, deleted or hidden by a mount)", path.display())));
+        return Err(io::Error::other(format!(
+            "{} is not the file that runs (replaced, deleted or hidden by a mount)",
+            path.display()
+        )));
     }
     Ok(Executable { path, file, digest })
 }
@@ -205,7 +208,8 @@ mod tests {
 
     fn registry(path: &std::path::Path, uid: u32) -> Apps {
         let sha = hex::encode(executable_digest(path).unwrap());
-        Apps::parse(&format!("[[app]]\nid = \"me\"\npath = {path:?}\nsha256 = \"{sha}\"\nuid = {uid}\n")).unwrap()
+        Apps::parse(&format!("[[app]]\nid = \"me\"\npath = {path:?}\nsha256 = \"{sha}\"\nuid = {uid}\n"))
+            .unwrap()
     }
 
     // [clause 8.2.4-a] test

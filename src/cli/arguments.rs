@@ -8,7 +8,12 @@ use clap_complete::Shell;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
 #[derive(Parser)]
-#[command(name = "claviger", version, about, after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the daemon cannot be reached.")]
+#[command(
+    name = "claviger",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the daemon cannot be reached."
+)]
 pub struct Arguments {
     /// Configuration of the daemon.
     #[arg(long, global = true, env = "CLAVIGER_CONFIG", default_value = "/etc/claviger/clavigerd.toml")]

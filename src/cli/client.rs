@@ -16,7 +16,10 @@ const MOST: u64 = 64 << 20;
 /// Calls one method.
 pub fn call(socket: &Path, method: &str, params: Value) -> Result<Value, Failure> {
     let unreachable = |e: std::io::Error| {
-        Failure::Unreachable(format!("the daemon does not answer on {}: {e}; is clavigerd running?", socket.display()))
+        Failure::Unreachable(format!(
+            "the daemon does not answer on {}: {e}; is clavigerd running?",
+            socket.display()
+        ))
     };
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
     stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(unreachable)?;
@@ -25,8 +28,9 @@ pub fn call(socket: &Path, method: &str, params: Value) -> Result<Value, Failure
     let mut line = String::new();
     let mut reader = std::io::Read::take(BufReader::new(stream), MOST);
     reader.read_line(&mut line).map_err(unreachable)?;
-    let mut reply: Value = serde_json::from_str(&line)
-        .map_err(|e| Failure::Unreachable(format!("the daemon closed the connection or answered nonsense: {e}")))?;
+    let mut reply: Value = serde_json::from_str(&line).map_err(|e| {
+        Failure::Unreachable(format!("the daemon closed the connection or answered nonsense: {e}"))
+    })?;
     if let Some(error) = reply.get("error") {
         let text = |v: Option<&Value>| v.and_then(Value::as_str).unwrap_or("").to_owned();
         let data = error.get("data").cloned().unwrap_or(Value::Null);

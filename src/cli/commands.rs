@@ -9,7 +9,9 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 use zeroize::Zeroize;
 
-use super::arguments::{AppCommand, Arguments, Command, Init, KeyCommand, LogCommand, Payment, PolicyCommand, TokenCommand};
+use super::arguments::{
+    AppCommand, Arguments, Command, Init, KeyCommand, LogCommand, Payment, PolicyCommand, TokenCommand,
+};
 use super::{Failure, Output, client, doctor, log, payment, show};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
@@ -60,9 +62,14 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             let rows = ask("operator_tokenCheck", Value::Null)?;
             checked(rows)
         }
-        Command::Token(TokenCommand::Check { profile: Some(profile), label, module, pin_file, directory, .. }) => {
-            check_token(profile, label, module, pin_file, directory)
-        }
+        Command::Token(TokenCommand::Check {
+            profile: Some(profile),
+            label,
+            module,
+            pin_file,
+            directory,
+            ..
+        }) => check_token(profile, label, module, pin_file, directory),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
             let value = ask("operator_reload", Value::Null)?;
@@ -101,7 +108,11 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
     };
     let dir = settle(choices.dir.map(|d| d.to_string_lossy().into_owned()), "directory", "/etc/claviger")?;
     let profile = settle(choices.profile, "token profile (embedded, softhsm2, or a path)", "embedded")?;
-    let label = if profile == "embedded" { None } else { Some(settle(choices.token_label, "token label", "claviger")?) };
+    let label = if profile == "embedded" {
+        None
+    } else {
+        Some(settle(choices.token_label, "token label", "claviger")?)
+    };
     let cli = std::env::current_exe().and_then(|p| p.canonicalize()).map_err(Failure::plain)?;
     let unlock_later = profile != "embedded" && choices.pin_file.is_none();
     let runtime = runtime()?;
@@ -144,7 +155,10 @@ fn status(socket: &Path, wait: Option<u64>) -> Result<Output, Failure> {
         if signing || Instant::now() >= until {
             let value = outcome?;
             return if wait.is_some() && !signing {
-                Err(Failure::Refused(format!("payments cannot be signed yet\n{}", show::fields(&value)), value))
+                Err(Failure::Refused(
+                    format!("payments cannot be signed yet\n{}", show::fields(&value)),
+                    value,
+                ))
             } else {
                 Ok(Output { text: show::fields(&value), value })
             };
@@ -165,7 +179,8 @@ fn sign(socket: &Path, words: &Payment) -> Result<Output, Failure> {
 fn explained(value: Value) -> Result<Output, Failure> {
     let decision = value.get("decision").cloned().unwrap_or_default();
     let mut text = format!("decision: {}\n", show::text(&decision, "outcome"));
-    for (member, words) in [("rule", "rule"), ("code", "code"), ("sentence", "because"), ("advice", "advice")] {
+    for (member, words) in [("rule", "rule"), ("code", "code"), ("sentence", "because"), ("advice", "advice")]
+    {
         let found = show::text(&decision, member);
         if !found.is_empty() {
             text.push_str(&format!("{words}: {found}\n"));
@@ -176,39 +191,72 @@ fn explained(value: Value) -> Result<Output, Failure> {
     Ok(Output { text, value })
 }
 
-fn policy(command: PolicyCommand, ask: &dyn Fn(&str, Value) -> Result<Value, Failure>) -> Result<Output, Failure> {
+fn policy(
+    command: PolicyCommand,
+    ask: &dyn Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
     let read = |file: &Path| read_text(file).map_err(|e| Failure::Usage(e.to_string()));
     match command {
         PolicyCommand::Check { file } => {
             let policy = keys::parse_policy(&read(&file)?)?;
             let hash = hex::encode(policy.hash());
             Ok(Output {
-                text: format!("{} is a policy\nsha256: {hash}\nrules: {}", file.display(), policy.rule_count()),
+                text: format!(
+                    "{} is a policy\nsha256: {hash}\nrules: {}",
+                    file.display(),
+                    policy.rule_count()
+                ),
                 value: json!({"valid": true, "hash": hash, "rules": policy.rule_count()}),
             })
         }
         PolicyCommand::Show => {
             let value = ask("operator_policyShow", Value::Null)?;
-            Ok(Output { text: format!("# sha256 {}\n{}", show::text(&value, "hash"), show::text(&value, "text")), value })
+            Ok(Output {
+                text: format!("# sha256 {}\n{}", show::text(&value, "hash"), show::text(&value, "text")),
+                value,
+            })
         }
         PolicyCommand::Explain { app, payment: words } => {
             let transaction = payment::transaction(&words)?;
-            explained(ask("operator_policyExplain", json!({"app": app, "key": words.key, "transaction": transaction}))?)
+            explained(ask(
+                "operator_policyExplain",
+                json!({"app": app, "key": words.key, "transaction": transaction}),
+            )?)
         }
         PolicyCommand::Diff { file } => {
             let value = ask("operator_policyDiff", json!({"text": read(&file)?}))?;
-            Ok(Output { text: format!("{}\n{}", show::text(&value, "class"), show::text(&value, "text")), value })
+            Ok(Output {
+                text: format!("{}\n{}", show::text(&value, "class"), show::text(&value, "text")),
+                value,
+            })
         }
         PolicyCommand::Apply { file } => {
             let value = ask("operator_policyApply", json!({"text": read(&file)?}))?;
-            Ok(Output { text: format!("in force: {}\n{}\n{}", show::text(&value, "policy"), show::text(&value, "class"), show::text(&value, "diff")), value })
+            Ok(Output {
+                text: format!(
+                    "in force: {}\n{}\n{}",
+                    show::text(&value, "policy"),
+                    show::text(&value, "class"),
+                    show::text(&value, "diff")
+                ),
+                value,
+            })
         }
     }
 }
 
-fn add_app(config: &Config, id: &str, path: &Path, uid: Option<u32>, shape: &str, chain: Option<&str>) -> Result<Output, Failure> {
+fn add_app(
+    config: &Config,
+    id: &str,
+    path: &Path,
+    uid: Option<u32>,
+    shape: &str,
+    chain: Option<&str>,
+) -> Result<Output, Failure> {
     let path = path.canonicalize().map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
-    let digest = hex::encode(executable_digest(&path).map_err(|e| Failure::plain(format!("{}: {e}", path.display())))?);
+    let digest = hex::encode(
+        executable_digest(&path).map_err(|e| Failure::plain(format!("{}: {e}", path.display())))?,
+    );
     let mut text = read_text(&config.apps_file).map_err(Failure::plain)?;
     let string = |s: &str| toml::Value::String(s.to_owned()).to_string();
     text.push_str(&format!(
@@ -242,7 +290,13 @@ fn checked(rows: Value) -> Result<Output, Failure> {
         .iter()
         .map(|r| {
             let word = if r.get("ok") == Some(&json!(true)) { "ok" } else { "FAILED" };
-            vec![word.to_owned(), show::text(r, "check"), show::text(r, "claimed"), show::text(r, "found"), show::text(r, "note")]
+            vec![
+                word.to_owned(),
+                show::text(r, "check"),
+                show::text(r, "claimed"),
+                show::text(r, "found"),
+                show::text(r, "note"),
+            ]
         })
         .collect();
     let text = show::table(&["", "CHECK", "CLAIMED", "FOUND", "NOTE"], &cells);
@@ -302,5 +356,9 @@ fn unlock(socket: &Path) -> Result<Output, Failure> {
     pin.zeroize();
     let value = outcome?;
     let text = show::fields(&value);
-    if show::text(&value, "state") == "usable" { Ok(Output { text, value }) } else { Err(Failure::Refused(format!("the token is not usable\n{text}"), value)) }
+    if show::text(&value, "state") == "usable" {
+        Ok(Output { text, value })
+    } else {
+        Err(Failure::Refused(format!("the token is not usable\n{text}"), value))
+    }
 }

@@ -21,7 +21,13 @@ impl Findings {
     fn bad(&mut self, what: &'static str, sentence: impl Into<String>) {
         self.0.push((false, what, sentence.into()));
     }
-    fn judge<T, E: std::fmt::Display>(&mut self, what: &'static str, outcome: Result<T, E>, good: impl Into<String>, mend: &str) -> Option<T> {
+    fn judge<T, E: std::fmt::Display>(
+        &mut self,
+        what: &'static str,
+        outcome: Result<T, E>,
+        good: impl Into<String>,
+        mend: &str,
+    ) -> Option<T> {
         match outcome {
             Ok(value) => {
                 self.good(what, good);
@@ -39,16 +45,23 @@ impl Findings {
 pub fn run(config_file: &Path) -> Result<Output, Failure> {
     let mut found = Findings(Vec::new());
     let loaded = Config::load(config_file);
-    if let Some(config) = found.judge("configuration", loaded, config_file.display().to_string(), "make one with claviger init") {
+    if let Some(config) =
+        found.judge("configuration", loaded, config_file.display().to_string(), "make one with claviger init")
+    {
         look(&mut found, &config);
     }
     let rows: Vec<Vec<String>> = found
         .0
         .iter()
-        .map(|(good, what, sentence)| vec![if *good { "ok" } else { "MEND" }.to_owned(), (*what).to_owned(), sentence.clone()])
+        .map(|(good, what, sentence)| {
+            vec![if *good { "ok" } else { "MEND" }.to_owned(), (*what).to_owned(), sentence.clone()]
+        })
         .collect();
-    let value: Vec<Value> =
-        found.0.iter().map(|(good, what, sentence)| json!({"ok": good, "what": what, "sentence": sentence})).collect();
+    let value: Vec<Value> = found
+        .0
+        .iter()
+        .map(|(good, what, sentence)| json!({"ok": good, "what": what, "sentence": sentence}))
+        .collect();
     let text = show::table(&["", "WHAT", "FOUND"], &rows);
     if found.0.iter().all(|(good, ..)| *good) {
         Ok(Output { text, value: json!(value) })
@@ -58,28 +71,53 @@ pub fn run(config_file: &Path) -> Result<Output, Failure> {
 }
 
 fn look(found: &mut Findings, config: &Config) {
-    let policy = read_text(&config.policy_file).map_err(|e| e.to_string()).and_then(|t| keys::parse_policy(&t).map_err(|e| e.to_string()));
-    found.judge("policy", policy, config.policy_file.display().to_string(), "read it with claviger policy check");
-    let apps = read_text(&config.apps_file).map_err(|e| e.to_string()).and_then(|t| Apps::parse(&t).map_err(|e| e.to_string()));
+    let policy = read_text(&config.policy_file)
+        .map_err(|e| e.to_string())
+        .and_then(|t| keys::parse_policy(&t).map_err(|e| e.to_string()));
+    found.judge(
+        "policy",
+        policy,
+        config.policy_file.display().to_string(),
+        "read it with claviger policy check",
+    );
+    let apps = read_text(&config.apps_file)
+        .map_err(|e| e.to_string())
+        .and_then(|t| Apps::parse(&t).map_err(|e| e.to_string()));
     if let Some(apps) = found.judge("apps", apps, config.apps_file.display().to_string(), "mend apps.toml") {
         for app in apps.all() {
             let now = executable_digest(&app.path);
             match now {
-                Ok(digest) if digest == app.sha256 => found.good("app", format!("{} is the executable that was registered", app.id)),
-                Ok(_) => found.bad("app", format!("{}: {} has changed since it was registered; look why, then register it again", app.id, app.path.display())),
+                Ok(digest) if digest == app.sha256 => {
+                    found.good("app", format!("{} is the executable that was registered", app.id))
+                }
+                Ok(_) => found.bad(
+                    "app",
+                    format!(
+                        "{}: {} has changed since it was registered; look why, then register it again",
+                        app.id,
+                        app.path.display()
+                    ),
+                ),
                 Err(e) => found.bad("app", format!("{}: {}: {e}", app.id, app.path.display())),
             }
         }
     }
     state(found, config);
     match &config.token.pin {
-        PinSource::Credential(name) => found.good("PIN", format!("comes as the credential {name} from the service manager")),
+        PinSource::Credential(name) => {
+            found.good("PIN", format!("comes as the credential {name} from the service manager"))
+        }
         PinSource::Unlock => found.good("PIN", "comes by claviger unlock after each start"),
         PinSource::File(_) => {
             found.judge("PIN", config.token.pin.fetch(), "the PIN file is private", "see the advice above");
         }
     }
-    found.judge("token", start::backend(&config.token).map_err(|r| r.sentence), config.token.profile.clone(), "install the module, or set token.module");
+    found.judge(
+        "token",
+        start::backend(&config.token).map_err(|r| r.sentence),
+        config.token.profile.clone(),
+        "install the module, or set token.module",
+    );
     match client::call(&config.operator.path, "operator_status", Value::Null) {
         Ok(status) => {
             let token = status.get("token").cloned().unwrap_or_default();
@@ -87,7 +125,10 @@ fn look(found: &mut Findings, config: &Config) {
             if word == "usable" {
                 found.good("daemon", "answers, and the token is usable");
             } else {
-                found.bad("daemon", format!("answers, but the token is {word}: {}", show::text(&token, "reason")));
+                found.bad(
+                    "daemon",
+                    format!("answers, but the token is {word}: {}", show::text(&token, "reason")),
+                );
             }
         }
         Err(e) => found.bad("daemon", e.to_string()),
@@ -101,7 +142,10 @@ fn state(found: &mut Findings, config: &Config) {
             found.bad("state", format!("{} can be read by others: chmod 0700", config.state_dir.display()));
         }
         Ok(_) => match sys::file_system_magic(&config.state_dir) {
-            Ok(0x0102_1994 | 0x8584_58f6) => found.bad("state", format!("{} is in memory: it does not survive power loss", config.state_dir.display())),
+            Ok(0x0102_1994 | 0x8584_58f6) => found.bad(
+                "state",
+                format!("{} is in memory: it does not survive power loss", config.state_dir.display()),
+            ),
             Ok(_) => found.good("state", config.state_dir.display().to_string()),
             Err(e) => found.bad("state", e.to_string()),
         },

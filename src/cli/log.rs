@@ -29,7 +29,11 @@ pub fn show(socket: &Path, from: i64, count: u64) -> Result<Output, Failure> {
 fn row(entry: &Value) -> Vec<String> {
     let pick = |m| show::text(entry, m);
     let what = match pick("kind").as_str() {
-        "intent" => format!("rule {} {}", pick("rule"), short(&entry.get("act").map(Value::to_string).unwrap_or_default())),
+        "intent" => format!(
+            "rule {} {}",
+            pick("rule"),
+            short(&entry.get("act").map(Value::to_string).unwrap_or_default())
+        ),
         "refusal" | "failed" => format!("{}: {}", pick("code"), short(&pick("sentence"))),
         "policy" => format!("{} {}", short(&pick("hash")), pick("class")),
         "key-created" => pick("algorithm"),
@@ -39,7 +43,11 @@ fn row(entry: &Value) -> Vec<String> {
 }
 
 fn short(text: &str) -> String {
-    if text.chars().count() > 110 { format!("{}…", text.chars().take(110).collect::<String>()) } else { text.to_owned() }
+    if text.chars().count() > 110 {
+        format!("{}…", text.chars().take(110).collect::<String>())
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Fetches the log from the daemon and writes it as static files.
@@ -71,7 +79,12 @@ pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
         fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
     }
     Ok(Output {
-        text: format!("{size} entries in {} files under {}\nverify with: claviger log verify {}", files.len(), dir.display(), dir.display()),
+        text: format!(
+            "{size} entries in {} files under {}\nverify with: claviger log verify {}",
+            files.len(),
+            dir.display(),
+            dir.display()
+        ),
         value: json!({"dir": dir, "entries": size, "files": files.len()}),
     })
 }
@@ -87,9 +100,14 @@ pub fn verify(dir: &Path, key: Option<&PathBuf>) -> Result<Output, Failure> {
         }
     };
     let key_file = key.cloned().unwrap_or_else(|| dir.join("log.vkey"));
-    let vkey = fs::read_to_string(&key_file).map_err(|e| Failure::plain(format!("{}: {e}", key_file.display())))?;
-    let report = verify::verify(&read, vkey.trim())
-        .map_err(|e| Failure::Refused(format!("the log does NOT verify: {e}"), json!({"verified": false, "why": e.to_string()})))?;
+    let vkey =
+        fs::read_to_string(&key_file).map_err(|e| Failure::plain(format!("{}: {e}", key_file.display())))?;
+    let report = verify::verify(&read, vkey.trim()).map_err(|e| {
+        Failure::Refused(
+            format!("the log does NOT verify: {e}"),
+            json!({"verified": false, "why": e.to_string()}),
+        )
+    })?;
     let mut value = serde_json::to_value(&report).unwrap_or(Value::Null);
     let mut text = format!("the log verifies\n{}", show::fields(&value));
     if key.is_none() {

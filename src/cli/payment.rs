@@ -25,7 +25,12 @@ pub fn transaction(payment: &Payment) -> Result<Value, Failure> {
             .and_then(Address::parse)
             .ok_or_else(|| usage("asset", &payment.asset))?;
         // ERC-20 transfer(address,uint256)
-        let input = format!("0xa9059cbb{}{}{}", "0".repeat(24), hex::encode(to.0), hex::encode(value.to_be_bytes::<32>()));
+        let input = format!(
+            "0xa9059cbb{}{}{}",
+            "0".repeat(24),
+            hex::encode(to.0),
+            hex::encode(value.to_be_bytes::<32>())
+        );
         (contract, U256::ZERO, input)
     };
     Ok(json!({

@@ -95,7 +95,9 @@ impl Apps {
                 return Err(fail("the id stands twice"));
             }
             if apps.iter().any(|a| a.path == app.path && a.uid == app.uid && a.sha256 == sha256) {
-                return Err(fail("another app has the same executable and user: they could not be told apart"));
+                return Err(fail(
+                    "another app has the same executable and user: they could not be told apart",
+                ));
             }
             apps.push(App {
                 id,

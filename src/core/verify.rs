@@ -141,14 +141,18 @@ mod tests {
             let hash = [n; 32];
             let signature: k256::ecdsa::Signature = key.sign_prehash(&hash).unwrap();
             let low = signature.normalize_s();
-            let high = k256::ecdsa::Signature::from_scalars(low.r().to_bytes(), (-*low.s()).to_bytes()).unwrap();
+            let high =
+                k256::ecdsa::Signature::from_scalars(low.r().to_bytes(), (-*low.s()).to_bytes()).unwrap();
             let a = verifier.check(&ToSign::Prehash(hash), &low.to_bytes().into()).unwrap();
             let b = verifier.check(&ToSign::Prehash(hash), &high.to_bytes().into()).unwrap();
             assert_eq!(a, b);
             let mut broken: [u8; 64] = low.to_bytes().into();
             broken[40] ^= 1;
             assert_eq!(verifier.check(&ToSign::Prehash(hash), &broken), Err(VerifyError::Mismatch));
-            assert_eq!(verifier.check(&ToSign::Prehash([n ^ 1; 32]), &low.to_bytes().into()), Err(VerifyError::Mismatch));
+            assert_eq!(
+                verifier.check(&ToSign::Prehash([n ^ 1; 32]), &low.to_bytes().into()),
+                Err(VerifyError::Mismatch)
+            );
         }
         assert_eq!(verifier.check(&ToSign::Prehash([0; 32]), &[0; 64]), Err(VerifyError::Range));
         assert_eq!(verifier.check(&ToSign::Message(vec![1]), &[1; 64]), Err(VerifyError::Kind));

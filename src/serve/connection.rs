@@ -127,7 +127,12 @@ fn frame_refusal(error: FrameError) -> Refusal {
     Refusal::new(code, format!("{error}; the connection is closed"))
 }
 
-async fn answer<H: Handler>(message: Vec<u8>, handler: &Arc<H>, bounds: &Bounds, replies: &mpsc::Sender<Vec<u8>>) {
+async fn answer<H: Handler>(
+    message: Vec<u8>,
+    handler: &Arc<H>,
+    bounds: &Bounds,
+    replies: &mpsc::Sender<Vec<u8>>,
+) {
     let line = match rpc::parse(&message, bounds.batch) {
         Err(refusal) => {
             handler.unreadable(&refusal);
@@ -197,7 +202,10 @@ mod tests {
         fn unreadable(&self, _: &Refusal) {}
     }
 
-    fn start(in_flight: usize, stall: Duration) -> (UnixStream, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    fn start(
+        in_flight: usize,
+        stall: Duration,
+    ) -> (UnixStream, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
         let (client, server) = UnixStream::pair().unwrap();
         let (stop, stopping) = watch::channel(false);
         let bounds = Bounds {

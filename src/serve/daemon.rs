@@ -27,7 +27,8 @@ pub async fn run(config: Config) -> Result<(), String> {
     let house = House::open(config).await.map_err(|r| r.to_string())?;
     let mut passed = passed_sockets();
     let wallet = open_socket(&house.config.wallet, passed.remove("wallet")).map_err(|e| e.to_string())?;
-    let operator = open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
+    let operator =
+        open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
     let (stop, stopping) = watch::channel(false);
 
     let limits = house.config.limits.clone();
@@ -42,20 +43,34 @@ pub async fn run(config: Config) -> Result<(), String> {
         {
             let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
             let cache = house.digests.clone();
-            tokio::spawn(listener::accept("wallet", wallet, limits.connections, cache, stopping.clone(), move |stream, peer| {
-                let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
-                connection::run(stream, handler, bounds.clone(), stop.clone())
-            }))
+            tokio::spawn(listener::accept(
+                "wallet",
+                wallet,
+                limits.connections,
+                cache,
+                stopping.clone(),
+                move |stream, peer| {
+                    let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
+                    connection::run(stream, handler, bounds.clone(), stop.clone())
+                },
+            ))
         },
         {
             // Operators get their own bound: apps that fill theirs cannot lock them out.
             let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
             let (house, stop) = (Arc::clone(&house), stopping.clone());
             let cache = house.digests.clone();
-            tokio::spawn(listener::accept("operator", operator, 32, cache, stopping.clone(), move |stream, peer| {
-                let handler = Arc::new(Operator { house: Arc::clone(&house), peer });
-                connection::run(stream, handler, bounds.clone(), stop.clone())
-            }))
+            tokio::spawn(listener::accept(
+                "operator",
+                operator,
+                32,
+                cache,
+                stopping.clone(),
+                move |stream, peer| {
+                    let handler = Arc::new(Operator { house: Arc::clone(&house), peer });
+                    connection::run(stream, handler, bounds.clone(), stop.clone())
+                },
+            ))
         },
     ];
     if let Some(listen) = house.config.metrics.clone() {

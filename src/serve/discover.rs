@@ -22,7 +22,12 @@ const TX: (&str, bool, &str) =
 pub const WALLET: &[Method] = &[
     Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
     Method { name: "web3_clientVersion", summary: "Name and version", params: &[], result: "string" },
-    Method { name: "eth_accounts", summary: "Accounts that this app may use", params: &[], result: "array of addresses" },
+    Method {
+        name: "eth_accounts",
+        summary: "Accounts that this app may use",
+        params: &[],
+        result: "array of addresses",
+    },
     Method { name: "eth_chainId", summary: "The chain of this app", params: &[], result: "0x quantity" },
     Method {
         name: "eth_signTransaction",
@@ -36,26 +41,54 @@ pub const WALLET: &[Method] = &[
         params: &[("data", true, "0x bytes"), ("account", true, "address")],
         result: "65-byte signature r || s || v",
     },
-    Method { name: "account_version", summary: "Version of Clef's external API", params: &[], result: "string" },
-    Method { name: "account_list", summary: "Accounts that this app may use", params: &[], result: "array of addresses" },
+    Method {
+        name: "account_version",
+        summary: "Version of Clef's external API",
+        params: &[],
+        result: "string",
+    },
+    Method {
+        name: "account_list",
+        summary: "Accounts that this app may use",
+        params: &[],
+        result: "array of addresses",
+    },
     Method {
         name: "account_signTransaction",
         summary: "Decides and signs a payment (Clef)",
         params: &[("transaction", true, "SendTxArgs"), ("methodSelector", false, "ignored hint")],
         result: "{raw, tx}",
     },
-    Method { name: "claviger_status", summary: "Whether payments can be signed now", params: &[], result: "object" },
-    Method { name: "claviger_listKeys", summary: "Keys that this app may use", params: &[], result: "array of keys" },
+    Method {
+        name: "claviger_status",
+        summary: "Whether payments can be signed now",
+        params: &[],
+        result: "object",
+    },
+    Method {
+        name: "claviger_listKeys",
+        summary: "Keys that this app may use",
+        params: &[],
+        result: "array of keys",
+    },
     Method {
         name: "claviger_signPayment",
         summary: "Decides and signs a payment",
-        params: &[TX, ("key", false, "key name, when the transaction has no from"), ("wait", false, "false: answer at once with a request id")],
+        params: &[
+            TX,
+            ("key", false, "key name, when the transaction has no from"),
+            ("wait", false, "false: answer at once with a request id"),
+        ],
         result: "{request, status, raw, tx, hash} or {request, status: pending}",
     },
     Method {
         name: "claviger_simulatePayment",
         summary: "The same decision without a signature or a reservation",
-        params: &[TX, ("key", false, "key name, when the transaction has no from"), ("wait", false, "ignored")],
+        params: &[
+            TX,
+            ("key", false, "key name, when the transaction has no from"),
+            ("wait", false, "ignored"),
+        ],
         result: "{payment, decision}",
     },
     Method {
@@ -83,11 +116,31 @@ pub const OPERATOR: &[Method] = &[
         result: "key",
     },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
-    Method { name: "operator_keyShow", summary: "One key", params: &[("name", true, "key name")], result: "key" },
+    Method {
+        name: "operator_keyShow",
+        summary: "One key",
+        params: &[("name", true, "key name")],
+        result: "key",
+    },
     Method { name: "operator_appList", summary: "Registered apps", params: &[], result: "array of apps" },
-    Method { name: "operator_policyShow", summary: "The policy in force", params: &[], result: "{hash, text}" },
-    Method { name: "operator_policyDiff", summary: "What a text would change", params: &[("text", true, "policy TOML")], result: "{class, text}" },
-    Method { name: "operator_policyApply", summary: "Puts a policy in force", params: &[("text", true, "policy TOML")], result: "object" },
+    Method {
+        name: "operator_policyShow",
+        summary: "The policy in force",
+        params: &[],
+        result: "{hash, text}",
+    },
+    Method {
+        name: "operator_policyDiff",
+        summary: "What a text would change",
+        params: &[("text", true, "policy TOML")],
+        result: "{class, text}",
+    },
+    Method {
+        name: "operator_policyApply",
+        summary: "Puts a policy in force",
+        params: &[("text", true, "policy TOML")],
+        result: "object",
+    },
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
@@ -97,12 +150,30 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_logShow",
         summary: "Entries of the log",
-        params: &[("from", false, "first index; negative counts from the end"), ("count", false, "at most 1000")],
+        params: &[
+            ("from", false, "first index; negative counts from the end"),
+            ("count", false, "at most 1000"),
+        ],
         result: "{size, entries}",
     },
-    Method { name: "operator_logHead", summary: "Latest checkpoint and verifier key", params: &[], result: "{checkpoint, vkey, size}" },
-    Method { name: "operator_tokenCheck", summary: "Proves on the device what its profile claims", params: &[], result: "array of rows" },
-    Method { name: "operator_unlock", summary: "Hands over the PIN", params: &[("pin", true, "PIN or passphrase")], result: "{state}" },
+    Method {
+        name: "operator_logHead",
+        summary: "Latest checkpoint and verifier key",
+        params: &[],
+        result: "{checkpoint, vkey, size}",
+    },
+    Method {
+        name: "operator_tokenCheck",
+        summary: "Proves on the device what its profile claims",
+        params: &[],
+        result: "array of rows",
+    },
+    Method {
+        name: "operator_unlock",
+        summary: "Hands over the PIN",
+        params: &[("pin", true, "PIN or passphrase")],
+        result: "{state}",
+    },
     Method { name: "operator_reload", summary: "Reads policy and apps again", params: &[], result: "object" },
 ];
 

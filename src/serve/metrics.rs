@@ -14,11 +14,16 @@ use crate::service::House;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`.
-pub async fn run(listen: MetricsListen, house: Arc<House>, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn run(
+    listen: MetricsListen,
+    house: Arc<House>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let slots = Arc::new(Semaphore::new(8));
     match listen {
         MetricsListen::Unix(path) => {
-            let listener = super::listener::bind(&SocketConfig { path: path.clone(), mode: 0o660, group: None })?;
+            let listener =
+                super::listener::bind(&SocketConfig { path: path.clone(), mode: 0o660, group: None })?;
             loop {
                 tokio::select! {
                     accepted = listener.accept() => if let Ok((stream, _)) = accepted {
@@ -44,7 +49,11 @@ pub async fn run(listen: MetricsListen, house: Arc<House>, mut stop: watch::Rece
     Ok(())
 }
 
-fn spawn<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, house: &Arc<House>, slots: &Arc<Semaphore>) {
+fn spawn<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    house: &Arc<House>,
+    slots: &Arc<Semaphore>,
+) {
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         let house = Arc::clone(house);
         tokio::spawn(async move {

@@ -94,7 +94,10 @@ impl Operator {
                 let params: KeyParams = named(params)?;
                 let text = params.algorithm.unwrap_or_default();
                 let algorithm = Algorithm::parse(&text).ok_or_else(|| {
-                    Refusal::new(Code::InvalidParams, format!("{:?} is none of secp256k1, p256, ed25519", clip(&text)))
+                    Refusal::new(
+                        Code::InvalidParams,
+                        format!("{:?} is none of secp256k1, p256, ed25519", clip(&text)),
+                    )
                 })?;
                 let record = house.create_key(&params.name, algorithm, Purpose::Payment, uid).await?;
                 Ok(keys::describe(&record))
@@ -107,7 +110,12 @@ impl Operator {
                 Name::parse(&params.name)
                     .and_then(|n| house.keys().by_name(&n))
                     .map(|k| keys::describe(&k.record))
-                    .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no key named {:?}", clip(&params.name))))
+                    .ok_or_else(|| {
+                        Refusal::new(
+                            Code::KeyUnknown,
+                            format!("there is no key named {:?}", clip(&params.name)),
+                        )
+                    })
             }
             "operator_appList" => Ok(house.app_list()),
             "operator_policyShow" => {
@@ -118,7 +126,9 @@ impl Operator {
                 let params: TextParams = named(params)?;
                 let new = keys::parse_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
-                Ok(json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}))
+                Ok(
+                    json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
+                )
             }
             "operator_policyApply" => {
                 let params: TextParams = named(params)?;

@@ -59,7 +59,12 @@ pub(super) fn count(house: &House, method: Option<&'static str>, outcome: &Resul
     house.metrics.request(method.unwrap_or("unknown"), word);
     if let Err(refusal) = outcome {
         house.metrics.refusal(refusal.code.as_str());
-        tracing::info!(method = method.unwrap_or("unknown"), code = refusal.code.as_str(), "refused: {}", refusal.sentence);
+        tracing::info!(
+            method = method.unwrap_or("unknown"),
+            code = refusal.code.as_str(),
+            "refused: {}",
+            refusal.sentence
+        );
     }
 }
 
@@ -133,7 +138,8 @@ impl Wallet {
             }
             "claviger_waitRequest" => {
                 let params: WaitParams = named(params)?;
-                let patience = Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+                let patience =
+                    Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
                 let id = request_id(&params.request)?;
                 match self.house.pending.wait(id, &app.id, patience).await? {
                     None => Ok(json!({"request": params.request, "status": "pending"})),
@@ -187,7 +193,11 @@ impl Wallet {
             (Some(chain), 1) => Ok(*chain),
             _ => Err(Refusal::new(
                 Code::ChainUnknown,
-                format!("the policy names {} chains; set chain for app {} in apps.toml", chains.len(), app.id),
+                format!(
+                    "the policy names {} chains; set chain for app {} in apps.toml",
+                    chains.len(),
+                    app.id
+                ),
             )),
         }
     }
@@ -212,13 +222,11 @@ impl Wallet {
         };
         let named = match &key {
             None => None,
-            Some(name) => Some(
-                self.house
-                    .keys()
-                    .by_name(name)
-                    .and_then(|k| k.record.public.evm_address())
-                    .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no payment key named {name}")))?,
-            ),
+            Some(name) => {
+                Some(self.house.keys().by_name(name).and_then(|k| k.record.public.evm_address()).ok_or_else(
+                    || Refusal::new(Code::KeyUnknown, format!("there is no payment key named {name}")),
+                )?)
+            }
         };
         match (from, named) {
             (Some(from), Some(named)) if from != named => Err(Refusal::new(
@@ -226,7 +234,9 @@ impl Wallet {
                 format!("the sender {from} is not the account {named} of the key that was named"),
             )),
             (Some(account), _) | (None, Some(account)) => Ok(Asked::Transaction(Box::new(tx), account)),
-            (None, None) => Err(Refusal::new(Code::InvalidParams, "name the sender with from, or the key with key")),
+            (None, None) => {
+                Err(Refusal::new(Code::InvalidParams, "name the sender with from, or the key with key"))
+            }
         }
     }
 
@@ -268,19 +278,23 @@ fn hex_bytes(text: &str) -> Result<Vec<u8>, Refusal> {
     let digits = text.strip_prefix("0x").ok_or_else(|| {
         Refusal::new(Code::InvalidParams, "bytes are written as 0x and an even number of hex digits")
     })?;
-    hex::decode(digits).map_err(|e| Refusal::new(Code::InvalidParams, format!("the hex digits are wrong: {e}")))
+    hex::decode(digits)
+        .map_err(|e| Refusal::new(Code::InvalidParams, format!("the hex digits are wrong: {e}")))
 }
 
 fn message(data: &Value) -> Result<PersonalMessage, Refusal> {
-    let text = data.as_str().ok_or_else(|| Refusal::new(Code::InvalidParams, "the message must be 0x hex"))?;
+    let text =
+        data.as_str().ok_or_else(|| Refusal::new(Code::InvalidParams, "the message must be 0x hex"))?;
     PersonalMessage::new(hex_bytes(text)?).map_err(|e| Refusal::new(Code::InvalidParams, e.to_string()))
 }
 
 fn address(value: &Value) -> Result<Address, Refusal> {
-    value
-        .as_str()
-        .and_then(Address::parse)
-        .ok_or_else(|| Refusal::new(Code::InvalidParams, "the account must be a 0x address with a right checksum, or in one case"))
+    value.as_str().and_then(Address::parse).ok_or_else(|| {
+        Refusal::new(
+            Code::InvalidParams,
+            "the account must be a 0x address with a right checksum, or in one case",
+        )
+    })
 }
 
 fn request_id(text: &str) -> Result<RequestId, Refusal> {

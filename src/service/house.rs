@@ -47,7 +47,10 @@ impl Keys {
 
     fn add(&mut self, record: KeyRecord) -> Result<(), Refusal> {
         let verifier = Verifier::new(&record.public).ok_or_else(|| {
-            Refusal::new(Code::Internal, format!("the public key of {} is no point of its curve", record.name))
+            Refusal::new(
+                Code::Internal,
+                format!("the public key of {} is no point of its curve", record.name),
+            )
         })?;
         let key = Arc::new(Key { record, verifier });
         if key.record.purpose == Purpose::Payment
@@ -199,10 +202,9 @@ impl House {
         let token = self.keeper.stats();
         let store = self.store.stats();
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.metrics.token_usable.set(i64::from(matches!(
-            self.keeper.state(),
-            KeeperState::Usable | KeeperState::Degraded(_)
-        )));
+        self.metrics
+            .token_usable
+            .set(i64::from(matches!(self.keeper.state(), KeeperState::Usable | KeeperState::Degraded(_))));
         self.metrics.token_reinits.set(token.reinits);
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
@@ -227,6 +229,7 @@ pub fn token_refusal(error: &TokenError) -> Refusal {
     let code = match error {
         TokenError::Busy => Code::TokenBusy,
         TokenError::Gone(_) => Code::TokenGone,
+        TokenError::Timeout(_) => Code::TokenTimeout,
         TokenError::Locked(_) => Code::TokenLocked,
         TokenError::Refused(_) | TokenError::Unsupported(_) => Code::TokenRefused,
         TokenError::Corrupt(_) => Code::SignatureInvalid,

@@ -51,7 +51,9 @@ fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Refusal> {
         .mode(mode)
         .open(path)
         .map_err(|e| failed(format!("{}: {e}", path.display())))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| failed(format!("{}: {e}", path.display())))
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|e| failed(format!("{}: {e}", path.display())))
 }
 
 /// Makes everything, starts the house once to make the system key, and tells what was made.
@@ -59,10 +61,17 @@ pub async fn init(choices: Choices) -> Result<Value, Refusal> {
     let dir = std::path::absolute(&choices.dir).map_err(failed)?;
     let config_file = dir.join("clavigerd.toml");
     if config_file.exists() {
-        return Err(Refusal::new(Code::KeyExists, format!("{} exists already; nothing was changed", config_file.display())));
+        return Err(Refusal::new(
+            Code::KeyExists,
+            format!("{} exists already; nothing was changed", config_file.display()),
+        ));
     }
     if !dir.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&dir)
+            .map_err(|e| failed(format!("{}: {e}", dir.display())))?;
     }
     let mut made = Vec::new();
     let embedded = choices.profile == "embedded";
@@ -112,7 +121,8 @@ pub async fn init(choices: Choices) -> Result<Value, Refusal> {
          [log]\norigin = {origin:?}\n\n\
          [metrics]\nlisten = \"unix:metrics.sock\"\n"
     );
-    let digest = executable_digest(&choices.cli).map_err(|e| failed(format!("{}: {e}", choices.cli.display())))?;
+    let digest =
+        executable_digest(&choices.cli).map_err(|e| failed(format!("{}: {e}", choices.cli.display())))?;
     let apps = format!(
         "# Which executable, under which user, is which app. Reload with `claviger reload`.\n\n\
          [[app]]\nid = \"claviger-cli\"\npath = {}\nsha256 = \"{}\"\nuid = {uid}\neth_sign_transaction = \"object\"\n",
@@ -121,7 +131,11 @@ pub async fn init(choices: Choices) -> Result<Value, Refusal> {
     );
     let policy = "# Permits nothing until rules are added: what no rule permits is refused.\n\
                   # config/policy.toml of the sources explains every key; `claviger policy check FILE` reads a text.\nschema = 1\n";
-    for (name, mode, text) in [("policy.toml", 0o644, policy), ("apps.toml", 0o644, apps.as_str()), ("clavigerd.toml", 0o644, text.as_str())] {
+    for (name, mode, text) in [
+        ("policy.toml", 0o644, policy),
+        ("apps.toml", 0o644, apps.as_str()),
+        ("clavigerd.toml", 0o644, text.as_str()),
+    ] {
         write_new(&dir.join(name), mode, text.as_bytes())?;
         made.push(dir.join(name));
     }

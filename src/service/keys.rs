@@ -63,8 +63,9 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let name = Name::parse(name)
-            .ok_or_else(|| Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -"))?;
+        let name = Name::parse(name).ok_or_else(|| {
+            Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
+        })?;
         if self.keys().by_name(&name).is_some() {
             return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
         }
@@ -85,7 +86,9 @@ impl House {
         };
         if Verifier::new(&public).is_none() {
             self.discard(reference).await;
-            return Err(token_refusal(&TokenError::Corrupt("the new public key is no point of its curve".into())));
+            return Err(token_refusal(&TokenError::Corrupt(
+                "the new public key is no point of its curve".into(),
+            )));
         }
         if let Err(e) = self.store.insert_key(record.clone(), uid).await {
             self.discard(reference).await;
@@ -122,8 +125,9 @@ impl House {
     pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
         let policy = parse_policy(text)?;
-        write_atomically(&self.config.policy_file, text.as_bytes())
-            .map_err(|e| Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}")))?;
+        write_atomically(&self.config.policy_file, text.as_bytes()).map_err(|e| {
+            Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}"))
+        })?;
         let apps = self.rules().apps.clone();
         self.put_in_force(Rules { policy: Arc::new(policy), policy_text: text.to_owned(), apps }, uid).await
     }
@@ -159,7 +163,8 @@ impl House {
 
     /// The key that signs checkpoints; made at the first start.
     pub async fn log_key(&self, uid: u32) -> Result<Arc<super::Key>, Refusal> {
-        let name = Name::parse(LOG_KEY).ok_or_else(|| Refusal::new(Code::Internal, "the log key's name is no name"))?;
+        let name = Name::parse(LOG_KEY)
+            .ok_or_else(|| Refusal::new(Code::Internal, "the log key's name is no name"))?;
         if let Some(key) = self.keys().by_name(&name) {
             return Ok(key);
         }
@@ -180,8 +185,11 @@ impl House {
         let body = checkpoint::body(origin, head.size, &head.root);
         let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
         let to_sign = ToSign::Message(body.clone().into_bytes());
-        key.verifier.check(&to_sign, &raw).map_err(|e| {
-            Refusal::new(Code::SignatureInvalid, format!("the token's signature under the log's head does not verify: {e}"))
+        let _checked = key.verifier.check(&to_sign, &raw).map_err(|e| {
+            Refusal::new(
+                Code::SignatureInvalid,
+                format!("the token's signature under the log's head does not verify: {e}"),
+            )
         })?;
         let note = checkpoint::note(&body, origin, key.record.public.as_bytes(), &raw);
         self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
@@ -200,9 +208,8 @@ pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusa
     let text = |path| read_text(path).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()));
     let policy_text = text(&config.policy_file)?;
     let policy = parse_policy(&policy_text)?;
-    let apps = Apps::parse(&text(&config.apps_file)?).map_err(|e| {
-        Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display()))
-    })?;
+    let apps = Apps::parse(&text(&config.apps_file)?)
+        .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
     Ok(Rules { policy: Arc::new(policy), policy_text, apps })
 }
 
@@ -215,7 +222,8 @@ pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
 pub fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     let parent = path.parent().unwrap_or(std::path::Path::new("/"));
-    let fresh = path.with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
+    let fresh = path
+        .with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -53,18 +53,20 @@ impl PolicyLedger {
         Self { policy, windows }
     }
 
-    fn decision(&self, facts: &dyn Any, now: Timestamp) -> Result<Decision, Refusal> {
+    fn decision(&self, facts: &dyn Any, windows: &Windows, now: Timestamp) -> Result<Decision, Refusal> {
         let facts = facts
             .downcast_ref::<SignFacts>()
             .ok_or_else(|| Refusal::new(Code::Internal, "a request without facts reached the ledger"))?;
         // A request that was read under an older policy is decided under the one in force.
-        Ok(decide(&self.policy, &facts.facts(), &self.windows, now))
+        Ok(decide(&self.policy, &facts.facts(), windows, now))
     }
 }
 
 impl Ledger for PolicyLedger {
-    fn decide(&self, facts: &dyn Any, now: Timestamp) -> Result<Verdict, Refusal> {
-        match self.decision(facts, now)? {
+    fn decide(&self, facts: &dyn Any, now: Timestamp, debited: bool) -> Result<Verdict, Refusal> {
+        let empty = Windows::default();
+        let windows = if debited { &empty } else { &self.windows };
+        match self.decision(facts, windows, now)? {
             Decision::Permit(permit) => Ok(Verdict {
                 rule: permit.authorized.rule().clone(),
                 replacement: permit.replacement,
@@ -77,7 +79,7 @@ impl Ledger for PolicyLedger {
 
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal> {
         let value = |v| serde_json::to_value(v).unwrap_or(Value::Null);
-        Ok(match self.decision(facts, now)? {
+        Ok(match self.decision(facts, &self.windows, now)? {
             Decision::Permit(permit) => serde_json::json!({
                 "outcome": "permit",
                 "rule": permit.authorized.rule(),

@@ -106,7 +106,12 @@ impl Default for Metrics {
         let family = Family::<StageLabels, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(10e-6, 2.0, 20))
         });
-        registry.register_with_unit("stage_latency", "Latency by stage of the signing path", Unit::Seconds, family.clone());
+        registry.register_with_unit(
+            "stage_latency",
+            "Latency by stage of the signing path",
+            Unit::Seconds,
+            family.clone(),
+        );
         let stages = Stage::ALL
             .iter()
             .map(|s| family.get_or_create(&StageLabels { stage: s.as_str() }).clone())
@@ -114,14 +119,28 @@ impl Default for Metrics {
         let token_usable = Gauge::default();
         registry.register("token_usable", "1 when the token can be used", token_usable.clone());
         let token_reinits = Gauge::<u64, AtomicU64>::default();
-        registry.register("token_reinitialisations", "Times the token was initialised again", token_reinits.clone());
+        registry.register(
+            "token_reinitialisations",
+            "Times the token was initialised again",
+            token_reinits.clone(),
+        );
         let token_queue = Gauge::default();
         registry.register("token_queue_depth", "Requests waiting for the token", token_queue.clone());
         let store_queue = Gauge::default();
         registry.register("store_queue_depth", "Requests waiting for the writer", store_queue.clone());
         let log_entries = Gauge::default();
         registry.register("log_entries", "Entries in the log", log_entries.clone());
-        Self { registry, requests, refusals, stages, token_usable, token_reinits, token_queue, store_queue, log_entries }
+        Self {
+            registry,
+            requests,
+            refusals,
+            stages,
+            token_usable,
+            token_reinits,
+            token_queue,
+            store_queue,
+            log_entries,
+        }
     }
 }
 

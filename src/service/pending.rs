@@ -80,9 +80,16 @@ impl Pending {
     }
 
     fn of(&self, request: RequestId, app: &Name) -> Result<(Cancel, watch::Receiver<Outcome>), Refusal> {
-        self.slots().get(&request).filter(|s| &s.app == app).map(|s| (s.cancel.clone(), s.outcome.clone())).ok_or_else(
-            || Refusal::new(Code::RequestUnknown, format!("{request} is no request of this app that can be waited for")),
-        )
+        self.slots()
+            .get(&request)
+            .filter(|s| &s.app == app)
+            .map(|s| (s.cancel.clone(), s.outcome.clone()))
+            .ok_or_else(|| {
+                Refusal::new(
+                    Code::RequestUnknown,
+                    format!("{request} is no request of this app that can be waited for"),
+                )
+            })
     }
 
     /// Waits for the outcome; `None` when it is still pending after `patience`.

@@ -98,16 +98,10 @@ impl House {
             Ok(n) => n,
             Err(_) => size.saturating_sub(from.unsigned_abs()),
         };
-        let rows = self
-            .store
-            .entries(start, count.min(MOST_ENTRIES))
-            .await
-            .map_err(|e| self.store_refusal(&e))?;
-        let entries: Vec<Value> = rows
-            .iter()
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            .map(Value::String)
-            .collect();
+        let rows =
+            self.store.entries(start, count.min(MOST_ENTRIES)).await.map_err(|e| self.store_refusal(&e))?;
+        let entries: Vec<Value> =
+            rows.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).map(Value::String).collect();
         Ok(json!({"size": size, "from": start, "entries": entries}))
     }
 

@@ -108,7 +108,7 @@ async fn walk(
     cancel.begin()?;
     let ask = understood.ask(request, &vouched, &rules)?;
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
-        ReserveReply::New(reserved, _authorized) | ReserveReply::Again(reserved, _authorized) => reserved,
+        ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { reply, request } => return already(&reply, request).map_err(Stop::from),
         ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
     };
@@ -150,7 +150,10 @@ async fn sign_reserved(
     // [clause 8.2.5-b] what the token returned is verified before anybody sees it
     let checked = key.verifier.check(&understood.to_sign, &raw).map_err(|e| {
         tracing::error!(key = %key.record.name, "the token returned a signature that does not verify: {e}");
-        Refusal::new(Code::SignatureInvalid, format!("the token's signature by key {} does not verify: {e}", key.record.name))
+        Refusal::new(
+            Code::SignatureInvalid,
+            format!("the token's signature by key {} does not verify: {e}", key.record.name),
+        )
     })?;
     timed.stop(Stage::Verify);
 
@@ -172,7 +175,7 @@ pub async fn simulate(house: &House, app: &crate::core::units::Name, asked: Aske
     let understood = understand(house, asked)?;
     let payment = json!(understood.payment);
     let facts = understood.facts(app.clone(), &rules);
-    let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))?;
+    let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))??;
     Ok(json!({"payment": payment, "decision": explanation}))
 }
 
@@ -282,7 +285,6 @@ impl Understood {
             key,
             act,
             digest: self.digest,
-            policy_hash: rules.policy.hash(),
             debit,
             nonce,
             facts: Box::new(self.facts(vouched.app().clone(), rules)),

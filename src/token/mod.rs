@@ -3,6 +3,12 @@
 //! One small object-safe trait; vendor quirks end below it. [clause 8.2.5]
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod embedded;
+pub mod keeper;
+pub mod pkcs11;
+pub mod profile;
+
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 
@@ -57,6 +63,9 @@ pub enum TokenError {
     /// The token cannot do this.
     #[error("the token cannot do this: {0}")]
     Unsupported(String),
+    /// No answer in time: whether it happened is not known.
+    #[error("the token did not answer within {0} ms")]
+    Timeout(u128),
     /// What came back makes no sense: never used.
     #[error("the token answered nonsense: {0}")]
     Corrupt(String),
@@ -83,4 +92,6 @@ pub trait Token: Send {
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError>;
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;
+    /// Proves on the device what its profile claims.
+    fn check(&mut self) -> Result<Vec<check::CheckRow>, TokenError>;
 }

@@ -130,7 +130,11 @@ pub fn error(id: &Value, refusal: &Refusal, dialect: Dialect) -> Value {
 struct BraceEscaper;
 
 impl serde_json::ser::Formatter for BraceEscaper {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         let mut rest = fragment;
         while let Some(at) = rest.find(['{', '}']) {
             let (head, tail) = rest.split_at(at);

@@ -82,7 +82,9 @@ pub fn verify(note: &str, vkey: &str) -> Result<Head, CheckpointError> {
     let (text, signatures) = note.split_once("\n\n").ok_or(CheckpointError::Format("no empty line"))?;
     let text = format!("{text}\n");
     let verified = signatures.lines().any(|line| {
-        let Some((signer, blob)) = line.strip_prefix("\u{2014} ").and_then(|l| l.split_once(' ')) else { return false };
+        let Some((signer, blob)) = line.strip_prefix("\u{2014} ").and_then(|l| l.split_once(' ')) else {
+            return false;
+        };
         let Ok(blob) = BASE64.decode(blob) else { return false };
         let Some((line_id, signature)) = blob.split_first_chunk::<4>() else { return false };
         let Ok(signature) = <&[u8; 64]>::try_from(signature) else { return false };
@@ -125,7 +127,10 @@ mod tests {
         let text = body("log.example", 7, &[9; 32]);
         let signed = note(&text, "log.example", &public, &key.sign(text.as_bytes()).to_bytes());
         let vkey = verifier_key("log.example", &public);
-        assert_eq!(verify(&signed, &vkey).unwrap(), Head { origin: "log.example".into(), size: 7, root: [9; 32] });
+        assert_eq!(
+            verify(&signed, &vkey).unwrap(),
+            Head { origin: "log.example".into(), size: 7, root: [9; 32] }
+        );
         assert!(verify(&signed.replace("\n7\n", "\n8\n"), &vkey).is_err());
         let other = SigningKey::from_bytes(&[6; 32]).verifying_key().to_bytes();
         assert!(verify(&signed, &verifier_key("log.example", &other)).is_err());

@@ -87,10 +87,14 @@ fn perfect_root(tile: &[Hash; WIDTH]) -> Hash {
 /// All files but the checkpoint and the key.
 #[must_use]
 pub fn files(entries: &[Vec<u8>]) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> =
-        (0..).zip(entries.chunks(WIDTH)).map(|(n, part)| (bundle_path(n, part.len()), bundle(part))).collect();
+    let mut files: Vec<(String, Vec<u8>)> = (0..)
+        .zip(entries.chunks(WIDTH))
+        .map(|(n, part)| (bundle_path(n, part.len()), bundle(part)))
+        .collect();
     let leaves: Vec<Hash> = entries.iter().map(|e| leaf_hash(e)).collect();
-    files.extend(tiles(&leaves).into_iter().map(|(level, n, tile)| (tile_path(level, n, tile.len()), tile.concat())));
+    files.extend(
+        tiles(&leaves).into_iter().map(|(level, n, tile)| (tile_path(level, n, tile.len()), tile.concat())),
+    );
     files
 }
 

@@ -41,6 +41,24 @@ impl Frontier {
         self.size = self.size.saturating_add(1);
     }
 
+    /// Size and peaks, to be kept.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.size.to_be_bytes().to_vec();
+        out.extend(self.peaks.iter().flatten());
+        out
+    }
+
+    /// What [`Self::to_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (size, peaks) = bytes.split_first_chunk::<8>()?;
+        let size = u64::from_be_bytes(*size);
+        let (peaks, rest) = peaks.as_chunks::<32>();
+        (rest.is_empty() && peaks.len() == usize::try_from(size.count_ones()).ok()?)
+            .then(|| Self { size, peaks: peaks.to_vec() })
+    }
+
     /// Leaves so far.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -68,8 +86,7 @@ mod tests {
             0 => Sha256::digest(b"").into(),
             1 => leaves[0],
             n => {
-                let k = (n - 1).next_power_of_two().max(2) / if n.is_power_of_two() { 1 } else { 1 };
-                let k = if k >= n { n.next_power_of_two() / 2 } else { k };
+                let k = n.next_power_of_two() / 2;
                 node_hash(&naive(&leaves[..k]), &naive(&leaves[k..]))
             }
         }
@@ -78,7 +95,16 @@ mod tests {
     #[test]
     fn roots_are_those_of_the_reference_tree() {
         // The eight leaves of the Certificate Transparency reference tests.
-        let leaves = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
+        let leaves = [
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ];
         let roots = [
             "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
             "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -90,7 +116,10 @@ mod tests {
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
         ];
         let mut tree = Frontier::default();
-        assert_eq!(hex::encode(tree.root()), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            hex::encode(tree.root()),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
         for (leaf, root) in leaves.iter().zip(roots) {
             tree.push(leaf_hash(&hex::decode(leaf).unwrap()));
             assert_eq!(hex::encode(tree.root()), root);
@@ -106,6 +135,7 @@ mod tests {
                 tree.push(*leaf);
             }
             prop_assert_eq!(tree.root(), naive(&leaves));
+            prop_assert_eq!(Frontier::from_bytes(&tree.to_bytes()), Some(tree));
         }
     }
 }

@@ -77,7 +77,8 @@ pub fn verify(read: Reader<'_>, vkey: &str) -> Result<Report, VerifyLogError> {
     while left > 0 {
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(WIDTH);
         let name = bundle_path(n, count);
-        let entries = unbundle(&file(read, &name)?).ok_or_else(|| VerifyLogError::Tree(format!("{name} is cut")))?;
+        let entries =
+            unbundle(&file(read, &name)?).ok_or_else(|| VerifyLogError::Tree(format!("{name} is cut")))?;
         if entries.len() != count {
             return Err(VerifyLogError::Tree(format!("{name} holds {} entries, not {count}", entries.len())));
         }
@@ -91,7 +92,10 @@ pub fn verify(read: Reader<'_>, vkey: &str) -> Result<Report, VerifyLogError> {
         n += 1;
     }
     if tree.root() != head.root {
-        return Err(VerifyLogError::Tree("the entries are not those that the checkpoint signs: one was changed, removed, added or moved".into()));
+        return Err(VerifyLogError::Tree(
+            "the entries are not those that the checkpoint signs: one was changed, removed, added or moved"
+                .into(),
+        ));
     }
     for (level, n, tile) in tiles(&leaves) {
         let name = tile_path(level, n, tile.len());
@@ -121,7 +125,8 @@ struct Story {
 impl Story {
     fn entry(&mut self, index: u64, bytes: &[u8]) -> Result<(), VerifyLogError> {
         let wrong = |why: &str| Err(VerifyLogError::Entry(index, why.to_owned()));
-        let entry: Entry = serde_json::from_slice(bytes).map_err(|e| VerifyLogError::Entry(index, e.to_string()))?;
+        let entry: Entry =
+            serde_json::from_slice(bytes).map_err(|e| VerifyLogError::Entry(index, e.to_string()))?;
         if entry.v != 1 || entry.seq != index {
             return wrong("its index is not its place in the log");
         }
@@ -197,7 +202,10 @@ mod tests {
     type Files = HashMap<String, Vec<u8>>;
 
     fn log(kinds: &[EntryKind]) -> Vec<Vec<u8>> {
-        (0..).zip(kinds).map(|(i, k)| Entry::encode(i, Timestamp(1000 + i64::try_from(i).unwrap()), k).unwrap()).collect()
+        (0..)
+            .zip(kinds)
+            .map(|(i, k)| Entry::encode(i, Timestamp(1000 + i64::try_from(i).unwrap()), k).unwrap())
+            .collect()
     }
 
     fn intent(request: &str) -> EntryKind {

@@ -61,7 +61,10 @@ mod tests {
     fn the_hash_is_that_of_the_known_example() {
         // eth_account: encode_defunct(text="hello world")
         let message = PersonalMessage::new(b"hello world".to_vec()).unwrap();
-        assert_eq!(hex::encode(message.hash()), "d9eba16ed0ecae432b71fe008c98cc872bb4cc214d3220a36f365326cf807d68");
+        assert_eq!(
+            hex::encode(message.hash()),
+            "d9eba16ed0ecae432b71fe008c98cc872bb4cc214d3220a36f365326cf807d68"
+        );
         assert!(PersonalMessage::new(vec![0; MAX_MESSAGE + 1]).is_err());
     }
 }

@@ -109,26 +109,33 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
                 None => (false, Some("scope"), "does not concern this request".to_owned()),
             },
         };
-        explanation.rules.push(RuleVerdict { rule: rule.id.clone(), effect: rule.kind, applies, stopped_at, sentence });
-    }
-    let refusal = if let ActFacts::Payment(Payment { effect: Effect::ContractCreation { .. }, .. }) = facts.act {
-        Refusal::new(Code::ContractCreation, "this creates a contract, which is no payment")
-    } else if let Some((rule, why)) = forbidden {
-        Refusal::new(Code::Forbidden, format!("rule {rule} forbids it: {why}")).by_rule(rule.as_str())
-    } else if let Some(rule) = permit {
-        explanation.outcome = format!("permitted by rule {}", rule.id);
-        return Decision::Permit(Permit {
-            authorized: Authorized::assertion(facts.digest, rule.id.clone()),
-            replacement: rule.replacement,
-            explanation,
+        explanation.rules.push(RuleVerdict {
+            rule: rule.id.clone(),
+            effect: rule.kind,
+            applies,
+            stopped_at,
+            sentence,
         });
-    } else if let Some((rule, stop)) = nearest {
-        let refusal = Refusal::new(stop.code, stop.sentence).with(stop.facts);
-        // A rule that is about other apps or keys did not decide anything: it is not named.
-        if stop.depth == 0 { refusal } else { refusal.by_rule(rule.as_str()) }
-    } else {
-        Refusal::new(Code::NoRule, "the policy has no permit rule at all")
-    };
+    }
+    let refusal =
+        if let ActFacts::Payment(Payment { effect: Effect::ContractCreation { .. }, .. }) = facts.act {
+            Refusal::new(Code::ContractCreation, "this creates a contract, which is no payment")
+        } else if let Some((rule, why)) = forbidden {
+            Refusal::new(Code::Forbidden, format!("rule {rule} forbids it: {why}")).by_rule(rule.as_str())
+        } else if let Some(rule) = permit {
+            explanation.outcome = format!("permitted by rule {}", rule.id);
+            return Decision::Permit(Permit {
+                authorized: Authorized::assertion(facts.digest, rule.id.clone()),
+                replacement: rule.replacement,
+                explanation,
+            });
+        } else if let Some((rule, stop)) = nearest {
+            let refusal = Refusal::new(stop.code, stop.sentence).with(stop.facts);
+            // A rule that is about other apps or keys did not decide anything: it is not named.
+            if stop.depth == 0 { refusal } else { refusal.by_rule(rule.as_str()) }
+        } else {
+            Refusal::new(Code::NoRule, "the policy has no permit rule at all")
+        };
     explanation.outcome = format!("refused, {refusal}");
     Decision::Deny(Denial { refusal, explanation })
 }
@@ -147,7 +154,13 @@ fn forbids(rule: &Rule, outcome: Result<(), Stop>) -> Option<String> {
 /// From this depth on a rule stopped at a limit, not at its scope.
 const LIMITS: u8 = 7;
 
-fn evaluate(policy: &Policy, rule: &Rule, facts: &Facts<'_>, spent: &Windows, now: Timestamp) -> Result<(), Stop> {
+fn evaluate(
+    policy: &Policy,
+    rule: &Rule,
+    facts: &Facts<'_>,
+    spent: &Windows,
+    now: Timestamp,
+) -> Result<(), Stop> {
     let id = &rule.id;
     if !rule.keys.has(facts.key) || !rule.apps.has(facts.app) {
         let why = format!("no rule lets app {} use key {}", facts.app, facts.key);
@@ -225,7 +238,8 @@ fn limits_of_payment(policy: &Policy, rule: &Rule, payment: &Payment) -> Result<
     if let Some(max) = rule.fee
         && payment.max_fee > max
     {
-        let why = format!("the highest possible fee {} wei is above the {max} wei of rule {id}", payment.max_fee);
+        let why =
+            format!("the highest possible fee {} wei is above the {max} wei of rule {id}", payment.max_fee);
         let facts = json!({"fee": payment.max_fee.to_string(), "max": max.to_string()});
         return Err(Stop { facts, ..Stop::new(7, Code::FeeTooHigh, "fee", why) });
     }
@@ -255,7 +269,10 @@ fn windows(
         if let Some(max) = limit.count
             && count >= max
         {
-            let why = format!("{count} of {max} requests in {len} (scope {scope}) are used up under rule {}", rule.id);
+            let why = format!(
+                "{count} of {max} requests in {len} (scope {scope}) are used up under rule {}",
+                rule.id
+            );
             let facts = json!({"window": len, "scope": scope, "count": count, "max_count": max});
             return Err(Stop { facts, ..Stop::new(9, Code::WindowExceeded, "window", why) });
         }
@@ -291,7 +308,9 @@ fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
             let show = |asset, amount| policy.format_amount(payment.chain, asset, amount);
             let who = |address| policy.format_address(address);
             let act = match payment.effect {
-                Effect::Transfer { asset, to, amount } => format!("pay {} to {}", show(asset, amount), who(to)),
+                Effect::Transfer { asset, to, amount } => {
+                    format!("pay {} to {}", show(asset, amount), who(to))
+                }
                 Effect::Approve { asset, spender, amount } => {
                     format!("let {} take up to {}", who(spender), show(asset, amount))
                 }
@@ -301,7 +320,10 @@ fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
                 Effect::ContractCall { contract, .. } => format!("call contract {}", who(contract)),
                 Effect::ContractCreation { .. } => "create a contract".to_owned(),
             };
-            format!("{act} on {}, nonce {}, fee at most {} wei", payment.chain, payment.nonce, payment.max_fee)
+            format!(
+                "{act} on {}, nonce {}, fee at most {} wei",
+                payment.chain, payment.nonce, payment.max_fee
+            )
         }
     };
     format!("app {app} with key {key}: {what}")

@@ -52,14 +52,28 @@ fn bob() -> Address {
 }
 
 fn payment(effect: Effect) -> Payment {
-    Payment { chain: Chain(1), from: Address([9; 20]), effect, max_fee: U256::from(1000), fee_per_gas: U256::from(1), nonce: 0 }
+    Payment {
+        chain: Chain(1),
+        from: Address([9; 20]),
+        effect,
+        max_fee: U256::from(1000),
+        fee_per_gas: U256::from(1),
+        nonce: 0,
+    }
 }
 
 fn pay(to: Address, amount: u64) -> Payment {
     payment(Effect::Transfer { asset: usdc(), to, amount: U256::from(amount) })
 }
 
-fn decision(policy: &Policy, app: &str, key: &str, payment: &Payment, windows: &Windows, now: i64) -> Result<String, Refusal> {
+fn decision(
+    policy: &Policy,
+    app: &str,
+    key: &str,
+    payment: &Payment,
+    windows: &Windows,
+    now: i64,
+) -> Result<String, Refusal> {
     let (app, key) = (Name::parse(app).unwrap(), Name::parse(key).unwrap());
     let facts = Facts { app: &app, key: &key, act: ActFacts::Payment(payment), digest: [0; 32] };
     match decide(policy, &facts, windows, Timestamp(now)) {
@@ -69,11 +83,19 @@ fn decision(policy: &Policy, app: &str, key: &str, payment: &Payment, windows: &
 }
 
 fn code(policy: &Policy, payment: &Payment) -> &'static str {
-    decision(policy, "app", "hot", payment, &Windows::for_policy(policy), NOON).map_or_else(|r| r.code.as_str(), |_| "permit")
+    decision(policy, "app", "hot", payment, &Windows::for_policy(policy), NOON)
+        .map_or_else(|r| r.code.as_str(), |_| "permit")
 }
 
 fn debit(at: i64, amount: u64) -> Debit {
-    Debit { at: Timestamp(at), key: Name::parse("hot").unwrap(), app: Name::parse("app").unwrap(), chain: Some(Chain(1)), asset: Some(usdc()), amount: U256::from(amount) }
+    Debit {
+        at: Timestamp(at),
+        key: Name::parse("hot").unwrap(),
+        app: Name::parse("app").unwrap(),
+        chain: Some(Chain(1)),
+        asset: Some(usdc()),
+        amount: U256::from(amount),
+    }
 }
 
 // [clause 8.7.1-c] test
@@ -93,7 +115,10 @@ fn each_reason_has_its_own_code() {
     assert_eq!(code(&p, &call), "contract_call_unknown");
     assert_eq!(code(&p, &payment(Effect::ContractCreation { value: U256::ZERO })), "contract_creation");
     let w = Windows::for_policy(&p);
-    assert_eq!(decision(&p, "other", "hot", &pay(bob(), 1), &w, NOON).unwrap_err().code.as_str(), "key_not_allowed");
+    assert_eq!(
+        decision(&p, "other", "hot", &pay(bob(), 1), &w, NOON).unwrap_err().code.as_str(),
+        "key_not_allowed"
+    );
     assert_eq!(decision(&p, "app", "hot", &pay(bob(), 1), &w, 0).unwrap_err().code.as_str(), "outside_hours");
     assert_eq!(code(&policy(""), &pay(bob(), 1)), "no_rule");
     let banned = format!("{PAY}[[rule]]\nid = \"ban\"\neffect = \"forbid\"\nto.allow = [\"@friends\"]\n");
@@ -111,7 +136,11 @@ fn windows_deny_with_the_rule_and_the_figure() {
     let refusal = decision(&p, "app", "hot", &pay(bob(), 2_000_001), &w, NOON).unwrap_err();
     assert_eq!(refusal.code.as_str(), "window_exceeded");
     assert_eq!(refusal.rule.as_deref(), Some("pay"));
-    assert!(refusal.sentence.contains("10 USDC (10000000)") && refusal.sentence.contains("24h"), "{}", refusal.sentence);
+    assert!(
+        refusal.sentence.contains("10 USDC (10000000)") && refusal.sentence.contains("24h"),
+        "{}",
+        refusal.sentence
+    );
     for _ in 0..5 {
         w.add(&debit(NOON, 0));
     }
@@ -167,7 +196,9 @@ per_tx.max = "500"
     let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
     let facts = Facts { app: &app, key: &key, act: ActFacts::Message { len: 3 }, digest: [0; 32] };
     assert!(matches!(decide(&p, &facts, &Windows::default(), Timestamp(0)), Decision::Permit(_)));
-    assert!(matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed));
+    assert!(
+        matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed)
+    );
 }
 
 #[test]

@@ -92,8 +92,12 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
     ids.dedup();
     for id in ids {
         let (what, class) = match (old.rules.get(id), new.rules.get(id)) {
-            (None, Some(rule)) => ("added", if rule.kind == Kind::Permit { Class::Loosens } else { Class::Tightens }),
-            (Some(rule), None) => ("removed", if rule.kind == Kind::Permit { Class::Tightens } else { Class::Loosens }),
+            (None, Some(rule)) => {
+                ("added", if rule.kind == Kind::Permit { Class::Loosens } else { Class::Tightens })
+            }
+            (Some(rule), None) => {
+                ("removed", if rule.kind == Kind::Permit { Class::Tightens } else { Class::Loosens })
+            }
             (Some(a), Some(b)) if a == b => continue,
             (Some(a), Some(b)) => ("changed", direction(a, b)),
             (None, None) => continue,

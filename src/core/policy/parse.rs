@@ -119,7 +119,10 @@ impl Policy {
         }
         let raw: RawPolicy = toml::from_str(text).map_err(|e| PolicyError::Syntax(e.to_string()))?;
         if raw.schema != 1 {
-            return Err(at("schema", format!("{} is not known here; this program reads schema 1", raw.schema)));
+            return Err(at(
+                "schema",
+                format!("{} is not known here; this program reads schema 1", raw.schema),
+            ));
         }
         let mut context = Context::default();
         for (name, asset) in raw.assets {
@@ -161,7 +164,8 @@ fn chain(text: &str) -> Result<Chain, String> {
 }
 
 fn amount(what: &str, text: &str) -> Result<U256, String> {
-    parse_decimal(text).ok_or_else(|| format!("{what} = {text:?} must be a decimal string of base units below 2^256"))
+    parse_decimal(text)
+        .ok_or_else(|| format!("{what} = {text:?} must be a decimal string of base units below 2^256"))
 }
 
 fn set<T: Ord>(
@@ -236,12 +240,16 @@ impl Context {
         }
         let (to, to_deny) = match raw.to {
             None if permit && moves => {
-                return Err("a permit must name its destinations: to.allow = [\"@book\", \"0x…\"] or [\"*\"]".into());
+                return Err(
+                    "a permit must name its destinations: to.allow = [\"@book\", \"0x…\"] or [\"*\"]".into(),
+                );
             }
             None => (Set::Any, BTreeSet::new()),
             Some(to) => {
                 let allow = match to.allow {
-                    None if permit && moves => return Err("a permit must name its destinations under to.allow".into()),
+                    None if permit && moves => {
+                        return Err("a permit must name its destinations under to.allow".into());
+                    }
                     None => Set::Any,
                     Some(list) if list == ["*"] => Set::Any,
                     Some(list) => Set::Only(self.addresses(&list)?),
@@ -256,7 +264,10 @@ impl Context {
         }
         let windows = raw.window.into_iter().map(window).collect::<Result<Vec<_>, _>>()?;
         let limits_amount = per_tx.is_some() || windows.iter().any(|w| w.max.is_some());
-        if limits_amount && !matches!(&assets, Set::Only(only) if only.len() == 1) && (moves || acts.contains(&Act::Call)) {
+        if limits_amount
+            && !matches!(&assets, Set::Only(only) if only.len() == 1)
+            && (moves || acts.contains(&Act::Call))
+        {
             return Err("amounts are in base units of one asset: name exactly one under assets".into());
         }
         if permit && acts.contains(&Act::Approve) && !limits_amount {
@@ -310,7 +321,8 @@ fn window(raw: RawWindow) -> Result<WindowLimit, String> {
         _ => return Err(bad()),
     };
     let number: i64 = raw.len.trim_end_matches(unit).parse().map_err(|_| bad())?;
-    let len_ms = number.checked_mul(factor).filter(|ms| (60_000..=LONGEST_MS).contains(ms)).ok_or_else(bad)?;
+    let len_ms =
+        number.checked_mul(factor).filter(|ms| (60_000..=LONGEST_MS).contains(ms)).ok_or_else(bad)?;
     let scope = Scope::parse(&raw.scope)
         .ok_or_else(|| format!("scope {:?} is none of key, app, key+app, all", raw.scope))?;
     let max = raw.max.as_deref().map(|m| amount("window max", m)).transpose()?;
@@ -326,7 +338,10 @@ fn hours(raw: RawTime) -> Result<Hours, String> {
     }
     const NAMES: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     let index = |text: &str| {
-        NAMES.iter().position(|n| *n == text).ok_or_else(|| format!("{text:?} is none of Mon Tue Wed Thu Fri Sat Sun"))
+        NAMES
+            .iter()
+            .position(|n| *n == text)
+            .ok_or_else(|| format!("{text:?} is none of Mon Tue Wed Thu Fri Sat Sun"))
     };
     let mut days = [raw.days.is_none(); 7];
     for part in raw.days.iter().flat_map(|d| d.split(',')).map(str::trim) {

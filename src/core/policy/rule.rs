@@ -248,7 +248,9 @@ mod tests {
 
     #[test]
     fn amounts_are_written_with_their_point() {
-        for (amount, decimals, text) in [(0u64, 6, "0"), (5, 6, "0.000005"), (5_200_000, 6, "5.2"), (7, 0, "7"), (1_000_000, 6, "1")] {
+        for (amount, decimals, text) in
+            [(0u64, 6, "0"), (5, 6, "0.000005"), (5_200_000, 6, "5.2"), (7, 0, "7"), (1_000_000, 6, "1")]
+        {
             assert_eq!(with_point(U256::from(amount), decimals), text);
         }
     }

@@ -201,13 +201,7 @@ fn counter(scope: Scope, len_ms: i64, key: &Name, app: &Name, asset: Option<(Cha
         Scope::KeyAndApp => (true, true),
         Scope::All => (false, false),
     };
-    Counter {
-        scope,
-        key: by_key.then(|| key.clone()),
-        app: by_app.then(|| app.clone()),
-        asset,
-        len_ms,
-    }
+    Counter { scope, key: by_key.then(|| key.clone()), app: by_app.then(|| app.clone()), asset, len_ms }
 }
 
 #[cfg(test)]
@@ -224,7 +218,14 @@ mod tests {
     }
 
     fn debit(at: i64, amount: u64) -> Debit {
-        Debit { at: Timestamp(at), key: name("k"), app: name("a"), chain: Some(Chain(1)), asset: Some(Asset::Native), amount: U256::from(amount) }
+        Debit {
+            at: Timestamp(at),
+            key: name("k"),
+            app: name("a"),
+            chain: Some(Chain(1)),
+            asset: Some(Asset::Native),
+            amount: U256::from(amount),
+        }
     }
 
     fn spent(w: &Windows, len_ms: i64, now: i64) -> (U256, u64) {
@@ -238,7 +239,10 @@ mod tests {
         assert_eq!(spent(&w, 60_000, 0), (U256::from(5), 1));
         assert_eq!(spent(&w, 60_000, 1_059_999), (U256::from(5), 1));
         assert_eq!(spent(&w, 60_000, 1_062_000), (U256::ZERO, 0));
-        assert_eq!(w.spent(Scope::Key, 60_000, &name("other"), &name("a"), None, Timestamp(1_000_000)), (U256::ZERO, 0));
+        assert_eq!(
+            w.spent(Scope::Key, 60_000, &name("other"), &name("a"), None, Timestamp(1_000_000)),
+            (U256::ZERO, 0)
+        );
     }
 
     proptest! {

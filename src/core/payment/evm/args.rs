@@ -9,8 +9,20 @@ use super::{AccessItem, Fee, PaymentError, UnsignedTx};
 use crate::core::units::{Address, U256};
 
 const KNOWN: [&str; 14] = [
-    "from", "to", "value", "gas", "gasLimit", "gasPrice", "maxFeePerGas", "maxPriorityFeePerGas", "nonce", "chainId",
-    "type", "input", "data", "accessList",
+    "from",
+    "to",
+    "value",
+    "gas",
+    "gasLimit",
+    "gasPrice",
+    "maxFeePerGas",
+    "maxPriorityFeePerGas",
+    "nonce",
+    "chainId",
+    "type",
+    "input",
+    "data",
+    "accessList",
 ];
 const BLOBS: [&str; 6] =
     ["blobs", "commitments", "proofs", "blobVersionedHashes", "maxFeePerBlobGas", "authorizationList"];
@@ -57,7 +69,10 @@ impl<'a> Args<'a> {
         match self.text(field)? {
             None => Ok(None),
             Some(text) => Address::parse(text).map(Some).ok_or_else(|| {
-                wrong(field, "an address is 0x and 40 hex digits, in one case or with a right EIP-55 checksum")
+                wrong(
+                    field,
+                    "an address is 0x and 40 hex digits, in one case or with a right EIP-55 checksum",
+                )
             }),
         }
     }
@@ -76,7 +91,9 @@ pub(super) fn read(args: &Value) -> Result<(UnsignedTx, Option<Address>), Paymen
             continue;
         }
         if let Some(blob) = BLOBS.iter().find(|b| *b == name) {
-            return Err(PaymentError::Kind((if *blob == "authorizationList" { "0x04" } else { "0x03" }).into()));
+            return Err(PaymentError::Kind(
+                (if *blob == "authorizationList" { "0x04" } else { "0x03" }).into(),
+            ));
         }
         if !KNOWN.contains(&name.as_str()) {
             return Err(PaymentError::UnknownField(name.chars().take(64).collect()));
@@ -99,7 +116,9 @@ pub(super) fn read(args: &Value) -> Result<(UnsignedTx, Option<Address>), Paymen
     };
     let priced = || gas_price.ok_or(PaymentError::Missing("gasPrice"));
     let fee = match (kind, gas_price, &access) {
-        (Some(0), _, Some(_)) => return Err(PaymentError::Conflict("a legacy transaction has no access list")),
+        (Some(0), _, Some(_)) => {
+            return Err(PaymentError::Conflict("a legacy transaction has no access list"));
+        }
         (Some(0), ..) | (None, Some(_), None) => Fee::Legacy { gas_price: priced()? },
         (Some(1), ..) | (None, Some(_), Some(_)) => Fee::AccessList { gas_price: priced()? },
         (Some(2), ..) | (None, None, _) => dynamic()?,
@@ -138,7 +157,10 @@ fn access_list(value: Option<&Value>) -> Result<Option<Vec<AccessItem>>, Payment
     };
     let mut access = Vec::with_capacity(items.len().min(super::MAX_ACCESS));
     for item in items {
-        let map = item.as_object().filter(|m| m.keys().all(|k| k == "address" || k == "storageKeys")).ok_or_else(bad)?;
+        let map = item
+            .as_object()
+            .filter(|m| m.keys().all(|k| k == "address" || k == "storageKeys"))
+            .ok_or_else(bad)?;
         let address = map.get("address").and_then(Value::as_str).and_then(Address::parse).ok_or_else(bad)?;
         let keys = match map.get("storageKeys") {
             None | Some(Value::Null) => &Vec::new(),

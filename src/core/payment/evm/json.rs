@@ -35,7 +35,9 @@ pub(super) fn describe(tx: &UnsignedTx, seal: &Seal, hash: &[u8; 32]) -> Value {
         map.insert(name.to_owned(), value);
     };
     match tx.fee {
-        Fee::Legacy { gas_price } | Fee::AccessList { gas_price } => put("gasPrice", json!(format!("{gas_price:#x}"))),
+        Fee::Legacy { gas_price } | Fee::AccessList { gas_price } => {
+            put("gasPrice", json!(format!("{gas_price:#x}")))
+        }
         Fee::Dynamic { max_fee, max_priority } => {
             put("maxFeePerGas", json!(format!("{max_fee:#x}")));
             put("maxPriorityFeePerGas", json!(format!("{max_priority:#x}")));

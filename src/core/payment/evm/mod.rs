@@ -145,7 +145,10 @@ impl UnsignedTx {
     fn check(&self) -> Result<(), PaymentError> {
         let wrong = |field, why: &str| Err(PaymentError::Field { field, why: why.to_owned() });
         if self.chain == 0 {
-            return wrong("chainId", "it must be above zero: without it the payment could be replayed on another chain");
+            return wrong(
+                "chainId",
+                "it must be above zero: without it the payment could be replayed on another chain",
+            );
         }
         // EIP-2681
         if self.nonce == u64::MAX {
@@ -208,7 +211,14 @@ impl UnsignedTx {
         let max_fee =
             fee_per_gas.checked_mul(U256::from(self.gas)).ok_or(PaymentError::Overflow("the highest fee"))?;
         max_fee.checked_add(self.value).ok_or(PaymentError::Overflow("value and highest fee together"))?;
-        Ok(Payment { chain: self.chain(), from, effect: self.effect(), max_fee, fee_per_gas, nonce: self.nonce })
+        Ok(Payment {
+            chain: self.chain(),
+            from,
+            effect: self.effect(),
+            max_fee,
+            fee_per_gas,
+            nonce: self.nonce,
+        })
     }
 
     fn effect(&self) -> Effect {
@@ -216,7 +226,11 @@ impl UnsignedTx {
         if self.input.is_empty() {
             return Effect::Transfer { asset: Asset::Native, to, amount: self.value };
         }
-        let call = Effect::ContractCall { contract: to, selector: self.input.first_chunk().copied(), value: self.value };
+        let call = Effect::ContractCall {
+            contract: to,
+            selector: self.input.first_chunk().copied(),
+            value: self.value,
+        };
         if !self.value.is_zero() {
             return call;
         }
@@ -246,7 +260,9 @@ fn erc20(contract: Address, input: &[u8]) -> Option<Effect> {
     let asset = Asset::Erc20(contract);
     let amount = |word: &[u8; 32]| U256::from_be_bytes(*word);
     match (*selector, words.as_slice()) {
-        (TRANSFER, [to, value]) => Some(Effect::Transfer { asset, to: word_address(to)?, amount: amount(value) }),
+        (TRANSFER, [to, value]) => {
+            Some(Effect::Transfer { asset, to: word_address(to)?, amount: amount(value) })
+        }
         (APPROVE, [spender, value]) => {
             Some(Effect::Approve { asset, spender: word_address(spender)?, amount: amount(value) })
         }

@@ -112,7 +112,9 @@ fn take_access(buf: &mut &[u8]) -> Result<Vec<AccessItem>, PaymentError> {
         let mut item = take_list(&mut items, "an access list item is no list")?;
         let address = take_bytes(&mut item, "an access list address is wrong")?;
         let address = Address(
-            address.try_into().map_err(|_| PaymentError::Encoding("an access list address is not 20 bytes"))?,
+            address
+                .try_into()
+                .map_err(|_| PaymentError::Encoding("an access list address is not 20 bytes"))?,
         );
         let mut keys = take_list(&mut item, "access list slots are no list")?;
         if !item.is_empty() {
@@ -121,7 +123,9 @@ fn take_access(buf: &mut &[u8]) -> Result<Vec<AccessItem>, PaymentError> {
         let mut slots = Vec::new();
         while !keys.is_empty() {
             let slot = take_bytes(&mut keys, "an access list slot is wrong")?;
-            slots.push(slot.try_into().map_err(|_| PaymentError::Encoding("an access list slot is not 32 bytes"))?);
+            slots.push(
+                slot.try_into().map_err(|_| PaymentError::Encoding("an access list slot is not 32 bytes"))?,
+            );
         }
         access.push(AccessItem { address, slots });
     }
@@ -154,14 +158,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<UnsignedTx, PaymentError> {
     let gas = take(buf, "the gas limit is wrong")?;
     let to = match take_bytes(buf, "the destination is wrong")? {
         [] => None,
-        to => Some(Address(to.try_into().map_err(|_| PaymentError::Encoding("the destination is not 20 bytes"))?)),
+        to => Some(Address(
+            to.try_into().map_err(|_| PaymentError::Encoding("the destination is not 20 bytes"))?,
+        )),
     };
     let value = take(buf, "the value is wrong")?;
     let input = take_bytes(buf, "the call data is wrong")?.to_vec();
     let access = if kind == 0 { Vec::new() } else { take_access(buf)? };
     if kind == 0 {
         if buf.is_empty() {
-            return Err(PaymentError::Encoding("it has no chain id (EIP-155), so it could be replayed on any chain"));
+            return Err(PaymentError::Encoding(
+                "it has no chain id (EIP-155), so it could be replayed on any chain",
+            ));
         }
         chain = take(buf, "the chain id is wrong")?;
         let zeros: (u64, u64) = (take(buf, "EIP-155 wants a zero")?, take(buf, "EIP-155 wants a zero")?);

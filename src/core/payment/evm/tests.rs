@@ -27,15 +27,26 @@ fn the_example_of_eip155_hashes_and_seals_as_the_eip_says() {
     let args = json!({"nonce": "0x9", "gasPrice": "0x4a817c800", "gas": "0x5208", "chainId": "0x1",
         "to": "0x3535353535353535353535353535353535353535", "value": "0xde0b6b3a7640000"});
     let (tx, _) = UnsignedTx::from_args(&args).unwrap();
-    assert_eq!(hex::encode(tx.encode_unsigned()), "ec098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a764000080018080");
-    assert_eq!(hex::encode(tx.signing_hash()), "daf5a779ae972f972197303d7b574746c7ef83eadac0f2791ad23db92e4c8e53");
+    assert_eq!(
+        hex::encode(tx.encode_unsigned()),
+        "ec098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a764000080018080"
+    );
+    assert_eq!(
+        hex::encode(tx.signing_hash()),
+        "daf5a779ae972f972197303d7b574746c7ef83eadac0f2791ad23db92e4c8e53"
+    );
     let key = k256::ecdsa::SigningKey::from_slice(&[0x46; 32]).unwrap();
-    let public = PublicKey::Secp256k1(key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap());
+    let public =
+        PublicKey::Secp256k1(key.verifying_key().to_sec1_point(false).as_bytes().try_into().unwrap());
     let to_sign = ToSign::Prehash(tx.signing_hash());
-    let raw: k256::ecdsa::Signature = k256::ecdsa::signature::hazmat::PrehashSigner::sign_prehash(&key, &tx.signing_hash()).unwrap();
+    let raw: k256::ecdsa::Signature =
+        k256::ecdsa::signature::hazmat::PrehashSigner::sign_prehash(&key, &tx.signing_hash()).unwrap();
     let checked = Verifier::new(&public).unwrap().check(&to_sign, &raw.to_bytes().into()).unwrap();
     let signed = tx.sealed(&checked);
-    assert_eq!(hex::encode(&signed.raw), "f86c098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a76400008025a028ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa636276a067cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83");
+    assert_eq!(
+        hex::encode(&signed.raw),
+        "f86c098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a76400008025a028ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa636276a067cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83"
+    );
     assert_eq!(signed.tx["v"], "0x25");
 }
 
@@ -90,8 +101,14 @@ fn erc20_calls_are_the_payments_that_they_are() {
     let contract = Address::parse("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359").unwrap();
     let asset = Asset::Erc20(contract);
     let (to, amount_n) = (Address([0x11; 20]), U256::from(77));
-    assert_eq!(effect(format!("0xa9059cbb{}{amount}", word(0x11)), "0x0"), Effect::Transfer { asset, to, amount: amount_n });
-    assert_eq!(effect(format!("0x095ea7b3{}{amount}", word(0x11)), "0x0"), Effect::Approve { asset, spender: to, amount: amount_n });
+    assert_eq!(
+        effect(format!("0xa9059cbb{}{amount}", word(0x11)), "0x0"),
+        Effect::Transfer { asset, to, amount: amount_n }
+    );
+    assert_eq!(
+        effect(format!("0x095ea7b3{}{amount}", word(0x11)), "0x0"),
+        Effect::Approve { asset, spender: to, amount: amount_n }
+    );
     assert_eq!(
         effect(format!("0x23b872dd{}{}{amount}", word(0x22), word(0x11)), "0x0"),
         Effect::TransferFrom { asset, owner: Address([0x22; 20]), to, amount: amount_n }
@@ -155,7 +172,12 @@ fn any_tx() -> impl Strategy<Value = UnsignedTx> {
     );
     (
         (1..u64::MAX / 4, 0..u64::MAX, fee, any::<u64>()),
-        (any::<Option<[u8; 20]>>(), any::<[u8; 32]>(), proptest::collection::vec(any::<u8>(), 0..100), access),
+        (
+            any::<Option<[u8; 20]>>(),
+            any::<[u8; 32]>(),
+            proptest::collection::vec(any::<u8>(), 0..100),
+            access,
+        ),
     )
         .prop_map(|((chain, nonce, fee, gas), (to, value, input, access))| UnsignedTx {
             chain,

@@ -1,0 +1,321 @@
+//! EDGE. Durable state: SQLite, one writer thread, group commit. [clause 8.7.1]
+//!
+//! Durable before visible: every answer is given after the commit (WAL, `synchronous = FULL`) that holds it. A failed
+//! commit changes nothing, in memory or on disk, and the next one is tried afresh. Mints [`Reserved`] and [`Recorded`].
+#![forbid(unsafe_code)]
+
+mod reserve;
+mod schema;
+mod writer;
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use crate::core::key::KeyRecord;
+pub use crate::core::log::entry::EntryKind;
+use crate::core::payment::Chain;
+use crate::core::policy::window::Debit;
+use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Tier};
+use crate::core::units::{Name, Timestamp};
+use crate::refusal::Refusal;
+use reserve::Draft;
+use writer::{Shared, Work, WriterHandle};
+
+/// Why the store did not do it. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The queue in front of the writer is full.
+    #[error("the writer's queue is full")]
+    Busy,
+    /// The disk or the database said no.
+    #[error("it could not be written down: {0}")]
+    Failed(String),
+    /// The state directory cannot be used.
+    #[error("{0}")]
+    Open(String),
+    /// The clock went back by more than is tolerated, milliseconds.
+    #[error("the clock went back by {0} ms")]
+    ClockStepped(i64),
+    /// A key's name or public half is registered already.
+    #[error("{0}")]
+    KeyExists(String),
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// How to open the store.
+pub struct StoreConfig {
+    /// State directory.
+    pub dir: PathBuf,
+    /// Accept one that does not survive power loss.
+    pub allow_volatile: bool,
+    /// `f_type` of its file system.
+    pub fs_magic: i64,
+}
+
+/// The rule's yes.
+pub struct Verdict {
+    /// The proof.
+    pub authorized: Authorized,
+    /// The rule.
+    pub rule: Name,
+    /// Whether a fee bump of the same payment may replace it.
+    pub replacement: bool,
+    /// The policy that was decided under.
+    pub policy_hash: [u8; 32],
+}
+
+/// What decides, inside the writer.
+pub trait Ledger: Send + 'static {
+    /// Decides. `debited` when this very payment stands in the windows already: they are not asked again.
+    fn decide(&self, facts: &dyn Any, now: Timestamp, debited: bool) -> Result<Verdict, Refusal>;
+    /// The same decision in words.
+    fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal>;
+    /// Counts what was reserved.
+    fn commit(&mut self, debit: &Debit);
+    /// Starts over from these rows.
+    fn rebuild(&mut self, rows: &[Debit]);
+}
+
+/// The account nonce that a payment uses.
+pub struct NonceClaim {
+    /// Chain.
+    pub chain: Chain,
+    /// Nonce.
+    pub nonce: u64,
+    /// Identifies the payment, fees aside.
+    pub payment_fingerprint: [u8; 32],
+}
+
+/// A request to reserve.
+pub struct Ask {
+    /// Its id.
+    pub request: RequestId,
+    /// Vouched app.
+    pub app: Name,
+    /// Tier of the caller.
+    pub tier: Tier,
+    /// Key.
+    pub key: Name,
+    /// For the log: what was decoded.
+    pub act: Value,
+    /// SHA-256 of what will be signed.
+    pub digest: [u8; 32],
+    /// What to count; the writer sets its time.
+    pub debit: Debit,
+    /// The nonce, for transactions.
+    pub nonce: Option<NonceClaim>,
+    /// For the ledger.
+    pub facts: Box<dyn Any + Send>,
+}
+
+/// The answer to [`Ask`].
+pub enum ReserveReply {
+    /// Reserved and written down.
+    New(Reserved),
+    /// The same payload was reserved before and has no outcome: it may be signed again, without a new debit.
+    Again(Reserved),
+    /// The same payload was signed before: this is what was released.
+    Already {
+        /// The stored reply.
+        reply: Vec<u8>,
+        /// The request that made it.
+        request: RequestId,
+    },
+    /// Refused, and written down.
+    Refused(Refusal),
+}
+
+/// Head of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogHead {
+    /// Entries.
+    pub size: u64,
+    /// Root.
+    pub root: [u8; 32],
+}
+
+/// Figures for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Jobs that wait for the writer.
+    pub queue_depth: u64,
+    /// Commits.
+    pub batches: u64,
+    /// Jobs in them.
+    pub jobs: u64,
+    /// Entries in the log.
+    pub log_size: u64,
+    /// Size of the database file, bytes.
+    pub db_bytes: u64,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    writer: Arc<WriterHandle>,
+    shared: Arc<Shared>,
+    reader: Arc<Mutex<Connection>>,
+    file: PathBuf,
+}
+
+impl Store {
+    /// Opens or makes the database. Requests that a crash left without an outcome are marked in doubt.
+    pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let (file, lock) = schema::prepare(&config)?;
+        let connection = schema::connect(&file)?;
+        let reader = schema::connect_reader(&file)?;
+        let work = Work::load(connection, lock)?;
+        let shared = work.shared();
+        let writer = WriterHandle::start(work)?;
+        Ok(Self { writer: Arc::new(writer), shared, reader: Arc::new(Mutex::new(reader)), file })
+    }
+
+    /// Puts another ledger in force; its counters are built from what was spent.
+    pub async fn swap_ledger(&self, ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.swap_ledger(ledger)).await
+    }
+
+    /// Decides, reserves and writes the intent down, in one durable transaction.
+    // [clause 8.7.1-d] the proof is made here, after the commit has returned
+    pub async fn reserve(&self, ask: Ask) -> Result<ReserveReply, StoreError> {
+        let (digest, request) = (ask.digest, ask.request);
+        let draft = self.writer.submit(move |work| reserve::reserve(work, ask)).await?;
+        let proof = || Reserved::assertion(digest, request);
+        Ok(match draft {
+            Draft::New => ReserveReply::New(proof()),
+            Draft::Again => ReserveReply::Again(proof()),
+            Draft::Already { reply, request } => ReserveReply::Already { reply, request },
+            Draft::Refused(refusal) => ReserveReply::Refused(refusal),
+        })
+    }
+
+    /// What would be decided now.
+    pub async fn explain(&self, facts: Box<dyn Any + Send>) -> Result<Result<Value, Refusal>, StoreError> {
+        self.writer.submit(move |work| Ok(work.explain(facts.as_ref()))).await
+    }
+
+    /// Writes the released signature down.
+    pub async fn finish(
+        &self,
+        request: RequestId,
+        reply: Vec<u8>,
+        signature: [u8; 32],
+    ) -> Result<Recorded, StoreError> {
+        let index =
+            self.writer.submit(move |work| reserve::finish(work, request, &reply, &signature)).await?;
+        Ok(Recorded::assertion(request, index))
+    }
+
+    /// Writes a failure after the intent down. The reservation stays.
+    pub async fn fail(
+        &self,
+        request: RequestId,
+        code: &'static str,
+        sentence: &str,
+    ) -> Result<(), StoreError> {
+        let entry = EntryKind::failed(request.to_string(), code, sentence);
+        self.writer.submit(move |work| reserve::fail(work, request, &entry)).await
+    }
+
+    /// Appends an entry; gives its index.
+    pub async fn append(&self, kind: EntryKind) -> Result<u64, StoreError> {
+        self.writer.submit(move |work| work.append(&kind)).await
+    }
+
+    /// Registers a key, with its entry, in one transaction.
+    pub async fn insert_key(&self, record: KeyRecord, uid: u32) -> Result<(), StoreError> {
+        self.writer.submit(move |work| schema::insert_key(work, &record, uid)).await?
+    }
+
+    /// Keeps a signed checkpoint.
+    pub async fn save_checkpoint(&self, size: u64, note: String) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.save_checkpoint(size, &note)).await?;
+        self.shared.note_checkpoint(size);
+        Ok(())
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = Arc::clone(&self.reader);
+        tokio::task::spawn_blocking(move || query(&reader.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
+            .map_err(|e| StoreError::Failed(e.to_string()))?
+    }
+
+    /// All key records.
+    pub async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        self.read(schema::keys).await
+    }
+
+    /// Entries from an index on.
+    pub async fn entries(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.read(move |db| {
+            let mut query =
+                db.prepare_cached("SELECT data FROM entries WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
+            let rows = query.query_map(params![schema::int(from), schema::int(count)], |r| r.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The newest signed checkpoint.
+    pub async fn latest_checkpoint(&self) -> Result<String, StoreError> {
+        self.read(|db| {
+            Ok(db.query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |r| r.get(0))?)
+        })
+        .await
+    }
+
+    /// Head of the log: what is committed.
+    #[must_use]
+    pub fn log_head(&self) -> LogHead {
+        self.shared.head()
+    }
+
+    /// Entries under the newest checkpoint.
+    #[must_use]
+    pub fn checkpointed_size(&self) -> u64 {
+        self.shared.checkpointed()
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let (batches, jobs) = self.shared.batches();
+        StoreStats {
+            queue_depth: self.writer.queued(),
+            batches,
+            jobs,
+            log_size: self.shared.head().size,
+            db_bytes: std::fs::metadata(&self.file).map_or(0, |m| m.len()),
+        }
+    }
+
+    /// Whether the writer answers.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.writer.alive()
+    }
+
+    /// Ends the writer after everything that was submitted.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

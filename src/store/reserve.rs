@@ -1,0 +1,205 @@
+//! Reserve, finish, fail: the write-ahead steps of a signature, inside the writer's transaction.
+#![forbid(unsafe_code)]
+
+use rusqlite::{OptionalExtension, params};
+
+use super::schema::int;
+use super::writer::Work;
+use super::{Ask, EntryKind, NonceClaim, StoreError, Verdict};
+use crate::core::policy::window::Debit;
+use crate::core::proof::RequestId;
+use crate::refusal::{Code, Refusal};
+
+/// The outcome before it is durable.
+pub(super) enum Draft {
+    New,
+    Again,
+    Already { reply: Vec<u8>, request: RequestId },
+    Refused(Refusal),
+}
+
+/// What stands under an account nonce.
+struct Earlier {
+    app: String,
+    digest: [u8; 32],
+    fingerprint: [u8; 32],
+    request: [u8; 16],
+    reply: Option<Vec<u8>>,
+}
+
+pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
+    match decide(work, &ask)? {
+        Ok(Way::Already { reply, request }) => Ok(Draft::Already { reply, request }),
+        Ok(Way::Sign { verdict, debited }) => {
+            write_intent(work, &ask, &verdict, !debited)?;
+            Ok(if debited { Draft::Again } else { Draft::New })
+        }
+        Err(refusal) => {
+            work.append(&refused(&ask, &refusal))?;
+            Ok(Draft::Refused(refusal))
+        }
+    }
+}
+
+enum Way {
+    Already { reply: Vec<u8>, request: RequestId },
+    Sign { verdict: Verdict, debited: bool },
+}
+
+fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
+    if let Some(back) = work.clock_stepped() {
+        let why = format!("the clock stands {back} ms before the last entry of the log");
+        return Ok(Err(Refusal::new(Code::ClockStepped, why)));
+    }
+    let earlier = match &ask.nonce {
+        None => None,
+        Some(claim) => earlier(work, ask, claim)?,
+    };
+    let rule = |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited));
+    let (Some(earlier), Some(claim)) = (earlier, &ask.nonce) else {
+        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: false }));
+    };
+    // [clause 8.4.3-b] one nonce, one payment: the same payload gets the same signature, another one is refused
+    if earlier.digest == ask.digest {
+        return Ok(match earlier.reply {
+            Some(reply) if earlier.app == ask.app.as_str() => {
+                Ok(Way::Already { reply, request: RequestId(u128::from_be_bytes(earlier.request)) })
+            }
+            _ => rule(true).map(|verdict| Way::Sign { verdict, debited: true }),
+        });
+    }
+    let conflict = || {
+        Refusal::new(
+            Code::NonceConflict,
+            format!(
+                "key {} has signed another payload for nonce {} on {}",
+                ask.key, claim.nonce, claim.chain
+            ),
+        )
+    };
+    if earlier.fingerprint != claim.payment_fingerprint {
+        tracing::warn!(key = %ask.key, nonce = claim.nonce, "another payment was asked for under a used nonce");
+        return Ok(Err(conflict()));
+    }
+    Ok(match rule(true) {
+        Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited: true }),
+        Ok(verdict) => Err(conflict().by_rule(verdict.rule.as_str())),
+        Err(refusal) => Err(refusal),
+    })
+}
+
+fn earlier(work: &Work, ask: &Ask, claim: &NonceClaim) -> Result<Option<Earlier>, StoreError> {
+    let mut query = work.db.prepare_cached(
+        "SELECT app, digest, fingerprint, request, reply FROM nonces WHERE key = ?1 AND chain = ?2 AND nonce = ?3",
+    )?;
+    let row = query.query_row(params![ask.key.as_str(), int(claim.chain.0), int(claim.nonce)], |r| {
+        Ok(Earlier {
+            app: r.get(0)?,
+            digest: r.get(1)?,
+            fingerprint: r.get(2)?,
+            request: r.get(3)?,
+            reply: r.get(4)?,
+        })
+    });
+    Ok(row.optional()?)
+}
+
+fn write_intent(work: &mut Work, ask: &Ask, verdict: &Verdict, debit: bool) -> Result<(), StoreError> {
+    work.append(&EntryKind::Intent {
+        request: ask.request.to_string(),
+        app: ask.app.to_string(),
+        tier: format!("{:?}", ask.tier),
+        key: ask.key.to_string(),
+        act: ask.act.clone(),
+        digest: hex::encode(ask.digest),
+        rule: verdict.rule.to_string(),
+        policy: hex::encode(verdict.policy_hash),
+        debited: debit,
+    })?;
+    let request = ask.request.0.to_be_bytes();
+    if debit {
+        let row = Debit { at: work.now(), ..ask.debit.clone() };
+        work.debit(&row)?;
+    }
+    let (chain, nonce) = match &ask.nonce {
+        None => (None, None),
+        Some(claim) => {
+            work.db
+                .prepare_cached("INSERT OR REPLACE INTO nonces VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, NULL)")?
+                .execute(params![
+                    ask.key.as_str(),
+                    int(claim.chain.0),
+                    int(claim.nonce),
+                    ask.app.as_str(),
+                    ask.digest,
+                    claim.payment_fingerprint,
+                    request
+                ])?;
+            (Some(int(claim.chain.0)), Some(int(claim.nonce)))
+        }
+    };
+    work.db.prepare_cached("INSERT INTO open_requests VALUES(?1, ?2, ?3, ?4)")?.execute(params![
+        request,
+        ask.key.as_str(),
+        chain,
+        nonce
+    ])?;
+    Ok(())
+}
+
+fn refused(ask: &Ask, refusal: &Refusal) -> EntryKind {
+    let mut entry = EntryKind::refusal(
+        Some(ask.request.to_string()),
+        Some(ask.app.to_string()),
+        String::new(),
+        Some(ask.key.to_string()),
+        refusal,
+        0,
+    );
+    if let EntryKind::Refusal { act, caller, .. } = &mut entry {
+        *act = Some(ask.act.clone());
+        *caller = None;
+    }
+    entry
+}
+
+fn close_request(work: &Work, request: RequestId) -> Result<bool, StoreError> {
+    let changed = work
+        .db
+        .prepare_cached("DELETE FROM open_requests WHERE request = ?1")?
+        .execute([request.0.to_be_bytes()])?;
+    Ok(changed == 1)
+}
+
+pub(super) fn finish(
+    work: &mut Work,
+    request: RequestId,
+    reply: &[u8],
+    signature: &[u8; 32],
+) -> Result<u64, StoreError> {
+    let bytes = request.0.to_be_bytes();
+    let slot: Option<(String, Option<i64>, Option<i64>)> = work
+        .db
+        .prepare_cached("SELECT key, chain, nonce FROM open_requests WHERE request = ?1")?
+        .query_row([bytes], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    let Some((key, chain, nonce)) = slot else {
+        return Err(StoreError::Failed(format!("request {request} is not open")));
+    };
+    if let (Some(chain), Some(nonce)) = (chain, nonce) {
+        work.db
+            .prepare_cached(
+                "UPDATE nonces SET reply = ?4 WHERE key = ?1 AND chain = ?2 AND nonce = ?3 AND request = ?5",
+            )?
+            .execute(params![key, chain, nonce, reply, bytes])?;
+    }
+    close_request(work, request)?;
+    work.append(&EntryKind::Result { request: request.to_string(), signature: hex::encode(signature) })
+}
+
+pub(super) fn fail(work: &mut Work, request: RequestId, entry: &EntryKind) -> Result<(), StoreError> {
+    if close_request(work, request)? {
+        work.append(entry)?;
+    }
+    Ok(())
+}

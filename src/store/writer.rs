@@ -1,0 +1,405 @@
+//! The one writer: takes jobs, runs as many as wait in one transaction, commits, then answers.
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::fs::File;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::schema::int;
+use super::{EntryKind, Ledger, LogHead, StoreError};
+use crate::core::log::entry::{Entry, MAX_ENTRY};
+use crate::core::log::merkle::{Frontier, leaf_hash};
+use crate::core::payment::{Asset, Chain};
+use crate::core::policy::window::{Debit, LONGEST_MS};
+use crate::core::units::{Address, Name, Timestamp, U256};
+use crate::refusal::{Code, Refusal};
+
+/// Most jobs of one transaction.
+const MOST_JOBS: usize = 512;
+/// Longest queue.
+const QUEUE: usize = 4096;
+/// A clock that goes back by more than this stops signing, milliseconds.
+const TOLERATED_MS: i64 = 2000;
+/// A batch that takes longer than this is a stuck disk.
+const STUCK_MS: i64 = 30_000;
+
+fn wall() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What is visible outside: only what is committed.
+pub(super) struct Shared {
+    head: Mutex<LogHead>,
+    checkpointed: AtomicU64,
+    batches: AtomicU64,
+    jobs: AtomicU64,
+    busy_since: AtomicI64,
+}
+
+impl Shared {
+    pub(super) fn head(&self) -> LogHead {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(super) fn checkpointed(&self) -> u64 {
+        self.checkpointed.load(Ordering::Acquire)
+    }
+    pub(super) fn note_checkpoint(&self, size: u64) {
+        self.checkpointed.fetch_max(size, Ordering::AcqRel);
+    }
+    pub(super) fn batches(&self) -> (u64, u64) {
+        (self.batches.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed))
+    }
+}
+
+/// The writer's state. Everything but the database is put back when a commit fails.
+pub(super) struct Work {
+    pub(super) db: Connection,
+    _lock: File,
+    tree: Frontier,
+    last_ms: i64,
+    ledger: Option<Box<dyn Ledger>>,
+    shared: Arc<Shared>,
+}
+
+impl Work {
+    pub(super) fn load(db: Connection, lock: File) -> Result<Self, StoreError> {
+        let saved: Option<Vec<u8>> =
+            db.query_row("SELECT value FROM meta WHERE name = 'frontier'", [], |r| r.get(0)).optional()?;
+        let mut tree = match saved {
+            None => Frontier::default(),
+            Some(bytes) => Frontier::from_bytes(&bytes)
+                .ok_or_else(|| StoreError::Open("the saved edge of the log's tree cannot be read".into()))?,
+        };
+        let mut last_ms = 0;
+        {
+            let mut query = db.prepare("SELECT seq, data FROM entries WHERE seq >= ?1 ORDER BY seq")?;
+            let mut rows = query.query([int(tree.size())])?;
+            while let Some(row) = rows.next()? {
+                if row.get::<_, i64>(0)? != int(tree.size()) {
+                    return Err(StoreError::Open(format!("entry {} of the log is missing", tree.size())));
+                }
+                tree.push(leaf_hash(&row.get::<_, Vec<u8>>(1)?));
+            }
+        }
+        let last: Option<Vec<u8>> = db
+            .query_row("SELECT data FROM entries ORDER BY seq DESC LIMIT 1", [], |r| r.get(0))
+            .optional()?;
+        if let Some(bytes) = last {
+            let entry: Entry = serde_json::from_slice(&bytes)
+                .map_err(|e| StoreError::Open(format!("the last entry of the log cannot be read: {e}")))?;
+            if entry.seq.checked_add(1) != Some(tree.size()) {
+                return Err(StoreError::Open(
+                    "the log is shorter than its tree: entries were removed".into(),
+                ));
+            }
+            last_ms = entry.at_ms;
+        }
+        let checkpointed: Option<i64> =
+            db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
+        let shared = Arc::new(Shared {
+            head: Mutex::new(LogHead { size: tree.size(), root: tree.root() }),
+            checkpointed: AtomicU64::new(checkpointed.unwrap_or(0).cast_unsigned()),
+            batches: AtomicU64::new(0),
+            jobs: AtomicU64::new(0),
+            busy_since: AtomicI64::new(0),
+        });
+        let mut work = Self { db, _lock: lock, tree, last_ms, ledger: None, shared };
+        work.settle_open_requests()?;
+        work.publish();
+        Ok(work)
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn publish(&self) {
+        *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) =
+            LogHead { size: self.tree.size(), root: self.tree.root() };
+    }
+
+    /// Requests that a crash left open are in doubt: the token may have signed. Their reservation stays.
+    fn settle_open_requests(&mut self) -> Result<(), StoreError> {
+        let open: Vec<[u8; 16]> = {
+            let mut query = self.db.prepare("SELECT request FROM open_requests")?;
+            let rows = query.query_map([], |r| r.get(0))?;
+            rows.collect::<Result<_, _>>()?
+        };
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        for request in &open {
+            self.append(&EntryKind::InDoubt { request: hex::encode(request) })?;
+        }
+        self.db.execute("DELETE FROM open_requests", [])?;
+        self.db.execute("DELETE FROM debits WHERE at < ?1", [self.now().minus(LONGEST_MS * 2).0])?;
+        self.db.execute_batch("COMMIT")?;
+        Ok(())
+    }
+
+    /// The writer's clock: the wall's, and never less than it was.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(wall().max(self.last_ms))
+    }
+
+    /// How far the wall clock went back, when that is more than is tolerated.
+    pub(super) fn clock_stepped(&self) -> Option<i64> {
+        let back = self.last_ms.saturating_sub(wall());
+        (back > TOLERATED_MS).then_some(back)
+    }
+
+    /// Appends to the log, inside the running transaction.
+    pub(super) fn append(&mut self, kind: &EntryKind) -> Result<u64, StoreError> {
+        let (seq, now) = (self.tree.size(), self.now());
+        let data = Entry::encode(seq, now, kind).map_err(|e| StoreError::Failed(e.to_string()))?;
+        if data.len() > MAX_ENTRY {
+            return Err(StoreError::Failed(format!(
+                "an entry of {} bytes is too long for the log",
+                data.len()
+            )));
+        }
+        self.db
+            .prepare_cached("INSERT INTO entries(seq, data) VALUES(?1, ?2)")?
+            .execute(params![int(seq), data])?;
+        self.tree.push(leaf_hash(&data));
+        self.last_ms = now.0;
+        Ok(seq)
+    }
+
+    pub(super) fn ledger(&self) -> Result<&dyn Ledger, Refusal> {
+        self.ledger.as_deref().ok_or_else(|| Refusal::new(Code::NoRule, "no policy is in force"))
+    }
+
+    pub(super) fn explain(&self, facts: &dyn Any) -> Result<Value, Refusal> {
+        self.ledger()?.explain(facts, self.now())
+    }
+
+    /// Counts a debit, on disk and in the windows.
+    pub(super) fn debit(&mut self, debit: &Debit) -> Result<(), StoreError> {
+        let asset: Option<Vec<u8>> = debit.asset.map(|a| match a {
+            Asset::Native => Vec::new(),
+            Asset::Erc20(contract) => contract.0.to_vec(),
+        });
+        self.db
+            .prepare_cached(
+                "INSERT INTO debits(at, key, app, chain, asset, amount) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                debit.at.0,
+                debit.key.as_str(),
+                debit.app.as_str(),
+                debit.chain.map(|c| int(c.0)),
+                asset,
+                debit.amount.to_be_bytes::<32>()
+            ])?;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.commit(debit);
+        }
+        Ok(())
+    }
+
+    pub(super) fn swap_ledger(&mut self, mut ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
+        ledger.rebuild(&self.debits()?);
+        self.ledger = Some(ledger);
+        Ok(())
+    }
+
+    fn debits(&self) -> Result<Vec<Debit>, StoreError> {
+        let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
+        let mut query = self
+            .db
+            .prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
+        let rows = query.query_map([since], |r| {
+            Ok((
+                r.get::<_, i64>(0)?,
+                r.get::<_, String>(1)?,
+                r.get::<_, String>(2)?,
+                r.get::<_, Option<i64>>(3)?,
+                r.get::<_, Option<Vec<u8>>>(4)?,
+                r.get::<_, [u8; 32]>(5)?,
+            ))
+        })?;
+        let mut debits = Vec::new();
+        for row in rows {
+            let (at, key, app, chain, asset, amount) = row?;
+            let asset = match asset.as_deref() {
+                None => None,
+                Some([]) => Some(Asset::Native),
+                Some(bytes) => Some(Asset::Erc20(Address(
+                    bytes
+                        .try_into()
+                        .map_err(|_| StoreError::Failed("a debit's asset cannot be read".into()))?,
+                ))),
+            };
+            let name = |text: String| {
+                Name::parse(&text).ok_or_else(|| StoreError::Failed("a debit's name cannot be read".into()))
+            };
+            debits.push(Debit {
+                at: Timestamp(at),
+                key: name(key)?,
+                app: name(app)?,
+                chain: chain.map(|c| Chain(c.cast_unsigned())),
+                asset,
+                amount: U256::from_be_bytes(amount),
+            });
+        }
+        Ok(debits)
+    }
+
+    pub(super) fn save_checkpoint(&mut self, size: u64, note: &str) -> Result<(), StoreError> {
+        self.db.execute(
+            "INSERT OR REPLACE INTO checkpoints(size, note) VALUES(?1, ?2)",
+            params![int(size), note],
+        )?;
+        self.db.execute(
+            "INSERT OR REPLACE INTO meta(name, value) VALUES('frontier', ?1)",
+            [self.tree.to_bytes()],
+        )?;
+        Ok(())
+    }
+
+    /// Runs jobs in one transaction. `Err` means that none of them happened.
+    fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        let (tree, last_ms) = (self.tree.clone(), self.last_ms);
+        let outcome = (|| {
+            self.db.execute_batch("BEGIN IMMEDIATE")?;
+            for job in jobs.iter_mut() {
+                job.run(self)?;
+            }
+            // [clause 8.7.1-d] nobody is answered before this has returned
+            self.db.execute_batch("COMMIT")?;
+            Ok(())
+        })();
+        if let Err(error) = &outcome {
+            tracing::error!("a commit failed, nothing of it happened: {error}");
+            if !self.db.is_autocommit()
+                && let Err(e) = self.db.execute_batch("ROLLBACK")
+            {
+                tracing::error!("rolling back failed: {e}");
+            }
+            (self.tree, self.last_ms) = (tree, last_ms);
+            self.recount();
+        }
+        outcome
+    }
+
+    /// Counts again from the rows. When they cannot be read, nothing is permitted until they can.
+    fn recount(&mut self) {
+        let Some(mut ledger) = self.ledger.take() else { return };
+        match self.debits() {
+            Ok(rows) => {
+                ledger.rebuild(&rows);
+                self.ledger = Some(ledger);
+            }
+            Err(e) => tracing::error!("what was spent cannot be read, so nothing is permitted: {e}"),
+        }
+    }
+}
+
+trait Job: Send {
+    fn run(&mut self, work: &mut Work) -> Result<(), StoreError>;
+    fn deliver(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+struct Task<T, F> {
+    job: Option<F>,
+    result: Option<T>,
+    tell: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T: Send, F: FnOnce(&mut Work) -> Result<T, StoreError> + Send> Job for Task<T, F> {
+    fn run(&mut self, work: &mut Work) -> Result<(), StoreError> {
+        if let Some(job) = self.job.take() {
+            self.result = Some(job(work)?);
+        }
+        Ok(())
+    }
+
+    fn deliver(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let Self { result, tell, .. } = *self;
+        // Nobody waits any more when the connection has gone; the record stands all the same.
+        drop(tell.send(outcome.and_then(|()| result.ok_or(StoreError::Closed))));
+    }
+}
+
+/// The way to the writer's thread.
+pub(super) struct WriterHandle {
+    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    shared: Arc<Shared>,
+}
+
+impl WriterHandle {
+    pub(super) fn start(mut work: Work) -> Result<Self, StoreError> {
+        let (jobs, mut inbox) = mpsc::channel::<Box<dyn Job>>(QUEUE);
+        let shared = work.shared();
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                let mut batch = Vec::with_capacity(MOST_JOBS);
+                while inbox.blocking_recv_many(&mut batch, MOST_JOBS) > 0 {
+                    work.shared.busy_since.store(wall(), Ordering::Release);
+                    let outcome = work.batch(&mut batch);
+                    if outcome.is_ok() {
+                        work.publish();
+                        work.shared.batches.fetch_add(1, Ordering::Relaxed);
+                        work.shared.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    }
+                    for job in batch.drain(..) {
+                        job.deliver(outcome.clone());
+                    }
+                    work.shared.busy_since.store(0, Ordering::Release);
+                }
+            })
+            .map_err(|e| StoreError::Open(format!("the writer's thread cannot start: {e}")))?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shared })
+    }
+
+    pub(super) async fn submit<T, F>(&self, job: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let sender =
+            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
+        let task = Box::new(Task { job: Some(job), result: None, tell });
+        sender.try_send(task).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
+        })?;
+        drop(sender);
+        told.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn queued(&self) -> u64 {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().map_or(0, |s| (s.max_capacity() - s.capacity()) as u64)
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        let since = self.shared.busy_since.load(Ordering::Acquire);
+        let ended = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_none_or(|t| t.is_finished());
+        !ended && (since == 0 || wall().saturating_sub(since) < STUCK_MS)
+    }
+
+    pub(super) async fn close(&self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
+        {
+            tracing::error!("the writer did not end in order");
+        }
+    }
+}
