@@ -1,1 +1,202 @@
+use std::sync::Mutex as StdMutex;
 
+use super::*;
+use crate::core::log::entry::Entry;
+use crate::core::payment::Asset;
+use crate::core::units::U256;
+use crate::refusal::Code;
+
+/// A ledger with one limit over everything.
+struct Limit {
+    max: u64,
+    spent: u64,
+}
+
+impl Ledger for Limit {
+    fn decide(&self, facts: &dyn Any, _now: Timestamp, debited: bool) -> Result<Verdict, Refusal> {
+        let amount: u64 = *facts.downcast_ref().unwrap();
+        if !debited && self.spent + amount > self.max {
+            return Err(Refusal::new(Code::WindowExceeded, "used up"));
+        }
+        let rule = Name::parse("r").unwrap();
+        let replacement = amount == 7;
+        Ok(Verdict { authorized: Authorized::assertion([0; 32], rule.clone()), rule, replacement, policy_hash: [1; 32] })
+    }
+    fn explain(&self, _: &dyn Any, _: Timestamp) -> Result<Value, Refusal> {
+        Ok(Value::Null)
+    }
+    fn commit(&mut self, debit: &Debit) {
+        self.spent += u64::try_from(debit.amount).unwrap();
+    }
+    fn rebuild(&mut self, rows: &[Debit]) {
+        self.spent = rows.iter().map(|d| u64::try_from(d.amount).unwrap()).sum();
+    }
+}
+
+fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
+    Store::open(StoreConfig { dir: dir.join("state"), allow_volatile: true, fs_magic: 0 })
+}
+
+async fn ready(dir: &std::path::Path, max: u64) -> Store {
+    let store = open(dir).unwrap();
+    store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
+    store.append(EntryKind::policy([1; 32], 0, 0, "start".into())).await.unwrap();
+    store
+}
+
+fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
+    let (key, app) = (Name::parse("k").unwrap(), Name::parse("a").unwrap());
+    let debit = Debit {
+        at: Timestamp(0),
+        key: key.clone(),
+        app: app.clone(),
+        chain: Some(Chain(1)),
+        asset: Some(Asset::Native),
+        amount: U256::from(amount),
+    };
+    Ask {
+        request: RequestId(request),
+        app,
+        tier: Tier::T1,
+        key,
+        act: Value::Null,
+        digest: [digest; 32],
+        debit,
+        nonce: Some(NonceClaim { chain: Chain(1), nonce, payment_fingerprint: [u8::try_from(amount % 251).unwrap(); 32] }),
+        facts: Box::new(amount),
+    }
+}
+
+fn code(reply: &ReserveReply) -> &'static str {
+    match reply {
+        ReserveReply::New(_) => "new",
+        ReserveReply::Again(_) => "again",
+        ReserveReply::Already { .. } => "already",
+        ReserveReply::Refused(r) => r.code.as_str(),
+    }
+}
+
+// [clause 8.7.1-d] test
+#[tokio::test]
+async fn concurrent_requests_never_exceed_the_limit_and_a_restart_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 100).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..64u64 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let reply = store.reserve(ask(u128::from(n), 3, n, 1)).await.unwrap();
+            if let ReserveReply::New(reserved) = &reply {
+                store.finish(reserved.request(), b"{}".to_vec(), [0; 32]).await.unwrap();
+            }
+            code(&reply)
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    assert_eq!(outcomes.iter().filter(|o| **o == "new").count(), 33);
+    assert_eq!(outcomes.iter().filter(|o| **o == "window_exceeded").count(), 31);
+    let head = store.log_head();
+    store.close().await;
+    drop(store);
+    let store = ready(dir.path(), 100).await;
+    assert_eq!(store.log_head().size, head.size + 1);
+    assert_eq!(code(&store.reserve(ask(1000, 3, 1000, 1)).await.unwrap()), "window_exceeded");
+    assert_eq!(code(&store.reserve(ask(1001, 1, 1001, 1)).await.unwrap()), "new");
+}
+
+// [clause 8.4.3-b] test
+#[tokio::test]
+async fn one_nonce_is_one_payment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 100).await;
+    let reserved = match store.reserve(ask(1, 5, 0, 1)).await.unwrap() {
+        ReserveReply::New(reserved) => reserved,
+        other => panic!("{}", code(&other)),
+    };
+    // No outcome yet: the same payload may be tried again without a new debit.
+    assert_eq!(code(&store.reserve(ask(2, 5, 0, 1)).await.unwrap()), "again");
+    assert!(store.finish(reserved.request(), b"first".to_vec(), [0; 32]).await.is_ok());
+    store.finish(RequestId(2), b"second".to_vec(), [0; 32]).await.unwrap();
+    match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
+        ReserveReply::Already { reply, request } => assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2))),
+        other => panic!("{}", code(&other)),
+    }
+    assert_eq!(code(&store.reserve(ask(4, 6, 0, 2)).await.unwrap()), "nonce_conflict");
+    assert_eq!(code(&store.reserve(ask(5, 5, 0, 3)).await.unwrap()), "nonce_conflict");
+    // A fee bump of the same payment, where the rule allows it.
+    assert_eq!(code(&store.reserve(ask(6, 7, 1, 1)).await.unwrap()), "new");
+    assert_eq!(code(&store.reserve(ask(7, 7, 1, 2)).await.unwrap()), "again");
+    // 5 + 7 were debited, nothing twice.
+    assert_eq!(code(&store.reserve(ask(8, 88, 2, 1)).await.unwrap()), "new");
+    assert_eq!(code(&store.reserve(ask(9, 1, 3, 1)).await.unwrap()), "window_exceeded");
+}
+
+#[tokio::test]
+async fn a_request_that_a_crash_left_open_is_in_doubt_and_stays_debited() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 100).await;
+    let _reserved = store.reserve(ask(1, 60, 0, 1)).await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = ready(dir.path(), 100).await;
+    let entries = store.entries(0, 100).await.unwrap();
+    let kinds: Vec<Entry> = entries.iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
+    assert!(kinds.iter().any(|e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())));
+    assert_eq!(code(&store.reserve(ask(2, 60, 1, 1)).await.unwrap()), "window_exceeded");
+    assert_eq!(code(&store.reserve(ask(3, 60, 0, 1)).await.unwrap()), "again");
+}
+
+// [clause 8.7.1-d] test
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_service_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 1_000_000).await;
+    let limit = |pages: u32| {
+        store.writer.submit(move |work: &mut Work| Ok(work.db.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?))
+    };
+    limit(40).await.unwrap();
+    let failures = StdMutex::new(0);
+    let mut kept = 0;
+    for n in 0..400u64 {
+        match store.reserve(ask(u128::from(n), 1, n, 1)).await {
+            Ok(ReserveReply::New(_)) => kept += 1,
+            Ok(other) => panic!("{}", code(&other)),
+            Err(StoreError::Failed(why)) => {
+                assert!(why.contains("full"), "{why}");
+                *failures.lock().unwrap() += 1;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(*failures.lock().unwrap() > 100 && kept > 0);
+    let size = store.log_head().size;
+    assert_eq!(store.entries(0, 1000).await.unwrap().len() as u64, size);
+    limit(1_000_000).await.unwrap();
+    assert_eq!(code(&store.reserve(ask(9000, 1, 9000, 1)).await.unwrap()), "new");
+    assert_eq!(size, kept + 1);
+}
+
+#[tokio::test]
+async fn a_second_daemon_and_memory_file_systems_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("another daemon")));
+    store.close().await;
+    drop(store);
+    let config = StoreConfig { dir: dir.path().join("other"), allow_volatile: false, fs_magic: 0x0102_1994 };
+    assert!(matches!(Store::open(config), Err(StoreError::Open(why)) if why.contains("power loss")));
+}
+
+#[tokio::test]
+async fn removed_entries_are_found_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 100).await;
+    store.append(EntryKind::stop()).await.unwrap();
+    store.save_checkpoint(2, "note".into()).await.unwrap();
+    store.close().await;
+    drop(store);
+    let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
+    db.execute("DELETE FROM entries WHERE seq = 1", []).unwrap();
+    drop(db);
+    assert!(matches!(open(dir.path()), Err(StoreError::Open(_))));
+}
