@@ -42,6 +42,7 @@ pub fn describe(record: &KeyRecord) -> Value {
     json!({
         "name": record.name,
         "account": record.account(),
+        "address": record.public.evm_address(),
         "algorithm": record.public.algorithm(),
         "purpose": record.purpose,
         "state": record.state,

@@ -10,6 +10,9 @@ use crate::core::policy::window::Debit;
 use crate::core::proof::RequestId;
 use crate::refusal::{Code, Refusal};
 
+/// How long a request without an outcome may be tried again without a new debit: the shortest window.
+const RETRY_MS: i64 = 60_000;
+
 /// The outcome before it is durable.
 pub(super) enum Draft {
     New,
@@ -24,6 +27,7 @@ struct Earlier {
     digest: [u8; 32],
     fingerprint: [u8; 32],
     request: [u8; 16],
+    at: i64,
     reply: Option<Vec<u8>>,
 }
 
@@ -31,8 +35,8 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     match decide(work, &ask)? {
         Ok(Way::Already { reply, request }) => Ok(Draft::Already { reply, request }),
         Ok(Way::Sign { verdict, debited }) => {
-            write_intent(work, &ask, &verdict, !debited)?;
-            Ok(if debited { Draft::Again } else { Draft::New })
+            write_intent(work, &ask, &verdict, debited)?;
+            Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
         Err(refusal) => {
             work.append(&refused(&ask, &refusal))?;
@@ -43,7 +47,7 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
 
 enum Way {
     Already { reply: Vec<u8>, request: RequestId },
-    Sign { verdict: Verdict, debited: bool },
+    Sign { verdict: Verdict, debited: Option<i64> },
 }
 
 fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
@@ -57,40 +61,41 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
     };
     let rule = |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited));
     let (Some(earlier), Some(claim)) = (earlier, &ask.nonce) else {
-        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: false }));
+        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: None }));
     };
     // [clause 8.4.3-b] one nonce, one payment: the same payload gets the same signature, another one is refused
-    if earlier.digest == ask.digest {
-        return Ok(match earlier.reply {
-            Some(reply) if earlier.app == ask.app.as_str() => {
-                Ok(Way::Already { reply, request: RequestId(u128::from_be_bytes(earlier.request)) })
-            }
-            _ => rule(true).map(|verdict| Way::Sign { verdict, debited: true }),
-        });
-    }
-    let conflict = || {
-        Refusal::new(
-            Code::NonceConflict,
-            format!(
-                "key {} has signed another payload for nonce {} on {}",
-                ask.key, claim.nonce, claim.chain
-            ),
-        )
-    };
-    if earlier.fingerprint != claim.payment_fingerprint {
+    let same = earlier.digest == ask.digest;
+    if earlier.app != ask.app.as_str() || (!same && earlier.fingerprint != claim.payment_fingerprint) {
         tracing::warn!(key = %ask.key, nonce = claim.nonce, "another payment was asked for under a used nonce");
-        return Ok(Err(conflict()));
+        return Ok(Err(conflict(ask, claim)));
     }
-    Ok(match rule(true) {
-        Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited: true }),
-        Ok(verdict) => Err(conflict().by_rule(verdict.rule.as_str())),
-        Err(refusal) => Err(refusal),
+    // What was released stays debited where it was. What was not is free to try for as long as no window can have
+    // let go of it; later it is debited again, or yesterday's reservation could be spent beside today's.
+    let stands = earlier.reply.is_some() || work.now().0.saturating_sub(earlier.at) < RETRY_MS;
+    let debited = stands.then_some(earlier.at);
+    Ok(match (same, earlier.reply) {
+        (true, Some(reply)) => {
+            Ok(Way::Already { reply, request: RequestId(u128::from_be_bytes(earlier.request)) })
+        }
+        (true, None) => rule(stands).map(|verdict| Way::Sign { verdict, debited }),
+        (false, _) => match rule(stands) {
+            Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited }),
+            Ok(verdict) => Err(conflict(ask, claim).by_rule(verdict.rule.as_str())),
+            Err(refusal) => Err(refusal),
+        },
     })
+}
+
+fn conflict(ask: &Ask, claim: &NonceClaim) -> Refusal {
+    Refusal::new(
+        Code::NonceConflict,
+        format!("key {} was asked for another payload for nonce {} on {}", ask.key, claim.nonce, claim.chain),
+    )
 }
 
 fn earlier(work: &Work, ask: &Ask, claim: &NonceClaim) -> Result<Option<Earlier>, StoreError> {
     let mut query = work.db.prepare_cached(
-        "SELECT app, digest, fingerprint, request, reply FROM nonces WHERE key = ?1 AND chain = ?2 AND nonce = ?3",
+        "SELECT app, digest, fingerprint, request, at, reply FROM nonces WHERE key = ?1 AND chain = ?2 AND nonce = ?3",
     )?;
     let row = query.query_row(params![ask.key.as_str(), int(claim.chain.0), int(claim.nonce)], |r| {
         Ok(Earlier {
@@ -98,13 +103,19 @@ fn earlier(work: &Work, ask: &Ask, claim: &NonceClaim) -> Result<Option<Earlier>
             digest: r.get(1)?,
             fingerprint: r.get(2)?,
             request: r.get(3)?,
-            reply: r.get(4)?,
+            at: r.get(4)?,
+            reply: r.get(5)?,
         })
     });
     Ok(row.optional()?)
 }
 
-fn write_intent(work: &mut Work, ask: &Ask, verdict: &Verdict, debit: bool) -> Result<(), StoreError> {
+fn write_intent(
+    work: &mut Work,
+    ask: &Ask,
+    verdict: &Verdict,
+    debited: Option<i64>,
+) -> Result<(), StoreError> {
     work.append(&EntryKind::Intent {
         request: ask.request.to_string(),
         app: ask.app.to_string(),
@@ -114,10 +125,11 @@ fn write_intent(work: &mut Work, ask: &Ask, verdict: &Verdict, debit: bool) -> R
         digest: hex::encode(ask.digest),
         rule: verdict.rule.to_string(),
         policy: hex::encode(verdict.policy_hash),
-        debited: debit,
+        debited: debited.is_none(),
     })?;
     let request = ask.request.0.to_be_bytes();
-    if debit {
+    let at = debited.unwrap_or(work.now().0);
+    if debited.is_none() {
         let row = Debit { at: work.now(), ..ask.debit.clone() };
         work.debit(&row)?;
     }
@@ -125,7 +137,7 @@ fn write_intent(work: &mut Work, ask: &Ask, verdict: &Verdict, debit: bool) -> R
         None => (None, None),
         Some(claim) => {
             work.db
-                .prepare_cached("INSERT OR REPLACE INTO nonces VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, NULL)")?
+                .prepare_cached("INSERT OR REPLACE INTO nonces VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL)")?
                 .execute(params![
                     ask.key.as_str(),
                     int(claim.chain.0),
@@ -133,7 +145,8 @@ fn write_intent(work: &mut Work, ask: &Ask, verdict: &Verdict, debit: bool) -> R
                     ask.app.as_str(),
                     ask.digest,
                     claim.payment_fingerprint,
-                    request
+                    request,
+                    at
                 ])?;
             (Some(int(claim.chain.0)), Some(int(claim.nonce)))
         }

@@ -20,7 +20,12 @@ impl Ledger for Limit {
         }
         let rule = Name::parse("r").unwrap();
         let replacement = amount == 7;
-        Ok(Verdict { authorized: Authorized::assertion([0; 32], rule.clone()), rule, replacement, policy_hash: [1; 32] })
+        Ok(Verdict {
+            authorized: Authorized::assertion([0; 32], rule.clone()),
+            rule,
+            replacement,
+            policy_hash: [1; 32],
+        })
     }
     fn explain(&self, _: &dyn Any, _: Timestamp) -> Result<Value, Refusal> {
         Ok(Value::Null)
@@ -62,7 +67,11 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         act: Value::Null,
         digest: [digest; 32],
         debit,
-        nonce: Some(NonceClaim { chain: Chain(1), nonce, payment_fingerprint: [u8::try_from(amount % 251).unwrap(); 32] }),
+        nonce: Some(NonceClaim {
+            chain: Chain(1),
+            nonce,
+            payment_fingerprint: [u8::try_from(amount % 251).unwrap(); 32],
+        }),
         facts: Box::new(amount),
     }
 }
@@ -87,7 +96,7 @@ async fn concurrent_requests_never_exceed_the_limit_and_a_restart_forgets_nothin
         tasks.spawn(async move {
             let reply = store.reserve(ask(u128::from(n), 3, n, 1)).await.unwrap();
             if let ReserveReply::New(reserved) = &reply {
-                store.finish(reserved.request(), b"{}".to_vec(), [0; 32]).await.unwrap();
+                let _recorded = store.finish(reserved.request(), b"{}".to_vec(), [0; 32]).await.unwrap();
             }
             code(&reply)
         });
@@ -116,9 +125,11 @@ async fn one_nonce_is_one_payment() {
     // No outcome yet: the same payload may be tried again without a new debit.
     assert_eq!(code(&store.reserve(ask(2, 5, 0, 1)).await.unwrap()), "again");
     assert!(store.finish(reserved.request(), b"first".to_vec(), [0; 32]).await.is_ok());
-    store.finish(RequestId(2), b"second".to_vec(), [0; 32]).await.unwrap();
+    let _recorded = store.finish(RequestId(2), b"second".to_vec(), [0; 32]).await.unwrap();
     match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
-        ReserveReply::Already { reply, request } => assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2))),
+        ReserveReply::Already { reply, request } => {
+            assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2)))
+        }
         other => panic!("{}", code(&other)),
     }
     assert_eq!(code(&store.reserve(ask(4, 6, 0, 2)).await.unwrap()), "nonce_conflict");
@@ -141,7 +152,11 @@ async fn a_request_that_a_crash_left_open_is_in_doubt_and_stays_debited() {
     let store = ready(dir.path(), 100).await;
     let entries = store.entries(0, 100).await.unwrap();
     let kinds: Vec<Entry> = entries.iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
-    assert!(kinds.iter().any(|e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())));
+    assert!(
+        kinds.iter().any(
+            |e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())
+        )
+    );
     assert_eq!(code(&store.reserve(ask(2, 60, 1, 1)).await.unwrap()), "window_exceeded");
     assert_eq!(code(&store.reserve(ask(3, 60, 0, 1)).await.unwrap()), "again");
 }
@@ -152,7 +167,9 @@ async fn a_full_disk_loses_nothing_and_service_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let store = ready(dir.path(), 1_000_000).await;
     let limit = |pages: u32| {
-        store.writer.submit(move |work: &mut Work| Ok(work.db.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?))
+        store.writer.submit(move |work: &mut Work| {
+            Ok(work.db.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?)
+        })
     };
     limit(40).await.unwrap();
     let failures = StdMutex::new(0);

@@ -138,7 +138,7 @@ class Rig:
         self.make_token()
         self.run(
             self.bin / "claviger", "init", "--dir", self.home, "--profile", "softhsm2", "--token-label", "claviger-rig",
-            "--pin-file", self.dir / "pin", "--chain", f"eip155:{CHAIN}", "--yes", "--json",
+            "--pin-file", self.dir / "pin", "--yes", "--json",
         )
         self.start_daemon()
         for name in ("hot-1", "hot-2", "hot-3", "hot-4"):
