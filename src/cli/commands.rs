@@ -116,14 +116,14 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
     let cli = std::env::current_exe().and_then(|p| p.canonicalize()).map_err(Failure::plain)?;
     let unlock_later = profile != "embedded" && choices.pin_file.is_none();
     let runtime = runtime()?;
-    let mut value = runtime.block_on(init::init(init::Choices {
+    let mut value = init::init(init::Choices {
         dir: PathBuf::from(dir),
         profile,
         label,
         module: choices.module,
         pin_file: choices.pin_file,
         cli,
-    }))?;
+    })?;
     let config_file = PathBuf::from(show::text(&value, "config"));
     if unlock_later {
         if let Some(map) = value.as_object_mut() {
@@ -170,13 +170,13 @@ fn status(socket: &Path, wait: Option<u64>) -> Result<Output, Failure> {
 fn sign(socket: &Path, words: &Payment) -> Result<Output, Failure> {
     let params = json!({"key": words.key, "transaction": payment::transaction(words)?});
     if words.simulate {
-        return explained(client::call(socket, "claviger_simulatePayment", params)?);
+        return Ok(explained(client::call(socket, "claviger_simulatePayment", params)?));
     }
     let value = client::call(socket, "claviger_signPayment", params)?;
     Ok(Output { text: show::fields(&value), value })
 }
 
-fn explained(value: Value) -> Result<Output, Failure> {
+fn explained(value: Value) -> Output {
     let decision = value.get("decision").cloned().unwrap_or_default();
     let mut text = format!("decision: {}\n", show::text(&decision, "outcome"));
     for (member, words) in [("rule", "rule"), ("code", "code"), ("sentence", "because"), ("advice", "advice")]
@@ -188,7 +188,7 @@ fn explained(value: Value) -> Result<Output, Failure> {
     }
     text.push('\n');
     text.push_str(&show::text(&decision, "text"));
-    Ok(Output { text, value })
+    Output { text, value }
 }
 
 fn policy(
@@ -218,10 +218,10 @@ fn policy(
         }
         PolicyCommand::Explain { app, payment: words } => {
             let transaction = payment::transaction(&words)?;
-            explained(ask(
+            Ok(explained(ask(
                 "operator_policyExplain",
                 json!({"app": app, "key": words.key, "transaction": transaction}),
-            )?)
+            )?))
         }
         PolicyCommand::Diff { file } => {
             let value = ask("operator_policyDiff", json!({"text": read(&file)?}))?;

@@ -88,7 +88,7 @@ fn look(found: &mut Findings, config: &Config) {
             let now = executable_digest(&app.path);
             match now {
                 Ok(digest) if digest == app.sha256 => {
-                    found.good("app", format!("{} is the executable that was registered", app.id))
+                    found.good("app", format!("{} is the executable that was registered", app.id));
                 }
                 Ok(_) => found.bad(
                     "app",
@@ -105,7 +105,7 @@ fn look(found: &mut Findings, config: &Config) {
     state(found, config);
     match &config.token.pin {
         PinSource::Credential(name) => {
-            found.good("PIN", format!("comes as the credential {name} from the service manager"))
+            found.good("PIN", format!("comes as the credential {name} from the service manager"));
         }
         PinSource::Unlock => found.good("PIN", "comes by claviger unlock after each start"),
         PinSource::File(_) => {

@@ -126,7 +126,7 @@ async fn wait_for_the_end(house: &Arc<House>) -> io::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => match house.reload(sys::effective_uid()).await {
-                Ok(summary) => tracing::info!("reloaded: {}", summary["class"]),
+                Ok(summary) => tracing::info!("reloaded: {}", summary.get("class").unwrap_or(&serde_json::Value::Null)),
                 Err(refusal) => tracing::error!("not reloaded, the old rules stay: {refusal}"),
             },
             // The watchdog is fed only while the writer of the log answers.

@@ -89,7 +89,7 @@ impl Operator {
         }
         match method {
             "rpc.discover" => Ok(discover::document(discover::OPERATOR, "claviger operator API")),
-            "operator_status" => Ok(house.status().await),
+            "operator_status" => Ok(house.status()),
             "operator_keyCreate" => {
                 let params: KeyParams = named(params)?;
                 let text = params.algorithm.unwrap_or_default();

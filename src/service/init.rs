@@ -57,7 +57,7 @@ fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Makes everything, starts the house once to make the system key, and tells what was made.
-pub async fn init(choices: Choices) -> Result<Value, Refusal> {
+pub fn init(choices: Choices) -> Result<Value, Refusal> {
     let dir = std::path::absolute(&choices.dir).map_err(failed)?;
     let config_file = dir.join("clavigerd.toml");
     if config_file.exists() {

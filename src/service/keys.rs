@@ -158,7 +158,7 @@ impl House {
             "apps": rules.apps.all().len(),
         });
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-        tracing::info!(uid, policy = %summary["policy"], "rules in force");
+        tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
         Ok(summary)
     }
 

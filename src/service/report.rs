@@ -38,7 +38,7 @@ impl House {
     }
 
     /// For operators: the state of everything.
-    pub async fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         let state = self.keeper.state();
         let (word, why) = state_word(&state);
         let (token, store, head) = (self.keeper.stats(), self.store.stats(), self.store.log_head());

@@ -92,7 +92,7 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match version {
         0 => {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
         }
         SCHEMA => {}
         other => {

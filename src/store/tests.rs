@@ -128,7 +128,7 @@ async fn one_nonce_is_one_payment() {
     let _recorded = store.finish(RequestId(2), b"second".to_vec(), [0; 32]).await.unwrap();
     match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
         ReserveReply::Already { reply, request } => {
-            assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2)))
+            assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2)));
         }
         other => panic!("{}", code(&other)),
     }

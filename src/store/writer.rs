@@ -389,7 +389,7 @@ impl WriterHandle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
-            .is_none_or(|t| t.is_finished());
+            .is_none_or(std::thread::JoinHandle::is_finished);
         !ended && (since == 0 || wall().saturating_sub(since) < STUCK_MS)
     }
 

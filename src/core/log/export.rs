@@ -70,7 +70,7 @@ pub fn tiles(leaves: &[Hash]) -> Vec<(usize, u64, Vec<Hash>)> {
             out.push((level, n, tile.to_vec()));
         }
         // A tile of the next level stands on full tiles only.
-        hashes = hashes.as_chunks::<WIDTH>().0.iter().map(|tile| perfect_root(tile)).collect();
+        hashes = hashes.as_chunks::<WIDTH>().0.iter().map(perfect_root).collect();
         level += 1;
     }
     out

@@ -144,7 +144,11 @@ pub enum Effect {
     },
 }
 
-#[expect(clippy::ref_option, reason = "the shape that serde's serialize_with demands")]
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde's serialize_with demands"
+)]
 fn selector_hex<S: serde::Serializer>(selector: &Option<[u8; 4]>, s: S) -> Result<S::Ok, S::Error> {
     match selector {
         Some(bytes) => s.collect_str(&format_args!("0x{}", hex::encode(bytes))),

@@ -332,11 +332,12 @@ fn window(raw: RawWindow) -> Result<WindowLimit, String> {
     Ok(WindowLimit { len_ms, len_text: raw.len, scope, max, count: raw.count })
 }
 
+const NAMES: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+
 fn hours(raw: RawTime) -> Result<Hours, String> {
     if raw.tz != "UTC" {
         return Err(format!("tz = {:?}: only UTC is known here; convert the hours", raw.tz));
     }
-    const NAMES: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     let index = |text: &str| {
         NAMES
             .iter()

@@ -36,7 +36,7 @@ pub(super) fn describe(tx: &UnsignedTx, seal: &Seal, hash: &[u8; 32]) -> Value {
     };
     match tx.fee {
         Fee::Legacy { gas_price } | Fee::AccessList { gas_price } => {
-            put("gasPrice", json!(format!("{gas_price:#x}")))
+            put("gasPrice", json!(format!("{gas_price:#x}")));
         }
         Fee::Dynamic { max_fee, max_priority } => {
             put("maxFeePerGas", json!(format!("{max_fee:#x}")));

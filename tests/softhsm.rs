@@ -1,0 +1,164 @@
+//! A real PKCS#11 module: SoftHSM 2. Each step runs in this one process, because SoftHSM reads its configuration from
+//! the environment once: the test starts itself again with `SOFTHSM2_CONF` set.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop where they cannot go on")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use claviger::core::units::{Name, Timestamp};
+use claviger::core::verify::Verifier;
+use claviger::secret::Pin;
+use claviger::token::keeper::{Backend, Keeper, KeeperConfig, KeeperState};
+use claviger::token::profile::Profile;
+use claviger::token::{KeySpec, TokenError};
+
+fn pin(text: &str) -> Option<Pin> {
+    Pin::new(text.to_owned())
+}
+
+fn start(pin_text: &str) -> Keeper {
+    let profile = Profile::load("softhsm2").unwrap();
+    let backend = Backend::resolve(profile, None, Some("test".into()), None, None)
+        .expect("SoftHSM 2 is needed: install the package softhsm2");
+    Keeper::start(backend, pin(pin_text), KeeperConfig { workers: 4, ..KeeperConfig::default() })
+}
+
+async fn until(keeper: &Keeper, wanted: impl Fn(&KeeperState) -> bool, patience: Duration) -> Duration {
+    let began = Instant::now();
+    while !wanted(&keeper.state()) {
+        assert!(began.elapsed() < patience, "still {:?} after {patience:?}", keeper.state());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+async fn make(keeper: &Keeper, n: u8, algorithm: Algorithm, purpose: Purpose) -> Result<KeyRecord, TokenError> {
+    let reference = KeyRef([n; 16]);
+    let spec = KeySpec { reference, label: format!("k{n}"), algorithm, purpose };
+    Ok(KeyRecord {
+        name: Name::parse(&format!("k{n}")).unwrap(),
+        reference,
+        purpose,
+        state: State::Active,
+        public: keeper.generate(spec).await?,
+        token_serial: String::new(),
+        created: Timestamp(0),
+    })
+}
+
+async fn checkpoint(keeper: &Keeper, key: &KeyRecord) -> Result<(), TokenError> {
+    let body = "origin\n1\nroot\n";
+    let raw = keeper.sign_checkpoint(key, body).await?;
+    let to_sign = claviger::core::payment::ToSign::Message(body.as_bytes().to_vec());
+    Verifier::new(&key.public).unwrap().check(&to_sign, &raw).map(drop).map_err(|e| TokenError::Corrupt(e.to_string()))
+}
+
+fn again_with(name: &str) -> bool {
+    if std::env::var_os("SOFTHSM2_CONF").is_some_and(|c| c.to_string_lossy().contains("claviger-test")) {
+        return false;
+    }
+    let dir = tempfile::Builder::new().prefix("claviger-test").tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tokens")).unwrap();
+    let conf = dir.path().join("softhsm2.conf");
+    std::fs::write(&conf, format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display())).unwrap();
+    let made = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"])
+        .env("SOFTHSM2_CONF", &conf)
+        .output()
+        .expect("softhsm2-util is needed: install the package softhsm2");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("SOFTHSM2_CONF", &conf)
+        .status()
+        .unwrap();
+    assert!(done.success(), "{name} failed under SoftHSM");
+    true
+}
+
+fn tokens() -> PathBuf {
+    Path::new(&std::env::var("SOFTHSM2_CONF").unwrap()).parent().unwrap().join("tokens")
+}
+
+// [clause 8.2.5-a] test
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
+    if again_with("keys_are_made_inside_and_the_profile_keeps_its_claims") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let rows = keeper.check().await.unwrap();
+    assert!(rows.len() >= 8 && rows.iter().all(|r| r.ok && r.found), "{rows:#?}");
+    // Many at once: the module cannot make keys side by side, the keeper makes them one after the other.
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..16 {
+        let keeper = keeper.clone();
+        let algorithm = Algorithm::ALL.into_iter().cycle().nth(n).unwrap();
+        tasks.spawn(async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, Purpose::Payment).await });
+    }
+    for made in tasks.join_all().await {
+        let made = made.unwrap();
+        assert_eq!(keeper.find(made.reference).await.unwrap(), Some(made.public));
+        keeper.destroy(made.reference).await.unwrap();
+        assert_eq!(keeper.find(made.reference).await.unwrap(), None);
+    }
+    keeper.stop();
+}
+
+// [clause 8.7.2-a] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_used_for_its_purpose_only() {
+    if again_with("a_key_is_used_for_its_purpose_only") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let log = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await.unwrap();
+    checkpoint(&keeper, &log).await.unwrap();
+    let payment = make(&keeper, 2, Algorithm::Ed25519, Purpose::Payment).await.unwrap();
+    assert!(matches!(checkpoint(&keeper, &payment).await, Err(TokenError::Refused(_))));
+    assert!(matches!(keeper.sign_checkpoint(&log, "no checkpoint").await, Err(TokenError::Refused(_))));
+    keeper.stop();
+}
+
+// [clause 8.2.5-c] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_pin_is_not_sent_again() {
+    if again_with("a_rejected_pin_is_not_sent_again") {
+        return;
+    }
+    let keeper = start("9999");
+    until(&keeper, |s| matches!(s, KeeperState::Locked(_)), Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(matches!(keeper.state(), KeeperState::Locked(_)));
+    assert_eq!(keeper.stats().reinits, 0);
+    keeper.unlock(pin("1234").unwrap());
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    keeper.stop();
+}
+
+// [clause 8.2.5-b] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_vanishes_is_told_and_comes_back_by_itself() {
+    if again_with("a_token_that_vanishes_is_told_and_comes_back_by_itself") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let key = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await.unwrap();
+    keeper.expect_keys(vec![(key.reference, key.public)]);
+    let away = tokens().with_extension("away");
+    std::fs::rename(tokens(), &away).unwrap();
+    until(&keeper, |s| matches!(s, KeeperState::Unusable(_)), Duration::from_secs(10)).await;
+    assert!(matches!(checkpoint(&keeper, &key).await, Err(TokenError::Gone(_))));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::rename(&away, tokens()).unwrap();
+    let took = until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(15)).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    checkpoint(&keeper, &key).await.unwrap();
+    keeper.stop();
+}

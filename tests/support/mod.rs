@@ -1,0 +1,183 @@
+//! A daemon of its own for a test: real binary, real sockets, a client that shares no code with `src/wire`.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests stop where they cannot go on; not every test uses all of this")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+pub const BOB: &str = "0x2222222222222222222222222222222222222222";
+
+pub const POLICY: &str = r#"
+schema = 1
+[assets.ETH]
+chain = "eip155:1"
+native = true
+decimals = 18
+[books.friends]
+bob = "0x2222222222222222222222222222222222222222"
+[[rule]]
+id = "pay"
+effect = "permit"
+keys = ["hot"]
+apps = ["test"]
+chains = ["eip155:1"]
+assets = ["ETH"]
+to.allow = ["@friends"]
+per_tx.max = "100"
+fee.max = "1000000000000000"
+window = [{ len = "24h", max = "250", scope = "key" }]
+[[rule]]
+id = "note"
+effect = "permit"
+acts = ["message"]
+keys = ["hot"]
+apps = ["test"]
+"#;
+
+pub struct Daemon {
+    child: Child,
+    pub home: PathBuf,
+    _dir: tempfile::TempDir,
+    pub address: String,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+pub fn cli(home: &Path, words: &[&str]) -> (bool, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_claviger"))
+        .arg("--json")
+        .arg("--config")
+        .arg(home.join("clavigerd.toml"))
+        .args(words)
+        .output()
+        .unwrap();
+    (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+pub fn cli_ok(home: &Path, words: &[&str]) -> Value {
+    let (good, text) = cli(home, words);
+    assert!(good, "{words:?}: {text}");
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+impl Daemon {
+    /// Embedded token, a key `hot`, this test registered as app `test`, [`POLICY`] in force.
+    pub fn start() -> Self {
+        let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).parent().unwrap();
+        let dir = tempfile::Builder::new().prefix("test.").tempdir_in(target).unwrap();
+        let home = dir.path().join("home");
+        cli_ok(&home, &["init", "--yes", "--dir", home.to_str().unwrap(), "--profile", "embedded"]);
+        let child = spawn(&home);
+        let mut daemon = Self { child, home, _dir: dir, address: String::new() };
+        cli_ok(&daemon.home, &["status", "--wait", "30"]);
+        let made = cli_ok(&daemon.home, &["key", "create", "hot"]);
+        daemon.address = made["address"].as_str().unwrap().to_owned();
+        let me = std::env::current_exe().unwrap();
+        cli_ok(&daemon.home, &["app", "add", "test", "--path", me.to_str().unwrap()]);
+        daemon.apply(POLICY);
+        daemon
+    }
+
+    pub fn apply(&self, policy: &str) {
+        let file = self.home.join("applied.toml");
+        std::fs::write(&file, policy).unwrap();
+        cli_ok(&self.home, &["policy", "apply", file.to_str().unwrap()]);
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; `true` for exit code 0.
+    pub fn wait(&mut self) -> bool {
+        self.child.wait().unwrap().success()
+    }
+
+    pub fn restart(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+        self.child = spawn(&self.home);
+        cli_ok(&self.home, &["status", "--wait", "30"]);
+    }
+
+    pub fn wallet(&self) -> Client {
+        Client::open(&self.home.join("wallet.sock"))
+    }
+
+    pub fn operator(&self) -> Client {
+        Client::open(&self.home.join("operator.sock"))
+    }
+
+    pub fn tx(&self, nonce: u64, value: u64) -> Value {
+        json!({"from": self.address, "to": BOB, "value": format!("{value:#x}"), "gas": "0x5208",
+            "maxFeePerGas": "0x3b9aca00", "maxPriorityFeePerGas": "0x1", "nonce": format!("{nonce:#x}"), "chainId": "0x1"})
+    }
+
+    /// Exports the log and verifies it offline.
+    pub fn verify_log(&self) -> Value {
+        let dir = self.home.join(format!("export-{}", std::fs::read_dir(&self.home).unwrap().count()));
+        cli_ok(&self.home, &["log", "export", dir.to_str().unwrap()]);
+        cli_ok(&self.home, &["log", "verify", dir.to_str().unwrap()])
+    }
+}
+
+fn spawn(home: &Path) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("daemon.log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_clavigerd"))
+        .arg("--config")
+        .arg(home.join("clavigerd.toml"))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .unwrap()
+}
+
+pub struct Client {
+    pub stream: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub fn open(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// One line; `Null` at the end.
+    pub fn line(&mut self) -> Value {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(0) => Value::Null,
+            Ok(_) => serde_json::from_str(&line).unwrap(),
+            Err(e) => panic!("no reply: {e}"),
+        }
+    }
+
+    pub fn call(&mut self, method: &str, params: &Value) -> Value {
+        let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        self.send(request.to_string().as_bytes());
+        let reply = self.line();
+        assert_eq!(reply["id"], 7);
+        reply
+    }
+}
+
+/// The stable code of a refusal, or `ok`.
+pub fn code(reply: &Value) -> &str {
+    if reply.get("result").is_some() { "ok" } else { reply["error"]["data"]["code"].as_str().unwrap() }
+}
