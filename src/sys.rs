@@ -143,7 +143,7 @@ pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
     hidden.c_lflag &= !libc::ECHO;
     // SAFETY: valid termios for an open terminal.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const hidden) };
-    let mut line = String::with_capacity(crate::secret::MAX_PIN_BYTES);
+    let mut line = String::with_capacity(1024);
     let outcome = io::BufReader::new(tty.try_clone()?).read_line(&mut line);
     // SAFETY: puts back what was there.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const saved) };

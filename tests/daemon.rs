@@ -23,7 +23,9 @@ fn payments_are_signed_refused_and_written_down() {
     assert_eq!(wallet.call("eth_signTransaction", &json!([daemon.tx(0, 100)]))["result"], first["result"]);
     let clef = wallet.call("account_signTransaction", &json!([daemon.tx(1, 100), null]));
     assert!(clef["result"]["tx"]["r"].is_string() && clef["result"]["raw"].is_string());
-    let sign = |wallet: &mut support::Client, tx: Value| code(&wallet.call("eth_signTransaction", &json!([tx]))).to_owned();
+    let sign = |wallet: &mut support::Client, tx: Value| {
+        code(&wallet.call("eth_signTransaction", &json!([tx]))).to_owned()
+    };
     let mut changed = |field: &str, value: Value, nonce| {
         let mut tx = daemon.tx(nonce, 1);
         tx[field] = value;
@@ -33,7 +35,10 @@ fn payments_are_signed_refused_and_written_down() {
     assert_eq!(changed("value", json!("0x64"), 2), "window_exceeded");
     assert_eq!(changed("value", json!("0x63"), 0), "nonce_conflict");
     assert_eq!(changed("value", json!("0x".to_owned() + &"f".repeat(65)), 2), "payment_malformed");
-    assert_eq!(changed("to", json!("0x3333333333333333333333333333333333333333"), 2), "destination_not_listed");
+    assert_eq!(
+        changed("to", json!("0x3333333333333333333333333333333333333333"), 2),
+        "destination_not_listed"
+    );
     assert_eq!(changed("to", Value::Null, 2), "contract_creation");
     assert_eq!(changed("input", json!("0xdeadbeef"), 2), "contract_call_unknown");
     assert_eq!(changed("chainId", json!("0x2"), 2), "chain_unknown");
@@ -47,7 +52,9 @@ fn payments_are_signed_refused_and_written_down() {
     let report = daemon.verify_log();
     assert_eq!((report["results"].as_u64(), report["intents"].as_u64()), (Some(4), Some(4)));
     let log = support::cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "100"]).to_string();
-    for word in ["over_limit", "window_exceeded", "destination_not_listed", "contract_call_unknown", "nonce_conflict"] {
+    for word in
+        ["over_limit", "window_exceeded", "destination_not_listed", "contract_call_unknown", "nonce_conflict"]
+    {
         assert!(log.contains(word), "{word} is not in the log");
     }
 }
@@ -61,9 +68,18 @@ fn strangers_bytes_cost_their_connection_and_nothing_else() {
         (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_accounts\",}", "parse_error"),
         (b"{\"jsonrpc\":\"2.0\",\"id\":1}", "invalid_request"),
         (b"[]", "invalid_request"),
-        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":[1]}", "payment_malformed"),
-        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":{}}", "invalid_params"),
-        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"claviger_signPayment\",\"params\":{\"x\":1}}", "invalid_params"),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":[1]}",
+            "payment_malformed",
+        ),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":{}}",
+            "invalid_params",
+        ),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"claviger_signPayment\",\"params\":{\"x\":1}}",
+            "invalid_params",
+        ),
         (&[0xff, 0xfe, 0x00], "parse_error"),
     ];
     for (bytes, expected) in hostile {
@@ -115,9 +131,11 @@ fn requests_can_be_waited_for_and_simulated() {
     assert_eq!(simulated["result"]["decision"]["rule"], "pay");
     let simulated = wallet.call("claviger_simulatePayment", &json!({"transaction": daemon.tx(0, 100)}));
     assert_eq!(simulated["result"]["decision"]["outcome"], "permit");
-    let begun = wallet.call("claviger_signPayment", &json!({"transaction": daemon.tx(0, 100), "wait": false}));
+    let begun =
+        wallet.call("claviger_signPayment", &json!({"transaction": daemon.tx(0, 100), "wait": false}));
     assert_eq!(begun["result"]["status"], "pending");
-    let done = wallet.call("claviger_waitRequest", &json!({"request": begun["result"]["request"], "timeout_ms": 10_000}));
+    let done = wallet
+        .call("claviger_waitRequest", &json!({"request": begun["result"]["request"], "timeout_ms": 10_000}));
     assert_eq!(done["result"]["status"], "signed", "{done}");
     let late = wallet.call("claviger_cancelRequest", &json!({"request": begun["result"]["request"]}));
     assert_eq!(late["result"]["cancelled"], false);
@@ -134,7 +152,10 @@ fn a_crash_and_a_reload_forget_nothing_that_was_spent() {
     assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(1, 100)]))), "ok");
     // Another name for the rule, and a new window: what was spent counts in it.
     daemon.apply(&support::POLICY.replace("id = \"pay\"", "id = \"renamed\"").replace("24h", "48h"));
-    assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(2, 100)]))), "window_exceeded");
+    assert_eq!(
+        code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(2, 100)]))),
+        "window_exceeded"
+    );
     // A broken policy file changes nothing.
     std::fs::write(daemon.home.join("policy.toml"), "schema = 9").unwrap();
     daemon.signal("HUP");
@@ -147,7 +168,11 @@ fn a_crash_and_a_reload_forget_nothing_that_was_spent() {
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();
     let mut wallet = daemon.wallet();
-    wallet.send(json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [daemon.tx(0, 1)]}).to_string().as_bytes());
+    wallet.send(
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [daemon.tx(0, 1)]})
+            .to_string()
+            .as_bytes(),
+    );
     assert_eq!(code(&wallet.line()), "ok");
     daemon.signal("TERM");
     assert!(daemon.wait());
@@ -166,7 +191,11 @@ fn a_user_that_is_no_operator_gets_nothing() {
     daemon.signal("TERM");
     daemon.wait();
     // The operator socket refuses us, so readiness is asked of the wallet socket.
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_clavigerd")).arg("--config").arg(&file).spawn().unwrap();
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_clavigerd"))
+        .arg("--config")
+        .arg(&file)
+        .spawn()
+        .unwrap();
     for _ in 0..200 {
         if daemon.home.join("operator.sock").exists() {
             break;
@@ -185,9 +214,18 @@ fn a_user_that_is_no_operator_gets_nothing() {
 fn a_key_is_made_once_and_listed_only_to_those_who_may_use_it() {
     let daemon = Daemon::start();
     let mut operator = daemon.operator();
-    assert_eq!(code(&operator.call("operator_keyCreate", &json!({"name": "hot", "algorithm": "p256"}))), "key_exists");
-    assert_eq!(code(&operator.call("operator_keyCreate", &json!({"name": "x y", "algorithm": "p256"}))), "invalid_params");
-    assert_eq!(code(&operator.call("operator_keyCreate", &json!({"name": "other", "algorithm": "p256"}))), "ok");
+    assert_eq!(
+        code(&operator.call("operator_keyCreate", &json!({"name": "hot", "algorithm": "p256"}))),
+        "key_exists"
+    );
+    assert_eq!(
+        code(&operator.call("operator_keyCreate", &json!({"name": "x y", "algorithm": "p256"}))),
+        "invalid_params"
+    );
+    assert_eq!(
+        code(&operator.call("operator_keyCreate", &json!({"name": "other", "algorithm": "p256"}))),
+        "ok"
+    );
     assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 3);
     let listed = daemon.wallet().call("claviger_listKeys", &Value::Null);
     assert_eq!(listed["result"].as_array().unwrap().len(), 1);
@@ -215,13 +253,17 @@ fn a_rejected_passphrase_latches_until_an_operator_unlocks() {
             support::cli(&daemon.home, &["status"]).1.contains("\"locked\"")
         });
         assert!(locked);
-        assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "token_locked");
+        assert_eq!(
+            code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 1)]))),
+            "token_locked"
+        );
         let wrong = daemon.operator().call("operator_unlock", &json!({"pin": "still wrong"}));
         assert_eq!(wrong["result"]["state"], "locked", "{wrong}");
         let unlocked = daemon.operator().call("operator_unlock", &json!({"pin": right}));
         assert_eq!(unlocked["result"]["state"], "usable", "{unlocked}");
         assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
-        let log = support::cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "100"]).to_string();
+        let log =
+            support::cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "100"]).to_string();
         (true, assert!(!log.contains(&right) && !log.contains("still wrong")))
     };
     assert!(good);

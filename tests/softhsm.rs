@@ -1,7 +1,12 @@
 //! A real PKCS#11 module: SoftHSM 2. Each step runs in this one process, because SoftHSM reads its configuration from
 //! the environment once: the test starts itself again with `SOFTHSM2_CONF` set.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop where they cannot go on")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests stop where they cannot go on"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,7 +40,12 @@ async fn until(keeper: &Keeper, wanted: impl Fn(&KeeperState) -> bool, patience:
     began.elapsed()
 }
 
-async fn make(keeper: &Keeper, n: u8, algorithm: Algorithm, purpose: Purpose) -> Result<KeyRecord, TokenError> {
+async fn make(
+    keeper: &Keeper,
+    n: u8,
+    algorithm: Algorithm,
+    purpose: Purpose,
+) -> Result<KeyRecord, TokenError> {
     let reference = KeyRef([n; 16]);
     let spec = KeySpec { reference, label: format!("k{n}"), algorithm, purpose };
     Ok(KeyRecord {
@@ -53,7 +63,11 @@ async fn checkpoint(keeper: &Keeper, key: &KeyRecord) -> Result<(), TokenError> 
     let body = "origin\n1\nroot\n";
     let raw = keeper.sign_checkpoint(key, body).await?;
     let to_sign = claviger::core::payment::ToSign::Message(body.as_bytes().to_vec());
-    Verifier::new(&key.public).unwrap().check(&to_sign, &raw).map(drop).map_err(|e| TokenError::Corrupt(e.to_string()))
+    Verifier::new(&key.public)
+        .unwrap()
+        .check(&to_sign, &raw)
+        .map(drop)
+        .map_err(|e| TokenError::Corrupt(e.to_string()))
 }
 
 fn again_with(name: &str) -> bool {
@@ -63,7 +77,11 @@ fn again_with(name: &str) -> bool {
     let dir = tempfile::Builder::new().prefix("claviger-test").tempdir().unwrap();
     std::fs::create_dir(dir.path().join("tokens")).unwrap();
     let conf = dir.path().join("softhsm2.conf");
-    std::fs::write(&conf, format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display())).unwrap();
+    std::fs::write(
+        &conf,
+        format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display()),
+    )
+    .unwrap();
     let made = Command::new("softhsm2-util")
         .args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"])
         .env("SOFTHSM2_CONF", &conf)
@@ -98,7 +116,9 @@ async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
     for n in 0..16 {
         let keeper = keeper.clone();
         let algorithm = Algorithm::ALL.into_iter().cycle().nth(n).unwrap();
-        tasks.spawn(async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, Purpose::Payment).await });
+        tasks.spawn(
+            async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, Purpose::Payment).await },
+        );
     }
     for made in tasks.join_all().await {
         let made = made.unwrap();

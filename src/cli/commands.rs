@@ -15,9 +15,7 @@ use super::arguments::{
 use super::{Failure, Output, client, doctor, log, payment, show};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, init, keys, start};
-use crate::sys;
-use crate::token::keeper::Keeper;
+use crate::service::{executable_digest, init, keys};
 
 /// Runs one command.
 pub fn run(arguments: Arguments) -> Result<Output, Failure> {
@@ -264,7 +262,7 @@ fn add_app(
         string(id),
         string(&path.to_string_lossy()),
         string(&digest),
-        uid.unwrap_or_else(sys::effective_uid),
+        uid.unwrap_or_else(crate::service::effective_uid),
         string(shape)
     ));
     if let Some(chain) = chain {
@@ -317,7 +315,7 @@ fn check_token(
     let source = pin_file.map_or(PinSource::Unlock, PinSource::File);
     let pin = match source.fetch().map_err(Failure::plain)? {
         Some(pin) => pin,
-        None => crate::secret::Pin::new(sys::read_hidden_line("PIN: ").map_err(|e| {
+        None => crate::secret::Pin::new(crate::service::read_hidden_line("PIN: ").map_err(|e| {
             Failure::Usage(format!("the PIN cannot be asked for here ({e}); name --pin-file"))
         })?)
         .ok_or_else(|| Failure::Usage("the PIN is empty".into()))?,
@@ -333,20 +331,13 @@ fn check_token(
         queue: 64,
         timeout: Duration::from_secs(30),
     };
-    let (backend, keeper) = start::backend(&config)?;
-    let rows = runtime()?.block_on(async {
-        let keeper = Keeper::start(backend, Some(pin), keeper);
-        let rows = keeper.check().await;
-        keeper.stop();
-        rows
-    });
-    let rows = rows.map_err(|e| Failure::plain(format!("the token could not be checked: {e}")))?;
-    checked(serde_json::to_value(rows).unwrap_or_default())
+    let rows = runtime()?.block_on(crate::service::report::check_profile(&config, pin))?;
+    checked(rows)
 }
 
 fn unlock(socket: &Path) -> Result<Output, Failure> {
     let mut pin = if std::io::stdin().is_terminal() {
-        sys::read_hidden_line("PIN: ").map_err(Failure::plain)?
+        crate::service::read_hidden_line("PIN: ").map_err(Failure::plain)?
     } else {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map_err(Failure::plain)?;

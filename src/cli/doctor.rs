@@ -10,7 +10,6 @@ use super::{Failure, Output, client, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, keys, start};
-use crate::sys;
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -141,7 +140,7 @@ fn state(found: &mut Findings, config: &Config) {
         Ok(meta) if meta.mode() & 0o077 != 0 => {
             found.bad("state", format!("{} can be read by others: chmod 0700", config.state_dir.display()));
         }
-        Ok(_) => match sys::file_system_magic(&config.state_dir) {
+        Ok(_) => match crate::service::file_system_magic(&config.state_dir) {
             Ok(0x0102_1994 | 0x8584_58f6) => found.bad(
                 "state",
                 format!("{} is in memory: it does not survive power loss", config.state_dir.display()),

@@ -1,7 +1,7 @@
 //! What a token returned is checked in software before anybody sees it. Mints [`CheckedSignature`].
 //!
-//! ECDSA is brought to low S (EIP-2, BIP-146): about half of what modules return is not. Recovery that yields the
-//! registered key is the verification for secp256k1, and gives the parity that Ethereum wants.
+//! ECDSA is brought to low S (EIP-2, BIP-146): about half of what modules return is not. The check also gives the parity of R that
+//! Ethereum wants.
 #![forbid(unsafe_code)]
 
 use ed25519_dalek::VerifyingKey as EdKey;
@@ -62,6 +62,31 @@ impl CheckedSignature {
     }
 }
 
+/// FIPS 186-5, section 6.4.2, on the curve's own arithmetic: R = (z/s)G + (r/s)Q. The library's verifier computes the
+/// same point and throws it away; its parity is needed here, and recovering it again would cost half as much once more.
+/// R's x coordinate must be r itself, not only r modulo the order: Ethereum's v cannot say otherwise.
+macro_rules! ecdsa {
+    ($curve:ident, $key:expr, $hash:expr, $raw:expr) => {{
+        use $curve::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
+        use $curve::elliptic_curve::point::AffineCoordinates;
+        use $curve::{FieldBytes, ProjectivePoint, Scalar};
+        let signature =
+            $curve::ecdsa::Signature::from_slice($raw).map_err(|_| VerifyError::Range)?.normalize_s();
+        let (r, s) = signature.split_scalars();
+        let z = <Scalar as Reduce<FieldBytes>>::reduce(&FieldBytes::from(*$hash));
+        let s_inv = *s.invert_vartime();
+        let q = ProjectivePoint::from(*$key.as_affine());
+        let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(&(z * s_inv), &(*r * s_inv), &q)
+            .to_affine();
+        let rs: [u8; 64] = signature.to_bytes().into();
+        let x: FieldBytes = point.x();
+        if x.as_slice() != rs.first_chunk::<32>().unwrap_or(&[0; 32]) {
+            return Err(VerifyError::Mismatch);
+        }
+        (rs, bool::from(point.y_is_odd()))
+    }};
+}
+
 /// A public key prepared for many checks.
 pub enum Verifier {
     /// secp256k1.
@@ -90,30 +115,8 @@ impl Verifier {
     pub fn check(&self, to_sign: &ToSign, raw: &[u8; 64]) -> Result<CheckedSignature, VerifyError> {
         let digest = to_sign.digest();
         let (rs, y_odd) = match (self, to_sign) {
-            (Self::Secp256k1(key), ToSign::Prehash(hash)) => {
-                use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
-                let signature = Signature::from_slice(raw).map_err(|_| VerifyError::Range)?.normalize_s();
-                let y_odd = [false, true]
-                    .into_iter()
-                    .find(|odd| {
-                        VerifyingKey::recover_from_prehash(hash, &signature, RecoveryId::new(*odd, false))
-                            .is_ok_and(|found| found == **key)
-                    })
-                    .ok_or(VerifyError::Mismatch)?;
-                (signature.to_bytes().into(), y_odd)
-            }
-            (Self::P256(key), ToSign::Prehash(hash)) => {
-                use p256::ecdsa::{RecoveryId, Signature, VerifyingKey};
-                let signature = Signature::from_slice(raw).map_err(|_| VerifyError::Range)?.normalize_s();
-                let y_odd = [false, true]
-                    .into_iter()
-                    .find(|odd| {
-                        VerifyingKey::recover_from_prehash(hash, &signature, RecoveryId::new(*odd, false))
-                            .is_ok_and(|found| found == **key)
-                    })
-                    .ok_or(VerifyError::Mismatch)?;
-                (signature.to_bytes().into(), y_odd)
-            }
+            (Self::Secp256k1(key), ToSign::Prehash(hash)) => ecdsa!(k256, key, hash, raw),
+            (Self::P256(key), ToSign::Prehash(hash)) => ecdsa!(p256, key, hash, raw),
             (Self::Ed25519(key), ToSign::Message(message)) => {
                 let signature = ed25519_dalek::Signature::from_bytes(raw);
                 key.verify_strict(message, &signature).map_err(|_| VerifyError::Mismatch)?;
@@ -156,6 +159,37 @@ mod tests {
         }
         assert_eq!(verifier.check(&ToSign::Prehash([0; 32]), &[0; 64]), Err(VerifyError::Range));
         assert_eq!(verifier.check(&ToSign::Message(vec![1]), &[1; 64]), Err(VerifyError::Kind));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn it_agrees_with_the_librarys_verifier_and_recovery(seed in proptest::prelude::any::<[u8; 32]>(), hash in proptest::prelude::any::<[u8; 32]>(), flip in 0usize..1024) {
+            macro_rules! agree {
+                ($curve:ident, $kind:ident) => {
+                    let Ok(key) = $curve::ecdsa::SigningKey::from_slice(&seed) else { return Ok(()) };
+                    let point = key.verifying_key().to_sec1_point(false);
+                    let verifier = Verifier::new(&PublicKey::$kind(point.as_bytes().try_into().unwrap())).unwrap();
+                    let signature: $curve::ecdsa::Signature = key.sign_prehash(&hash).unwrap();
+                    let checked = verifier.check(&ToSign::Prehash(hash), &signature.to_bytes().into()).unwrap();
+                    let low = $curve::ecdsa::Signature::from_slice(&checked.rs).unwrap();
+                    let id = $curve::ecdsa::RecoveryId::new(checked.y_odd(), false);
+                    let found = $curve::ecdsa::VerifyingKey::recover_from_prehash(&hash, &low, id).unwrap();
+                    proptest::prop_assert_eq!(&found, key.verifying_key());
+                    if flip < 512 {
+                        let mut broken = checked.rs;
+                        broken[flip / 8] ^= 1 << (flip % 8);
+                        let ours = verifier.check(&ToSign::Prehash(hash), &broken).is_ok();
+                        let theirs = $curve::ecdsa::Signature::from_slice(&broken).is_ok_and(|s| {
+                            use $curve::ecdsa::signature::hazmat::PrehashVerifier;
+                            key.verifying_key().verify_prehash(&hash, &s.normalize_s()).is_ok()
+                        });
+                        proptest::prop_assert_eq!(ours, theirs);
+                    }
+                };
+            }
+            agree!(k256, Secp256k1);
+            agree!(p256, P256);
+        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
 use crate::service::House;
-use crate::sys;
 
 /// How long requests in flight may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
@@ -125,7 +124,7 @@ async fn wait_for_the_end(house: &Arc<House>) -> io::Result<()> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => match house.reload(sys::effective_uid()).await {
+            _ = hangup.recv() => match house.reload(crate::service::effective_uid()).await {
                 Ok(summary) => tracing::info!("reloaded: {}", summary.get("class").unwrap_or(&serde_json::Value::Null)),
                 Err(refusal) => tracing::error!("not reloaded, the old rules stay: {refusal}"),
             },
@@ -164,7 +163,7 @@ fn passed_sockets() -> HashMap<String, OwnedFd> {
     (0..count.clamp(0, 16))
         .filter_map(|i| {
             let name = names.get(usize::try_from(i).ok()?)?;
-            Some(((*name).to_owned(), sys::adopt_descriptor(3 + i)?))
+            Some(((*name).to_owned(), crate::service::adopt_descriptor(3 + i)?))
         })
         .collect()
 }

@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 
 use crate::config::SocketConfig;
 use crate::service::{DigestCache, Peer};
-use crate::sys;
 
 /// Binds the socket with its mode and group, replacing a stale file but never a live daemon's.
 pub fn bind(config: &SocketConfig) -> io::Result<UnixListener> {
@@ -36,7 +35,7 @@ pub fn bind(config: &SocketConfig) -> io::Result<UnixListener> {
     }
     let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
     if let Some(group) = config.group {
-        sys::change_group(&fresh, group)?;
+        crate::service::change_group(&fresh, group)?;
     }
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(config.mode))?;
     std::fs::rename(&fresh, &config.path)?;

@@ -10,7 +10,7 @@ use crate::core::units::Name;
 use crate::refusal::Refusal;
 use crate::secret::Pin;
 use crate::store::EntryKind;
-use crate::token::keeper::KeeperState;
+use crate::token::keeper::{Keeper, KeeperState};
 
 /// The most entries of one answer.
 const MOST_ENTRIES: u64 = 1000;
@@ -141,4 +141,14 @@ impl House {
         let (word, why) = state_word(&state);
         Ok(json!({"state": word, "reason": why}))
     }
+}
+
+/// Checks a token that no daemon uses: `claviger token check PROFILE`.
+pub async fn check_profile(config: &crate::config::TokenConfig, pin: Pin) -> Result<Value, Refusal> {
+    let (backend, bounds) = super::start::backend(config)?;
+    let keeper = Keeper::start(backend, Some(pin), bounds);
+    let rows = keeper.check().await;
+    keeper.stop();
+    let rows = rows.map_err(|e| token_refusal(&e))?;
+    Ok(serde_json::to_value(rows).unwrap_or(Value::Null))
 }

@@ -12,7 +12,6 @@ use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
 use super::{House, Key, Peer, Rules};
-use crate::core::key::{Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
@@ -185,20 +184,7 @@ fn understand(house: &House, asked: Asked) -> Result<Understood, Refusal> {
     let key = house.keys().by_address(account).ok_or_else(|| {
         Refusal::new(Code::KeyUnknown, format!("no key of this daemon has the account {account}"))
     })?;
-    // [clause 8.7.2-a] a payment is signed by a payment key and by no other
-    if key.record.purpose != Purpose::Payment {
-        return Err(Refusal::new(
-            Code::KeyPurpose,
-            format!("the purpose of key {} is {}, not payment", key.record.name, key.record.purpose),
-        ));
-    }
-    // [clause 8.7.1-b] only an active key signs
-    if key.record.state != State::Active {
-        return Err(Refusal::new(
-            Code::KeyState,
-            format!("key {} is {}", key.record.name, key.record.state.as_str()),
-        ));
-    }
+    key.record.may_pay()?;
     let (payment, to_sign) = match &asked {
         Asked::Transaction(tx, from) => {
             let payment = tx.payment(*from).map_err(|e| Refusal::new(e.code(), e.to_string()))?;

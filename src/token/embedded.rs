@@ -413,7 +413,6 @@ mod tests {
             assert_eq!(token.find(reference).unwrap(), None);
         }
         assert!(token.check().unwrap().iter().all(|r| r.ok));
-        // [clause 8.2.5-c] told apart: wrong passphrase, missing token
         assert!(matches!(
             EmbeddedToken::open(&dir, &pin("wrong"), profile.clone()),
             Err(TokenError::Locked(_))

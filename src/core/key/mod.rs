@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Address, Name, Timestamp, keccak256};
+use crate::refusal::{Code, Refusal};
 
 /// What a key signs with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,12 +199,66 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
+    /// Whether it may sign payments and messages at all.
+    pub fn may_pay(&self) -> Result<(), Refusal> {
+        // [clause 8.7.2-a] a payment is signed by a payment key and by no other
+        if self.purpose != Purpose::Payment {
+            let why = format!("the purpose of key {} is {}, not payment", self.name, self.purpose);
+            return Err(Refusal::new(Code::KeyPurpose, why));
+        }
+        // [clause 8.7.1-b] only an active key signs
+        if self.state != State::Active {
+            return Err(Refusal::new(
+                Code::KeyState,
+                format!("key {} is {}", self.name, self.state.as_str()),
+            ));
+        }
+        Ok(())
+    }
+
     /// The account that it controls, as apps name it: EVM address, or base-58 of an Ed25519 key.
     #[must_use]
     pub fn account(&self) -> String {
         match self.public.evm_address() {
             Some(address) => address.to_string(),
             None => hex::encode(self.public.as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // [clause 8.7.1-b] test
+    #[test]
+    fn only_active_payment_keys_pay() {
+        let states = [
+            State::PreActive,
+            State::Active,
+            State::Suspended,
+            State::Deactivated,
+            State::Compromised,
+            State::Destroyed,
+        ];
+        for purpose in [Purpose::Payment, Purpose::Integrity] {
+            for state in states {
+                let record = KeyRecord {
+                    name: Name::parse("k").unwrap(),
+                    reference: KeyRef([0; 16]),
+                    purpose,
+                    state,
+                    public: PublicKey::Ed25519([0; 32]),
+                    token_serial: String::new(),
+                    created: Timestamp(0),
+                };
+                let code = record.may_pay().map_err(|r| r.code);
+                match (purpose, state) {
+                    (Purpose::Payment, State::Active) => assert_eq!(code, Ok(())),
+                    (Purpose::Payment, _) => assert_eq!(code, Err(Code::KeyState)),
+                    (Purpose::Integrity, _) => assert_eq!(code, Err(Code::KeyPurpose)),
+                }
+            }
         }
     }
 }

@@ -91,7 +91,10 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
         let outcome = evaluate(policy, rule, facts, spent, now);
         let (applies, stopped_at, sentence) = match (rule.kind, outcome) {
             (Kind::Permit, Ok(())) => {
-                permit = permit.or(Some(rule));
+                // The first by id; one that allows replacement goes before, so that a new permit takes none away.
+                if permit.is_none_or(|p| !p.replacement && rule.replacement) {
+                    permit = Some(rule);
+                }
                 (true, None, "covers this request, and every limit holds".to_owned())
             }
             (Kind::Permit, Err(stop)) => {
@@ -242,6 +245,15 @@ fn limits_of_payment(policy: &Policy, rule: &Rule, payment: &Payment) -> Result<
             format!("the highest possible fee {} wei is above the {max} wei of rule {id}", payment.max_fee);
         let facts = json!({"fee": payment.max_fee.to_string(), "max": max.to_string()});
         return Err(Stop { facts, ..Stop::new(7, Code::FeeTooHigh, "fee", why) });
+    }
+    if let Effect::ContractCall { value, .. } = payment.effect
+        && rule.kind == Kind::Permit
+        && !value.is_zero()
+        && rule.per_tx.is_none()
+        && rule.windows.iter().all(|w| w.max.is_none())
+    {
+        let why = format!("{value} wei are sent along, and rule {id} names no maximum for them");
+        return Err(Stop::new(8, Code::OverLimit, "per_tx", why));
     }
     let (Some(max), Some((asset, amount))) = (rule.per_tx, payment.effect.debit()) else { return Ok(()) };
     if amount > max {

@@ -188,6 +188,10 @@ per_tx.max = "500"
     assert_eq!(code(&p, &call(Some([1; 4]))), "permit");
     assert_eq!(code(&p, &call(Some([2; 4]))), "contract_call_unknown");
     assert_eq!(code(&p, &call(None)), "contract_call_unknown");
+    let paid =
+        payment(Effect::ContractCall { contract: bob(), selector: Some([1; 4]), value: U256::from(1) });
+    assert_eq!(code(&p, &paid), "over_limit");
+    assert!(Policy::parse(&format!("{HEAD}{}", rules.replace("0x01010101", "0xa9059cbb"))).is_err());
     let approve = |amount| payment(Effect::Approve { asset: usdc(), spender: bob(), amount });
     assert_eq!(code(&p, &approve(U256::from(500))), "permit");
     assert_eq!(code(&p, &approve(U256::MAX)), "forbidden_by_rule");

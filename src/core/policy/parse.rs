@@ -147,6 +147,16 @@ impl Policy {
     }
 }
 
+/// transfer, approve, transferFrom, increaseAllowance, decreaseAllowance, permit (EIP-2612).
+const MONEY: [[u8; 4]; 6] = [
+    [0xa9, 0x05, 0x9c, 0xbb],
+    [0x09, 0x5e, 0xa7, 0xb3],
+    [0x23, 0xb8, 0x72, 0xdd],
+    [0x39, 0x50, 0x93, 0x51],
+    [0xa4, 0x57, 0xc2, 0xd7],
+    [0xd5, 0x05, 0xac, 0xcf],
+];
+
 fn at(place: &str, why: String) -> PolicyError {
     PolicyError::Value { place: place.to_owned(), why }
 }
@@ -280,6 +290,12 @@ impl Context {
                 .strip_prefix("0x")
                 .and_then(|digits| hex::decode_to_slice(digits, &mut selector).ok())
                 .ok_or_else(|| format!("selector {:?} must be 0x and 8 hex digits", call.selector))?;
+            if permit && MONEY.contains(&selector) {
+                return Err(format!(
+                    "selector {:?} moves or grants tokens: amount limits would not see it as a call; use acts transfer, approve or transfer-from",
+                    call.selector
+                ));
+            }
             calls.insert((call.contract, selector));
         }
         if permit && acts.contains(&Act::Call) && calls.is_empty() {
