@@ -25,6 +25,12 @@ const GRACE: Duration = Duration::from_secs(25);
 pub async fn run(config: Config) -> Result<(), String> {
     let house = House::open(config).await.map_err(|r| r.to_string())?;
     let mut passed = passed_sockets();
+    // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
+    let bound: Vec<_> = [("wallet", &house.config.wallet.path), ("operator", &house.config.operator.path)]
+        .into_iter()
+        .filter(|(name, _)| !passed.contains_key(*name))
+        .map(|(_, path)| path.clone())
+        .collect();
     let wallet = open_socket(&house.config.wallet, passed.remove("wallet")).map_err(|e| e.to_string())?;
     let operator =
         open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
@@ -108,8 +114,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::error!("the checkpoint task failed: {e}");
     }
     house.finish().await;
-    listener::unlink(&house.config.wallet.path);
-    listener::unlink(&house.config.operator.path);
+    bound.iter().for_each(|path| listener::unlink(path));
     tracing::info!("stopped");
     Ok(())
 }

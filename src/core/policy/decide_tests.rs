@@ -244,8 +244,12 @@ fn a_diff_names_the_direction() {
 
 #[test]
 fn the_shipped_example_is_a_policy() {
-    let text = include_str!("../../../config/policy.toml");
-    assert!(Policy::parse(text).unwrap().rule_count() > 0);
+    for text in
+        [include_str!("../../../config/policy.toml"), include_str!("../../../config/examples/policy.toml")]
+    {
+        assert!(Policy::parse(text).unwrap().rule_count() > 0);
+    }
+    crate::core::app::Apps::parse(include_str!("../../../config/examples/apps.toml")).unwrap();
 }
 
 fn any_rule() -> impl Strategy<Value = String> {
