@@ -87,7 +87,7 @@ impl Daemon {
         let mut daemon = Self { child, home, _dir: dir, address: String::new() };
         cli_ok(&daemon.home, &["status", "--wait", "30"]);
         let made = cli_ok(&daemon.home, &["key", "create", "hot"]);
-        daemon.address = made["address"].as_str().unwrap().to_owned();
+        made["address"].as_str().unwrap().clone_into(&mut daemon.address);
         let me = std::env::current_exe().unwrap();
         cli_ok(&daemon.home, &["app", "add", "test", "--path", me.to_str().unwrap()]);
         daemon.apply(POLICY);
