@@ -54,7 +54,7 @@ codes! {
     InvalidRequest "invalid_request" -32600 Never "8.2.3-b" "send jsonrpc \"2.0\", a method name, and an id that is a number, a string or null";
     MethodNotFound "method_not_found" -32601 Never "8.2.3-b" "call rpc.discover for the methods of this socket";
     InvalidParams "invalid_params" -32602 Never "8.2.3-b" "compare the parameters with rpc.discover";
-    TooLarge "too_large" -32600 Never "8.2.3-b" "send smaller messages; the limit is in [limits] of the configuration";
+    TooLarge "too_large" -32600 Never "8.2.3-b" "send smaller messages; the limit stands under limits in the configuration";
     TooDeep "too_deep" -32600 Never "8.2.3-b" "send JSON that is nested less deeply";
     Busy "busy" -32005 Later "8.2.3-b" "wait for replies before sending more, then ask again";
     Stopping "stopping" -32005 Later "8.2.3-b" "ask again after the daemon has been restarted";
