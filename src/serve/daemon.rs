@@ -24,6 +24,13 @@ const GRACE: Duration = Duration::from_secs(25);
 /// Runs until SIGTERM or SIGINT. `Err` holds the sentence for the operator.
 pub async fn run(config: Config) -> Result<(), String> {
     let house = House::open(config).await.map_err(|r| r.to_string())?;
+    // A token that is there answers within this; one that is not must not keep the daemon from saying so.
+    for _ in 0..200 {
+        if house.token_settled() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
     let bound: Vec<_> = [("wallet", &house.config.wallet.path), ("operator", &house.config.operator.path)]

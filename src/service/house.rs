@@ -179,6 +179,12 @@ impl House {
         }
     }
 
+    /// Whether the first attempt at the token has ended, either way.
+    #[must_use]
+    pub fn token_settled(&self) -> bool {
+        self.keeper.state() != KeeperState::Probing
+    }
+
     /// Turns new signatures away from now on.
     pub fn close(&self) {
         self.stopping.store(true, Ordering::Release);
