@@ -168,7 +168,7 @@ fn sender(signed: &[u8]) -> Option<String> {
     let public = PublicKey::from_bytes(Algorithm::Secp256k1, key.to_sec1_point(false).as_bytes())?;
     // EIP-2: what we check comes out low; a high s is not the same transaction.
     let checked = Verifier::new(&public)?.check(&ToSign::Prehash(tx.signing_hash()), &split.rs).ok()?;
-    let sealed = tx.sealed(&checked);
+    let sealed = tx.sealed(&checked).ok()?;
     (sealed.raw == signed && sealed.hash == keccak256(signed))
         .then(|| public.evm_address().unwrap().lower_hex())
 }

@@ -105,7 +105,7 @@ async fn walk(
 
     let timed = Timer::start(house);
     cancel.begin()?;
-    let ask = understood.ask(request, &vouched, &rules)?;
+    let ask = understood.ask(request, &vouched, &rules);
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { reply, request } => return already(&reply, request).map_err(Stop::from),
@@ -157,7 +157,7 @@ async fn sign_reserved(
     timed.stop(Stage::Verify);
 
     let timed = Timer::start(house);
-    let body = understood.asked.sealed(&checked);
+    let body = understood.asked.sealed(&checked)?;
     let blob = body.to_string().into_bytes();
     let recorded = house
         .store
@@ -205,10 +205,10 @@ impl Asked {
         }
     }
 
-    fn sealed(&self, checked: &CheckedSignature) -> Value {
-        match self {
+    fn sealed(&self, checked: &CheckedSignature) -> Result<Value, Refusal> {
+        Ok(match self {
             Self::Transaction(tx, _) => {
-                let signed = tx.sealed(checked);
+                let signed = tx.sealed(checked).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
                 json!({
                     "raw": signed.raw_hex(),
                     "tx": signed.tx,
@@ -218,7 +218,7 @@ impl Asked {
             Self::Message(message, _) => {
                 json!({"signature": format!("0x{}", hex::encode(message.signature_bytes(checked)))})
             }
-        }
+        })
     }
 }
 
@@ -237,7 +237,7 @@ impl Understood {
         }
     }
 
-    fn ask(&self, request: RequestId, vouched: &Vouched, rules: &Rules) -> Result<Ask, Refusal> {
+    fn ask(&self, request: RequestId, vouched: &Vouched, rules: &Rules) -> Ask {
         let key = self.key.record.name.clone();
         let spent = self.payment.as_ref().and_then(|p| p.effect.debit());
         let debit = Debit {
@@ -249,12 +249,12 @@ impl Understood {
             asset: spent.map(|(asset, _)| asset),
             amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
         };
-        let nonce = match &self.payment {
-            None => None,
-            Some(payment) => Some(NonceClaim {
-                chain: payment.chain,
-                nonce: payment.nonce,
-                payment_fingerprint: fingerprint(payment)?,
+        let nonce = match &self.asked {
+            Asked::Message(..) => None,
+            Asked::Transaction(tx, _) => Some(NonceClaim {
+                chain: tx.chain(),
+                nonce: tx.nonce(),
+                payment_fingerprint: tx.content_digest(),
             }),
         };
         let act = match (&self.payment, &self.asked) {
@@ -264,7 +264,7 @@ impl Understood {
             }
             (None, Asked::Transaction(..)) => Value::Null,
         };
-        Ok(Ask {
+        Ask {
             request,
             app: vouched.app().clone(),
             tier: vouched.tier(),
@@ -274,15 +274,8 @@ impl Understood {
             debit,
             nonce,
             facts: Box::new(self.facts(vouched.app().clone(), rules)),
-        })
+        }
     }
-}
-
-/// Identifies "the same payment to the same party", fees aside.
-fn fingerprint(payment: &Payment) -> Result<[u8; 32], Refusal> {
-    let text = serde_json::to_vec(&(&payment.chain, &payment.from, &payment.effect, payment.nonce))
-        .map_err(|e| Refusal::new(Code::Internal, format!("a payment could not be described: {e}")))?;
-    Ok(sha256(&text))
 }
 
 fn already(reply: &[u8], request: RequestId) -> Result<Signed, Refusal> {

@@ -8,8 +8,8 @@ mod args;
 mod json;
 mod rlp;
 
-use super::{Asset, Chain, Effect, Payment};
-use crate::core::units::{Address, U256, keccak256};
+use super::{Asset, Chain, Effect, Payment, ToSign};
+use crate::core::units::{Address, U256, keccak256, sha256};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::Code;
 
@@ -237,13 +237,22 @@ impl UnsignedTx {
         erc20(to, &self.input).unwrap_or(call)
     }
 
-    /// Puts the signature in.
+    /// What a fee bump must leave alone: chain, nonce, destination, value, call data, access list.
     #[must_use]
-    pub fn sealed(&self, signature: &CheckedSignature) -> SignedTx {
+    pub fn content_digest(&self) -> [u8; 32] {
+        let fee = Fee::Dynamic { max_fee: 0, max_priority: 0 };
+        sha256(&rlp::encode(&Self { fee, gas: 0, ..self.clone() }, None))
+    }
+
+    /// Puts the signature in; refuses one that was made for other bytes.
+    pub fn sealed(&self, signature: &CheckedSignature) -> Result<SignedTx, PaymentError> {
+        if *signature.digest() != ToSign::Prehash(self.signing_hash()).digest() {
+            return Err(PaymentError::Conflict("the signature was made for another transaction"));
+        }
         let seal = rlp::Seal { r: signature.r(), s: signature.s(), odd: signature.y_odd() };
         let raw = rlp::encode(self, Some(&seal));
         let hash = keccak256(&raw);
-        SignedTx { tx: json::describe(self, &seal, &hash), raw, hash }
+        Ok(SignedTx { tx: json::describe(self, &seal, &hash), raw, hash })
     }
 }
 

@@ -42,7 +42,9 @@ fn the_example_of_eip155_hashes_and_seals_as_the_eip_says() {
     let raw: k256::ecdsa::Signature =
         k256::ecdsa::signature::hazmat::PrehashSigner::sign_prehash(&key, &tx.signing_hash()).unwrap();
     let checked = Verifier::new(&public).unwrap().check(&to_sign, &raw.to_bytes().into()).unwrap();
-    let signed = tx.sealed(&checked);
+    let signed = tx.sealed(&checked).unwrap();
+    let (other, _) = UnsignedTx::from_args(&base()).unwrap();
+    assert!(other.sealed(&checked).is_err());
     assert_eq!(
         hex::encode(&signed.raw),
         "f86c098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a76400008025a028ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa636276a067cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83"
@@ -126,6 +128,28 @@ fn erc20_calls_are_the_payments_that_they_are() {
     }
     let (tx, _) = UnsignedTx::from_args(&with("to", serde_json::Value::Null)).unwrap();
     assert!(matches!(tx.payment(from()).unwrap().effect, Effect::ContractCreation { .. }));
+}
+
+// [clause 8.4.3-b] test
+#[test]
+fn only_the_fee_may_change_in_a_fee_bump() {
+    let digest = |field: &str, value| UnsignedTx::from_args(&with(field, value)).unwrap().0.content_digest();
+    let plain = UnsignedTx::from_args(&base()).unwrap().0.content_digest();
+    for (field, value) in
+        [("maxFeePerGas", "0xffffffffff"), ("gas", "0x6000"), ("maxPriorityFeePerGas", "0x1")]
+    {
+        assert_eq!(digest(field, json!(value)), plain, "{field}");
+    }
+    let same_selector = [digest("input", json!("0x0102030405")), digest("input", json!("0x0102030406"))];
+    assert_ne!(same_selector[0], same_selector[1]);
+    for (field, value) in [
+        ("value", "0x6"),
+        ("nonce", "0x1"),
+        ("chainId", "0x1"),
+        ("to", "0x1111111111111111111111111111111111111111"),
+    ] {
+        assert_ne!(digest(field, json!(value)), plain, "{field}");
+    }
 }
 
 #[test]
