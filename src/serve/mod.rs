@@ -13,6 +13,36 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::refusal::{Code, Refusal};
+use crate::service::House;
+use crate::wire::rpc::Request;
+
+/// Serves a method that the socket's table lists, and counts the outcome. Names that are not listed share one label.
+pub(crate) async fn serve_listed<F: Future<Output = Result<Value, Refusal>>>(
+    house: &House,
+    table: &[discover::Method],
+    request: Request,
+    dispatch: impl FnOnce(&'static str, Value) -> F,
+) -> Result<Value, Refusal> {
+    let listed = table.iter().find(|m| m.name == request.method).map(|m| m.name);
+    let outcome = if let Some(name) = listed {
+        dispatch(name, request.params).await
+    } else {
+        let why = format!("there is no method {:?} on this socket", clip(&request.method));
+        Err(Refusal::new(Code::MethodNotFound, why))
+    };
+    let method = listed.unwrap_or("unknown");
+    house.metrics.request(method, if outcome.is_ok() { "ok" } else { "refused" });
+    if let Err(refusal) = &outcome {
+        house.metrics.refusal(refusal.code.as_str());
+        tracing::info!(method, code = refusal.code.as_str(), "refused: {}", refusal.sentence);
+    }
+    outcome
+}
+
+/// The beginning of a stranger's text, for a sentence.
+pub(crate) fn clip(text: &str) -> String {
+    text.chars().take(64).collect()
+}
 
 /// Reads named parameters; an absent `params` is an empty object.
 pub(crate) fn named<T: DeserializeOwned>(params: Value) -> Result<T, Refusal> {

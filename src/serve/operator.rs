@@ -7,8 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
-use super::wallet::{clip, count};
-use super::{discover, named};
+use super::{clip, discover, named, serve_listed};
 use crate::core::key::{Algorithm, Purpose};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::units::Name;
@@ -28,16 +27,8 @@ pub struct Operator {
 
 impl Handler for Operator {
     async fn call(&self, request: Request) -> Result<Value, Refusal> {
-        let known = discover::OPERATOR.iter().find(|m| m.name == request.method).map(|m| m.name);
-        let outcome = match known {
-            None => Err(Refusal::new(
-                Code::MethodNotFound,
-                format!("there is no method {:?} on this socket", clip(&request.method)),
-            )),
-            Some(name) => self.dispatch(name, request.params).await,
-        };
-        count(&self.house, known, &outcome);
-        outcome
+        serve_listed(&self.house, discover::OPERATOR, request, |name, params| self.dispatch(name, params))
+            .await
     }
 
     fn unreadable(&self, refusal: &Refusal) {

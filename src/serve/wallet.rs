@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
-use super::{discover, named, positional};
+use super::{clip, discover, named, positional, serve_listed};
 use crate::core::app::{App, ReplyShape};
 use crate::core::payment::Chain;
 use crate::core::payment::evm::UnsignedTx;
@@ -36,40 +36,12 @@ pub struct Wallet {
 
 impl Handler for Wallet {
     async fn call(&self, request: Request) -> Result<Value, Refusal> {
-        let known = discover::WALLET.iter().find(|m| m.name == request.method).map(|m| m.name);
-        let outcome = match known {
-            None => Err(Refusal::new(
-                Code::MethodNotFound,
-                format!("there is no method {:?} on this socket", clip(&request.method)),
-            )),
-            Some(name) => self.dispatch(name, request.params).await,
-        };
-        count(&self.house, known, &outcome);
-        outcome
+        serve_listed(&self.house, discover::WALLET, request, |name, params| self.dispatch(name, params)).await
     }
 
     fn unreadable(&self, refusal: &Refusal) {
         self.house.metrics.refusal(refusal.code.as_str());
     }
-}
-
-/// Counts a request and, when refused, its code.
-pub(super) fn count(house: &House, method: Option<&'static str>, outcome: &Result<Value, Refusal>) {
-    let word = if outcome.is_ok() { "ok" } else { "refused" };
-    house.metrics.request(method.unwrap_or("unknown"), word);
-    if let Err(refusal) = outcome {
-        house.metrics.refusal(refusal.code.as_str());
-        tracing::info!(
-            method = method.unwrap_or("unknown"),
-            code = refusal.code.as_str(),
-            "refused: {}",
-            refusal.sentence
-        );
-    }
-}
-
-pub(super) fn clip(text: &str) -> String {
-    text.chars().take(64).collect()
 }
 
 #[derive(Deserialize)]

@@ -15,8 +15,6 @@ use crate::store::{Ledger, Verdict};
 
 /// What the decision needs to know about a request.
 pub struct SignFacts {
-    /// The policy that was in force when the request was read.
-    pub policy: Arc<Policy>,
     /// Who asks.
     pub app: Name,
     /// With which key.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
-use super::{House, Key, Peer, Rules};
+use super::{House, Key, Peer};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
@@ -105,7 +105,7 @@ async fn walk(
 
     let timed = Timer::start(house);
     cancel.begin()?;
-    let ask = understood.ask(request, &vouched, &rules);
+    let ask = understood.ask(request, &vouched);
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { reply, request } => return already(&reply, request).map_err(Stop::from),
@@ -170,10 +170,9 @@ async fn sign_reserved(
 
 /// The same decision, without a signature and without a reservation.
 pub async fn simulate(house: &House, app: &crate::core::units::Name, asked: Asked) -> Result<Value, Refusal> {
-    let rules = house.rules();
     let understood = understand(house, asked)?;
     let payment = json!(understood.payment);
-    let facts = understood.facts(app.clone(), &rules);
+    let facts = understood.facts(app.clone());
     let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))??;
     Ok(json!({"payment": payment, "decision": explanation}))
 }
@@ -223,9 +222,8 @@ impl Asked {
 }
 
 impl Understood {
-    fn facts(&self, app: crate::core::units::Name, rules: &Rules) -> SignFacts {
+    fn facts(&self, app: crate::core::units::Name) -> SignFacts {
         SignFacts {
-            policy: Arc::clone(&rules.policy),
             app,
             key: self.key.record.name.clone(),
             payment: self.payment.clone(),
@@ -237,7 +235,7 @@ impl Understood {
         }
     }
 
-    fn ask(&self, request: RequestId, vouched: &Vouched, rules: &Rules) -> Ask {
+    fn ask(&self, request: RequestId, vouched: &Vouched) -> Ask {
         let key = self.key.record.name.clone();
         let spent = self.payment.as_ref().and_then(|p| p.effect.debit());
         let debit = Debit {
@@ -273,7 +271,7 @@ impl Understood {
             digest: self.digest,
             debit,
             nonce,
-            facts: Box::new(self.facts(vouched.app().clone(), rules)),
+            facts: Box::new(self.facts(vouched.app().clone())),
         }
     }
 }

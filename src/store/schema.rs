@@ -113,23 +113,6 @@ pub(super) fn connect_reader(file: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-fn state(text: &str) -> Option<State> {
-    [
-        State::PreActive,
-        State::Active,
-        State::Suspended,
-        State::Deactivated,
-        State::Compromised,
-        State::Destroyed,
-    ]
-    .into_iter()
-    .find(|s| s.as_str() == text)
-}
-
-fn purpose(text: &str) -> Option<Purpose> {
-    [Purpose::Payment, Purpose::Integrity].into_iter().find(|p| p.as_str() == text)
-}
-
 /// A public half that is registered already is refused, whatever its name: one key, one purpose.
 // [clause 8.7.1-a] a key exists for the daemon only after its record and its entry are durable together
 pub(super) fn insert_key(
@@ -196,8 +179,8 @@ pub(super) fn keys(db: &Connection) -> Result<Vec<KeyRecord>, StoreError> {
         let parsed = (|| {
             Some(KeyRecord {
                 reference: KeyRef(reference),
-                purpose: purpose(&purpose_text)?,
-                state: state(&state_text)?,
+                purpose: Purpose::parse(&purpose_text)?,
+                state: State::parse(&state_text)?,
                 public: PublicKey::from_bytes(Algorithm::parse(&algorithm)?, &public)?,
                 name: Name::parse(&name)?,
                 token_serial,

@@ -62,6 +62,12 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Payment, Self::Integrity].into_iter().find(|p| p.as_str() == text)
+    }
+
     /// The name used in configuration, JSON and tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -97,6 +103,22 @@ pub enum State {
 }
 
 impl State {
+    /// All of them, in the order of a key's life.
+    pub const ALL: [Self; 6] = [
+        Self::PreActive,
+        Self::Active,
+        Self::Suspended,
+        Self::Deactivated,
+        Self::Compromised,
+        Self::Destroyed,
+    ];
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
     /// The name used in JSON and tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -233,16 +255,9 @@ mod tests {
     // [clause 8.7.1-b] test
     #[test]
     fn only_active_payment_keys_pay() {
-        let states = [
-            State::PreActive,
-            State::Active,
-            State::Suspended,
-            State::Deactivated,
-            State::Compromised,
-            State::Destroyed,
-        ];
         for purpose in [Purpose::Payment, Purpose::Integrity] {
-            for state in states {
+            for state in State::ALL {
+                assert_eq!(State::parse(state.as_str()), Some(state));
                 let record = KeyRecord {
                     name: Name::parse("k").unwrap(),
                     reference: KeyRef([0; 16]),
