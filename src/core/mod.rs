@@ -6,6 +6,7 @@
 pub mod app;
 pub mod key;
 pub mod log;
+mod multiples;
 pub mod payment;
 pub mod policy;
 pub mod proof;

@@ -7,6 +7,7 @@
 use ed25519_dalek::VerifyingKey as EdKey;
 
 use super::key::PublicKey;
+use super::multiples::Prepared;
 use super::payment::ToSign;
 
 /// Why a signature was not accepted.
@@ -66,9 +67,10 @@ impl CheckedSignature {
 /// same point and throws it away; its parity is needed here, and recovering it again would cost half as much once more.
 /// R's x coordinate must be r itself, not only r modulo the order: Ethereum's v cannot say otherwise.
 macro_rules! ecdsa {
-    ($curve:ident, $key:expr, $hash:expr, $raw:expr) => {{
+    ($curve:ident, $key:expr, $prepared:expr, $hash:expr, $raw:expr) => {{
         use $curve::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
         use $curve::elliptic_curve::point::AffineCoordinates;
+        use $curve::elliptic_curve::BatchNormalize;
         use $curve::{FieldBytes, ProjectivePoint, Scalar};
         let signature =
             $curve::ecdsa::Signature::from_slice($raw).map_err(|_| VerifyError::Range)?.normalize_s();
@@ -76,8 +78,14 @@ macro_rules! ecdsa {
         let z = <Scalar as Reduce<FieldBytes>>::reduce(&FieldBytes::from(*$hash));
         let s_inv = *s.invert_vartime();
         let q = ProjectivePoint::from(*$key.as_affine());
-        let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(&(z * s_inv), &(*r * s_inv), &q)
-            .to_affine();
+        let (u1, u2) = (z * s_inv, *r * s_inv);
+        let point = match $prepared.get(q, |points| ProjectivePoint::batch_normalize(points)) {
+            Some(multiples) => {
+                multiples.add(ProjectivePoint::mul_by_generator_vartime(&u1), &u2.to_bytes().into())
+            }
+            None => ProjectivePoint::mul_by_generator_and_mul_add_vartime(&u1, &u2, &q),
+        }
+        .to_affine();
         let rs: [u8; 64] = signature.to_bytes().into();
         let x: FieldBytes = point.x();
         if x.as_slice() != rs.first_chunk::<32>().unwrap_or(&[0; 32]) {
@@ -88,12 +96,11 @@ macro_rules! ecdsa {
 }
 
 /// A public key prepared for many checks.
-pub enum Verifier {
-    /// secp256k1.
-    Secp256k1(Box<k256::ecdsa::VerifyingKey>),
-    /// P-256.
-    P256(Box<p256::ecdsa::VerifyingKey>),
-    /// Ed25519.
+pub struct Verifier(Key);
+
+enum Key {
+    Secp256k1(Box<k256::ecdsa::VerifyingKey>, Prepared<k256::AffinePoint>),
+    P256(Box<p256::ecdsa::VerifyingKey>, Prepared<p256::AffinePoint>),
     Ed25519(Box<EdKey>),
 }
 
@@ -101,23 +108,27 @@ impl Verifier {
     /// `None` when the bytes are no point of the curve.
     #[must_use]
     pub fn new(public: &PublicKey) -> Option<Self> {
-        Some(match public {
+        Some(Self(match public {
             PublicKey::Secp256k1(b) => {
-                Self::Secp256k1(Box::new(k256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?))
+                let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?;
+                Key::Secp256k1(Box::new(key), Prepared::new())
             }
-            PublicKey::P256(b) => Self::P256(Box::new(p256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?)),
-            PublicKey::Ed25519(b) => Self::Ed25519(Box::new(EdKey::from_bytes(b).ok()?)),
-        })
+            PublicKey::P256(b) => {
+                let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(b).ok()?;
+                Key::P256(Box::new(key), Prepared::new())
+            }
+            PublicKey::Ed25519(b) => Key::Ed25519(Box::new(EdKey::from_bytes(b).ok()?)),
+        }))
     }
 
     /// Checks what the token returned for `to_sign`.
     // [clause 8.2.5-b] a token is an untrusted peer: nothing it returns is released unverified
     pub fn check(&self, to_sign: &ToSign, raw: &[u8; 64]) -> Result<CheckedSignature, VerifyError> {
         let digest = to_sign.digest();
-        let (rs, y_odd) = match (self, to_sign) {
-            (Self::Secp256k1(key), ToSign::Prehash(hash)) => ecdsa!(k256, key, hash, raw),
-            (Self::P256(key), ToSign::Prehash(hash)) => ecdsa!(p256, key, hash, raw),
-            (Self::Ed25519(key), ToSign::Message(message)) => {
+        let (rs, y_odd) = match (&self.0, to_sign) {
+            (Key::Secp256k1(key, prepared), ToSign::Prehash(hash)) => ecdsa!(k256, key, prepared, hash, raw),
+            (Key::P256(key, prepared), ToSign::Prehash(hash)) => ecdsa!(p256, key, prepared, hash, raw),
+            (Key::Ed25519(key), ToSign::Message(message)) => {
                 let signature = ed25519_dalek::Signature::from_bytes(raw);
                 key.verify_strict(message, &signature).map_err(|_| VerifyError::Mismatch)?;
                 (*raw, false)
@@ -161,15 +172,38 @@ mod tests {
         assert_eq!(verifier.check(&ToSign::Message(vec![1]), &[1; 64]), Err(VerifyError::Kind));
     }
 
+    impl Verifier {
+        /// As after many checks.
+        fn prepared(self) -> Self {
+            match &self.0 {
+                Key::Secp256k1(key, prepared) => prepared.now(
+                    k256::ProjectivePoint::from(*key.as_affine()),
+                    <k256::ProjectivePoint as k256::elliptic_curve::BatchNormalize<[_]>>::batch_normalize,
+                ),
+                Key::P256(key, prepared) => prepared.now(
+                    p256::ProjectivePoint::from(*key.as_affine()),
+                    <p256::ProjectivePoint as p256::elliptic_curve::BatchNormalize<[_]>>::batch_normalize,
+                ),
+                Key::Ed25519(_) => {}
+            }
+            self
+        }
+    }
+
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
         #[test]
         fn it_agrees_with_the_librarys_verifier_and_recovery(seed in proptest::prelude::any::<[u8; 32]>(), hash in proptest::prelude::any::<[u8; 32]>(), flip in 0usize..1024) {
             macro_rules! agree {
                 ($curve:ident, $kind:ident) => {
                     let Ok(key) = $curve::ecdsa::SigningKey::from_slice(&seed) else { return Ok(()) };
                     let point = key.verifying_key().to_sec1_point(false);
-                    let verifier = Verifier::new(&PublicKey::$kind(point.as_bytes().try_into().unwrap())).unwrap();
+                    let public = PublicKey::$kind(point.as_bytes().try_into().unwrap());
+                    let verifier = Verifier::new(&public).unwrap();
+                    let prepared = Verifier::new(&public).unwrap().prepared();
                     let signature: $curve::ecdsa::Signature = key.sign_prehash(&hash).unwrap();
+                    let checked = verifier.check(&ToSign::Prehash(hash), &signature.to_bytes().into()).unwrap();
+                    proptest::prop_assert_eq!(&prepared.check(&ToSign::Prehash(hash), &signature.to_bytes().into()), &Ok(checked));
                     let checked = verifier.check(&ToSign::Prehash(hash), &signature.to_bytes().into()).unwrap();
                     let low = $curve::ecdsa::Signature::from_slice(&checked.rs).unwrap();
                     let id = $curve::ecdsa::RecoveryId::new(checked.y_odd(), false);
@@ -179,6 +213,7 @@ mod tests {
                         let mut broken = checked.rs;
                         broken[flip / 8] ^= 1 << (flip % 8);
                         let ours = verifier.check(&ToSign::Prehash(hash), &broken).is_ok();
+                        proptest::prop_assert_eq!(prepared.check(&ToSign::Prehash(hash), &broken).is_ok(), ours);
                         let theirs = $curve::ecdsa::Signature::from_slice(&broken).is_ok_and(|s| {
                             use $curve::ecdsa::signature::hazmat::PrehashVerifier;
                             key.verifying_key().verify_prehash(&hash, &s.normalize_s()).is_ok()
