@@ -49,6 +49,7 @@ const IMPURE: &[&str] = &[
 const PROOFS: &[(&str, &str)] = &[
     ("Vouched", "src/caller"),
     ("Authorized", "src/core/policy"),
+    ("Decided", "src/store"),
     ("Reserved", "src/store"),
     ("Recorded", "src/store"),
 ];

@@ -124,7 +124,8 @@ mod tests {
             use $curve::elliptic_curve::group::Curve;
             use $curve::elliptic_curve::ops::Reduce;
             use $curve::{AffinePoint, FieldBytes, ProjectivePoint, Scalar};
-            let q = ProjectivePoint::generator() * <Scalar as Reduce<FieldBytes>>::reduce(&FieldBytes::from($seed));
+            let q = ProjectivePoint::generator()
+                * <Scalar as Reduce<FieldBytes>>::reduce(&FieldBytes::from($seed));
             let scalar = <Scalar as Reduce<FieldBytes>>::reduce(&FieldBytes::from($scalar));
             let multiples: Multiples<AffinePoint> =
                 Multiples::new(q, |points| points.iter().map(Curve::to_affine).collect());

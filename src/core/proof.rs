@@ -15,6 +15,15 @@ use super::units::Name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u128);
 
+impl RequestId {
+    /// Inverse of its text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        (text.len() == 32 && lower).then(|| u128::from_str_radix(text, 16).ok().map(Self))?
+    }
+}
+
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -85,6 +94,33 @@ impl Authorized {
         &self.digest
     }
 }
+
+/// This request is permitted, counted and on its way to the disk: the token may begin, and what it gives stays sealed
+/// until [`Reserved`]. Made in `store/` alone.
+#[must_use]
+pub struct Decided {
+    digest: Digest,
+    request: RequestId,
+}
+
+impl Decided {
+    pub(crate) fn assertion(digest: Digest, request: RequestId) -> Self {
+        Self { digest, request }
+    }
+    /// The request it was decided for.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+    /// Its id in the log.
+    #[must_use]
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+}
+
+/// What the store calls as soon as a request is decided, while its record is being committed.
+pub type Start = Box<dyn FnOnce(Decided) + Send>;
 
 /// The reservation and INTENT of this request are on disk (committed, fsynced). Made in `store/` alone.
 #[must_use]

@@ -38,6 +38,12 @@ pub struct CheckedSignature {
 }
 
 impl CheckedSignature {
+    /// `r || s`, s low; RFC 8032's 64 bytes for Ed25519.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 64] {
+        &self.rs
+    }
+
     /// First half: r, big-endian; R for Ed25519.
     #[must_use]
     pub fn r(&self) -> [u8; 32] {
@@ -68,9 +74,9 @@ impl CheckedSignature {
 /// R's x coordinate must be r itself, not only r modulo the order: Ethereum's v cannot say otherwise.
 macro_rules! ecdsa {
     ($curve:ident, $key:expr, $prepared:expr, $hash:expr, $raw:expr) => {{
+        use $curve::elliptic_curve::BatchNormalize;
         use $curve::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
         use $curve::elliptic_curve::point::AffineCoordinates;
-        use $curve::elliptic_curve::BatchNormalize;
         use $curve::{FieldBytes, ProjectivePoint, Scalar};
         let signature =
             $curve::ecdsa::Signature::from_slice($raw).map_err(|_| VerifyError::Range)?.normalize_s();

@@ -16,11 +16,12 @@ use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Vouched};
-use crate::core::units::{Address, sha256};
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::units::Address;
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply};
+use crate::token::keeper::Sealed;
 
 /// What an app asks to have signed.
 #[derive(Clone)]
@@ -105,15 +106,22 @@ async fn walk(
 
     let timed = Timer::start(house);
     cancel.begin()?;
-    let ask = understood.ask(request, &vouched);
+    let key = &understood.key;
+    let (start, sealed) = house
+        .keeper
+        .payment(&key.record, understood.to_sign.clone())
+        .map_err(|e| super::token_refusal(&e))?;
+    let ask = understood.ask(request, &vouched, start);
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
-        ReserveReply::Already { reply, request } => return already(&reply, request).map_err(Stop::from),
+        ReserveReply::Already { signature, request } => {
+            return understood.again(&signature, request).map_err(Stop::from);
+        }
         ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
     };
     timed.stop(Stage::Reserve);
 
-    match sign_reserved(house, peer, &understood, &reserved).await {
+    match release(house, peer, &understood, &reserved, sealed).await {
         Ok(signed) => Ok(signed),
         Err(refusal) => {
             // The reservation stays: whether the token signed is not always known.
@@ -126,42 +134,32 @@ async fn walk(
     }
 }
 
-async fn sign_reserved(
+/// The token has begun as soon as the request was decided; what it made is opened only now that the record is durable.
+async fn release(
     house: &House,
     peer: &Peer,
     understood: &Understood,
     reserved: &Reserved,
+    sealed: Sealed,
 ) -> Result<Signed, Refusal> {
     let timed = Timer::start(house);
     peer.unchanged()?;
     timed.stop(Stage::Recheck);
 
     let timed = Timer::start(house);
-    let key = &understood.key;
-    let raw = house
-        .keeper
-        .sign_payment(reserved, &key.record, understood.to_sign.clone())
-        .await
-        .map_err(|e| super::token_refusal(&e))?;
+    let raw = sealed.open(reserved).await.map_err(|e| super::token_refusal(&e))?;
     timed.stop(Stage::Sign);
 
     let timed = Timer::start(house);
     // [clause 8.2.5-b] what the token returned is verified before anybody sees it
-    let checked = key.verifier.check(&understood.to_sign, &raw).map_err(|e| {
-        tracing::error!(key = %key.record.name, "the token returned a signature that does not verify: {e}");
-        Refusal::new(
-            Code::SignatureInvalid,
-            format!("the token's signature by key {} does not verify: {e}", key.record.name),
-        )
-    })?;
+    let checked = understood.checked(&raw)?;
+    let body = understood.asked.sealed(&checked)?;
     timed.stop(Stage::Verify);
 
     let timed = Timer::start(house);
-    let body = understood.asked.sealed(&checked)?;
-    let blob = body.to_string().into_bytes();
     let recorded = house
         .store
-        .finish(reserved.request(), blob, sha256(&raw))
+        .finish(reserved.request(), *checked.bytes())
         .await
         .map_err(|e| house.store_refusal(&e))?;
     timed.stop(Stage::Record);
@@ -235,7 +233,21 @@ impl Understood {
         }
     }
 
-    fn ask(&self, request: RequestId, vouched: &Vouched) -> Ask {
+    fn checked(&self, raw: &[u8; 64]) -> Result<CheckedSignature, Refusal> {
+        let name = &self.key.record.name;
+        self.key.verifier.check(&self.to_sign, raw).map_err(|e| {
+            tracing::error!(key = %name, "the token returned a signature that does not verify: {e}");
+            let why = format!("the signature by key {name} does not verify: {e}");
+            Refusal::new(Code::SignatureInvalid, why)
+        })
+    }
+
+    /// What was released before for the very same payload: it is checked like any other, and no token is asked.
+    fn again(&self, signature: &[u8; 64], request: RequestId) -> Result<Signed, Refusal> {
+        Ok(Signed { request, body: self.asked.sealed(&self.checked(signature)?)? })
+    }
+
+    fn ask(&self, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
         let key = self.key.record.name.clone();
         let spent = self.payment.as_ref().and_then(|p| p.effect.debit());
         let debit = Debit {
@@ -272,14 +284,9 @@ impl Understood {
             debit,
             nonce,
             facts: Box::new(self.facts(vouched.app().clone())),
+            start,
         }
     }
-}
-
-fn already(reply: &[u8], request: RequestId) -> Result<Signed, Refusal> {
-    let body = serde_json::from_slice(reply)
-        .map_err(|e| Refusal::new(Code::Internal, format!("a stored reply cannot be read: {e}")))?;
-    Ok(Signed { request, body })
 }
 
 impl House {

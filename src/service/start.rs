@@ -26,7 +26,12 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal> {
     let wrong = |why: String| Refusal::new(Code::TokenRefused, why);
     let profile = Profile::load(&config.profile).map_err(|e| wrong(e.to_string()))?;
-    let keeper = KeeperConfig { workers: config.workers, queue: config.queue, call_timeout: config.timeout };
+    let keeper = KeeperConfig {
+        workers: config.workers,
+        queue: config.queue,
+        call_timeout: config.timeout,
+        sign_ahead: !profile.own_log,
+    };
     let backend = Backend::resolve(
         profile,
         config.module.clone(),

@@ -4,6 +4,7 @@
 //! commit changes nothing, in memory or on disk, and the next one is tried afresh. Mints [`Reserved`] and [`Recorded`].
 #![forbid(unsafe_code)]
 
+mod open;
 mod reserve;
 mod schema;
 mod writer;
@@ -19,7 +20,7 @@ use crate::core::key::KeyRecord;
 pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Tier};
+use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
 use reserve::Draft;
@@ -118,7 +119,12 @@ pub struct Ask {
     pub nonce: Option<NonceClaim>,
     /// For the ledger.
     pub facts: Box<dyn Any + Send>,
+    /// Called when it is decided, before the commit: lets the token work meanwhile.
+    pub start: Start,
 }
+
+/// A signature as it is kept: `r || s`, `s` low, or RFC 8032's 64 bytes.
+pub type Kept = [u8; 64];
 
 /// The answer to [`Ask`].
 pub enum ReserveReply {
@@ -128,8 +134,8 @@ pub enum ReserveReply {
     Again(Reserved),
     /// The same payload was signed before: this is what was released.
     Already {
-        /// The stored reply.
-        reply: Vec<u8>,
+        /// The signature that was released.
+        signature: Kept,
         /// The request that made it.
         request: RequestId,
     },
@@ -196,7 +202,7 @@ impl Store {
         Ok(match draft {
             Draft::New => ReserveReply::New(proof()),
             Draft::Again => ReserveReply::Again(proof()),
-            Draft::Already { reply, request } => ReserveReply::Already { reply, request },
+            Draft::Already { signature, request } => ReserveReply::Already { signature, request },
             Draft::Refused(refusal) => ReserveReply::Refused(refusal),
         })
     }
@@ -206,15 +212,9 @@ impl Store {
         self.writer.submit(move |work| Ok(work.explain(facts.as_ref()))).await
     }
 
-    /// Writes the released signature down.
-    pub async fn finish(
-        &self,
-        request: RequestId,
-        reply: Vec<u8>,
-        signature: [u8; 32],
-    ) -> Result<Recorded, StoreError> {
-        let index =
-            self.writer.submit(move |work| reserve::finish(work, request, &reply, &signature)).await?;
+    /// Writes down the signature that is about to be released.
+    pub async fn finish(&self, request: RequestId, signature: Kept) -> Result<Recorded, StoreError> {
+        let index = self.writer.submit(move |work| reserve::finish(work, request, &signature)).await?;
         Ok(Recorded::assertion(request, index))
     }
 

@@ -3,11 +3,13 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::open::Slot;
 use super::schema::int;
 use super::writer::Work;
-use super::{Ask, EntryKind, NonceClaim, StoreError, Verdict};
+use super::{Ask, EntryKind, Kept, NonceClaim, StoreError, Verdict};
 use crate::core::policy::window::Debit;
-use crate::core::proof::RequestId;
+use crate::core::proof::{Decided, RequestId};
+use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
 
 /// How long a request without an outcome may be tried again without a new debit: the shortest window.
@@ -17,7 +19,7 @@ const RETRY_MS: i64 = 60_000;
 pub(super) enum Draft {
     New,
     Again,
-    Already { reply: Vec<u8>, request: RequestId },
+    Already { signature: Kept, request: RequestId },
     Refused(Refusal),
 }
 
@@ -28,14 +30,15 @@ struct Earlier {
     fingerprint: [u8; 32],
     request: [u8; 16],
     at: i64,
-    reply: Option<Vec<u8>>,
+    signature: Option<Kept>,
 }
 
 pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     match decide(work, &ask)? {
-        Ok(Way::Already { reply, request }) => Ok(Draft::Already { reply, request }),
+        Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
         Ok(Way::Sign { verdict, debited }) => {
             write_intent(work, &ask, &verdict, debited)?;
+            (ask.start)(Decided::assertion(ask.digest, ask.request));
             Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
         Err(refusal) => {
@@ -46,7 +49,7 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
 }
 
 enum Way {
-    Already { reply: Vec<u8>, request: RequestId },
+    Already { signature: Kept, request: RequestId },
     Sign { verdict: Verdict, debited: Option<i64> },
 }
 
@@ -71,11 +74,11 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
     }
     // What was released stays debited where it was. What was not is free to try for as long as no window can have
     // let go of it; later it is debited again, or yesterday's reservation could be spent beside today's.
-    let stands = earlier.reply.is_some() || work.now().0.saturating_sub(earlier.at) < RETRY_MS;
+    let stands = earlier.signature.is_some() || work.now().0.saturating_sub(earlier.at) < RETRY_MS;
     let debited = stands.then_some(earlier.at);
-    Ok(match (same, earlier.reply) {
-        (true, Some(reply)) => {
-            Ok(Way::Already { reply, request: RequestId(u128::from_be_bytes(earlier.request)) })
+    Ok(match (same, earlier.signature) {
+        (true, Some(signature)) => {
+            Ok(Way::Already { signature, request: RequestId(u128::from_be_bytes(earlier.request)) })
         }
         (true, None) => rule(stands).map(|verdict| Way::Sign { verdict, debited }),
         (false, _) => match rule(stands) {
@@ -95,7 +98,7 @@ fn conflict(ask: &Ask, claim: &NonceClaim) -> Refusal {
 
 fn earlier(work: &Work, ask: &Ask, claim: &NonceClaim) -> Result<Option<Earlier>, StoreError> {
     let mut query = work.db.prepare_cached(
-        "SELECT app, digest, fingerprint, request, at, reply FROM nonces WHERE key = ?1 AND chain = ?2 AND nonce = ?3",
+        "SELECT app, digest, fingerprint, request, at, signature FROM nonces WHERE key = ?1 AND chain = ?2 AND nonce = ?3",
     )?;
     let row = query.query_row(params![ask.key.as_str(), int(claim.chain.0), int(claim.nonce)], |r| {
         Ok(Earlier {
@@ -104,7 +107,7 @@ fn earlier(work: &Work, ask: &Ask, claim: &NonceClaim) -> Result<Option<Earlier>
             fingerprint: r.get(2)?,
             request: r.get(3)?,
             at: r.get(4)?,
-            reply: r.get(5)?,
+            signature: r.get(5)?,
         })
     });
     Ok(row.optional()?)
@@ -133,30 +136,26 @@ fn write_intent(
         let row = Debit { at: work.now(), ..ask.debit.clone() };
         work.debit(&row)?;
     }
-    let (chain, nonce) = match &ask.nonce {
-        None => (None, None),
+    let slot = match &ask.nonce {
+        None => None,
         Some(claim) => {
+            let slot = Slot { key: ask.key.clone(), chain: int(claim.chain.0), nonce: int(claim.nonce) };
             work.db
                 .prepare_cached("INSERT OR REPLACE INTO nonces VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL)")?
                 .execute(params![
-                    ask.key.as_str(),
-                    int(claim.chain.0),
-                    int(claim.nonce),
+                    slot.key.as_str(),
+                    slot.chain,
+                    slot.nonce,
                     ask.app.as_str(),
                     ask.digest,
                     claim.payment_fingerprint,
                     request,
                     at
                 ])?;
-            (Some(int(claim.chain.0)), Some(int(claim.nonce)))
+            Some(slot)
         }
     };
-    work.db.prepare_cached("INSERT INTO open_requests VALUES(?1, ?2, ?3, ?4)")?.execute(params![
-        request,
-        ask.key.as_str(),
-        chain,
-        nonce
-    ])?;
+    work.open.begin(ask.request, slot);
     Ok(())
 }
 
@@ -176,42 +175,25 @@ fn refused(ask: &Ask, refusal: &Refusal) -> EntryKind {
     entry
 }
 
-fn close_request(work: &Work, request: RequestId) -> Result<bool, StoreError> {
-    let changed = work
-        .db
-        .prepare_cached("DELETE FROM open_requests WHERE request = ?1")?
-        .execute([request.0.to_be_bytes()])?;
-    Ok(changed == 1)
-}
-
-pub(super) fn finish(
-    work: &mut Work,
-    request: RequestId,
-    reply: &[u8],
-    signature: &[u8; 32],
-) -> Result<u64, StoreError> {
-    let bytes = request.0.to_be_bytes();
-    let slot: Option<(String, Option<i64>, Option<i64>)> = work
-        .db
-        .prepare_cached("SELECT key, chain, nonce FROM open_requests WHERE request = ?1")?
-        .query_row([bytes], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-        .optional()?;
-    let Some((key, chain, nonce)) = slot else {
+pub(super) fn finish(work: &mut Work, request: RequestId, signature: &Kept) -> Result<u64, StoreError> {
+    let Ok(slot) = work.open.end(request) else {
         return Err(StoreError::Failed(format!("request {request} is not open")));
     };
-    if let (Some(chain), Some(nonce)) = (chain, nonce) {
+    if let Some(Slot { key, chain, nonce }) = slot {
         work.db
             .prepare_cached(
-                "UPDATE nonces SET reply = ?4 WHERE key = ?1 AND chain = ?2 AND nonce = ?3 AND request = ?5",
+                "UPDATE nonces SET signature = ?4 WHERE key = ?1 AND chain = ?2 AND nonce = ?3 AND request = ?5",
             )?
-            .execute(params![key, chain, nonce, reply, bytes])?;
+            .execute(params![key.as_str(), chain, nonce, signature, request.0.to_be_bytes()])?;
     }
-    close_request(work, request)?;
-    work.append(&EntryKind::Result { request: request.to_string(), signature: hex::encode(signature) })
+    work.append(&EntryKind::Result {
+        request: request.to_string(),
+        signature: hex::encode(sha256(signature)),
+    })
 }
 
 pub(super) fn fail(work: &mut Work, request: RequestId, entry: &EntryKind) -> Result<(), StoreError> {
-    if close_request(work, request)? {
+    if work.open.end(request).is_ok() {
         work.append(entry)?;
     }
     Ok(())

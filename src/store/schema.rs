@@ -15,7 +15,7 @@ use crate::core::units::{Name, Timestamp};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -27,8 +27,7 @@ CREATE TABLE debits(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key TEXT NOT NU
   chain INTEGER, asset BLOB, amount BLOB NOT NULL);
 CREATE TABLE nonces(key TEXT NOT NULL, chain INTEGER NOT NULL, nonce INTEGER NOT NULL, app TEXT NOT NULL,
   digest BLOB NOT NULL, fingerprint BLOB NOT NULL, request BLOB NOT NULL, at INTEGER NOT NULL,
-  reply BLOB,   PRIMARY KEY(key, chain, nonce)) WITHOUT ROWID;
-CREATE TABLE open_requests(request BLOB PRIMARY KEY, key TEXT NOT NULL, chain INTEGER, nonce INTEGER) WITHOUT ROWID;
+  signature BLOB, PRIMARY KEY(key, chain, nonce)) WITHOUT ROWID;
 CREATE TABLE keys(name TEXT PRIMARY KEY, reference BLOB NOT NULL UNIQUE, purpose TEXT NOT NULL, state TEXT NOT NULL,
   algorithm TEXT NOT NULL, public BLOB NOT NULL UNIQUE, token_serial TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
 ";

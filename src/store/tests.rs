@@ -73,6 +73,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
             payment_fingerprint: [u8::try_from(amount % 251).unwrap(); 32],
         }),
         facts: Box::new(amount),
+        start: Box::new(drop),
     }
 }
 
@@ -96,7 +97,7 @@ async fn concurrent_requests_never_exceed_the_limit_and_a_restart_forgets_nothin
         tasks.spawn(async move {
             let reply = store.reserve(ask(u128::from(n), 3, n, 1)).await.unwrap();
             if let ReserveReply::New(reserved) = &reply {
-                let _recorded = store.finish(reserved.request(), b"{}".to_vec(), [0; 32]).await.unwrap();
+                let _recorded = store.finish(reserved.request(), [0; 64]).await.unwrap();
             }
             code(&reply)
         });
@@ -124,11 +125,11 @@ async fn one_nonce_is_one_payment() {
     };
     // No outcome yet: the same payload may be tried again without a new debit.
     assert_eq!(code(&store.reserve(ask(2, 5, 0, 1)).await.unwrap()), "again");
-    assert!(store.finish(reserved.request(), b"first".to_vec(), [0; 32]).await.is_ok());
-    let _recorded = store.finish(RequestId(2), b"second".to_vec(), [0; 32]).await.unwrap();
+    assert!(store.finish(reserved.request(), [1; 64]).await.is_ok());
+    let _recorded = store.finish(RequestId(2), [2; 64]).await.unwrap();
     match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
-        ReserveReply::Already { reply, request } => {
-            assert_eq!((reply.as_slice(), request), (&b"second"[..], RequestId(2)));
+        ReserveReply::Already { signature, request } => {
+            assert_eq!((signature, request), ([2; 64], RequestId(2)));
         }
         other => panic!("{}", code(&other)),
     }

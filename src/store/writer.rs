@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::open::OpenRequests;
 use super::schema::int;
 use super::{EntryKind, Ledger, LogHead, StoreError};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
@@ -62,6 +63,7 @@ impl Shared {
 pub(super) struct Work {
     pub(super) db: Connection,
     _lock: File,
+    pub(super) open: OpenRequests,
     tree: Frontier,
     last_ms: i64,
     ledger: Option<Box<dyn Ledger>>,
@@ -70,12 +72,15 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn load(db: Connection, lock: File) -> Result<Self, StoreError> {
-        let saved: Option<Vec<u8>> =
-            db.query_row("SELECT value FROM meta WHERE name = 'frontier'", [], |r| r.get(0)).optional()?;
-        let mut tree = match saved {
+        let mut tree = match saved(&db, "frontier")? {
             None => Frontier::default(),
             Some(bytes) => Frontier::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved edge of the log's tree cannot be read".into()))?,
+        };
+        let mut open = match saved(&db, "open")? {
+            None => OpenRequests::default(),
+            Some(bytes) => OpenRequests::from_bytes(&bytes)
+                .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
         let mut last_ms = 0;
         {
@@ -85,15 +90,16 @@ impl Work {
                 if row.get::<_, i64>(0)? != int(tree.size()) {
                     return Err(StoreError::Open(format!("entry {} of the log is missing", tree.size())));
                 }
-                tree.push(leaf_hash(&row.get::<_, Vec<u8>>(1)?));
+                let data = row.get::<_, Vec<u8>>(1)?;
+                open.replay(&read_entry(&data)?.kind);
+                tree.push(leaf_hash(&data));
             }
         }
         let last: Option<Vec<u8>> = db
             .query_row("SELECT data FROM entries ORDER BY seq DESC LIMIT 1", [], |r| r.get(0))
             .optional()?;
         if let Some(bytes) = last {
-            let entry: Entry = serde_json::from_slice(&bytes)
-                .map_err(|e| StoreError::Open(format!("the last entry of the log cannot be read: {e}")))?;
+            let entry = read_entry(&bytes)?;
             if entry.seq.checked_add(1) != Some(tree.size()) {
                 return Err(StoreError::Open(
                     "the log is shorter than its tree: entries were removed".into(),
@@ -110,7 +116,7 @@ impl Work {
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
         });
-        let mut work = Self { db, _lock: lock, tree, last_ms, ledger: None, shared };
+        let mut work = Self { db, _lock: lock, open, tree, last_ms, ledger: None, shared };
         work.settle_open_requests()?;
         work.publish();
         Ok(work)
@@ -127,18 +133,14 @@ impl Work {
 
     /// Requests that a crash left open are in doubt: the token may have signed. Their reservation stays.
     fn settle_open_requests(&mut self) -> Result<(), StoreError> {
-        let open: Vec<[u8; 16]> = {
-            let mut query = self.db.prepare("SELECT request FROM open_requests")?;
-            let rows = query.query_map([], |r| r.get(0))?;
-            rows.collect::<Result<_, _>>()?
-        };
         self.db.execute_batch("BEGIN IMMEDIATE")?;
-        for request in &open {
-            self.append(&EntryKind::InDoubt { request: hex::encode(request) })?;
+        for request in self.open.all() {
+            let _ = self.open.end(request);
+            self.append(&EntryKind::InDoubt { request: request.to_string() })?;
         }
-        self.db.execute("DELETE FROM open_requests", [])?;
         self.db.execute("DELETE FROM debits WHERE at < ?1", [self.now().minus(LONGEST_MS * 2).0])?;
         self.db.execute_batch("COMMIT")?;
+        self.open.keep();
         Ok(())
     }
 
@@ -256,10 +258,11 @@ impl Work {
             "INSERT OR REPLACE INTO checkpoints(size, note) VALUES(?1, ?2)",
             params![int(size), note],
         )?;
-        self.db.execute(
-            "INSERT OR REPLACE INTO meta(name, value) VALUES('frontier', ?1)",
-            [self.tree.to_bytes()],
-        )?;
+        // The frontier and the open requests are of the same moment: the log is read again from there.
+        for (name, value) in [("frontier", self.tree.to_bytes()), ("open", self.open.to_bytes())] {
+            self.db
+                .execute("INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)", params![name, value])?;
+        }
         Ok(())
     }
 
@@ -283,8 +286,10 @@ impl Work {
                 tracing::error!("rolling back failed: {e}");
             }
             (self.tree, self.last_ms) = (tree, last_ms);
+            self.open.undo();
             self.recount();
         }
+        self.open.keep();
         outcome
     }
 
@@ -299,6 +304,15 @@ impl Work {
             Err(e) => tracing::error!("what was spent cannot be read, so nothing is permitted: {e}"),
         }
     }
+}
+
+fn saved(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?)
+}
+
+fn read_entry(data: &[u8]) -> Result<Entry, StoreError> {
+    serde_json::from_slice(data)
+        .map_err(|e| StoreError::Open(format!("an entry of the log cannot be read: {e}")))
 }
 
 trait Job: Send {

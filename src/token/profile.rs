@@ -57,6 +57,9 @@ pub struct Profile {
     /// Leave `CKA_COPYABLE = false` out.
     #[serde(default)]
     pub copyable: bool,
+    /// The token keeps an audit log of its own: it is asked only for what stands in ours, on disk.
+    #[serde(default)]
+    pub own_log: bool,
     /// Claims.
     pub claims: Claims,
 }

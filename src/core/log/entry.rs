@@ -89,7 +89,7 @@ pub enum EntryKind {
     Result {
         /// Request id.
         request: String,
-        /// SHA-256 of the signature.
+        /// SHA-256 of the signature's 64 bytes: `r || s` with s low, or R || S.
         signature: String,
     },
     /// The token, or a check after the intent, failed; the reservation stays.

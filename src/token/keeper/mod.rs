@@ -5,7 +5,10 @@
 //! second time until an operator hands one over.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod supervisor;
+
+pub use ahead::Sealed;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -22,7 +25,6 @@ use super::profile::{Kind, Profile};
 use super::{Description, KeySpec, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
-use crate::core::proof::Reserved;
 use crate::secret::Pin;
 
 /// What the keeper drives.
@@ -76,11 +78,14 @@ pub struct KeeperConfig {
     pub queue: usize,
     /// Deadline of a call, the time in the queue included.
     pub call_timeout: Duration,
+    /// Begin a payment's signature while its record is being committed. Off for tokens that keep a log of their own:
+    /// nothing shall stand there that does not stand in ours.
+    pub sign_ahead: bool,
 }
 
 impl Default for KeeperConfig {
     fn default() -> Self {
-        Self { workers: 2, queue: 256, call_timeout: Duration::from_secs(10) }
+        Self { workers: 2, queue: 256, call_timeout: Duration::from_secs(10), sign_ahead: true }
     }
 }
 
@@ -148,6 +153,23 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts a call in the queue, or answers it with why not.
+    fn push(&self, call: Call) {
+        let mut inner = self.inner();
+        let refused = if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
+            refusing(&inner.state)
+        } else if inner.queue.len() >= self.config.queue {
+            TokenError::Busy
+        } else {
+            inner.queue.push_back(call);
+            drop(inner);
+            self.work.notify_one();
+            return;
+        };
+        drop(inner);
+        call(Err(refused));
+    }
+
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
         if inner.state != state {
             tracing::info!(?state, "token");
@@ -162,6 +184,31 @@ impl Shared {
                 call(Err(refusing(&inner.state)));
             }
         }
+    }
+}
+
+fn prepare<T: Send + 'static>(
+    run: impl FnOnce(&mut dyn Token) -> Result<T, TokenError> + Send + 'static,
+) -> (Call, oneshot::Receiver<Result<T, TokenError>>) {
+    let (tell, told) = oneshot::channel();
+    let call: Call = Box::new(move |token| {
+        let outcome = token.and_then(run);
+        let error = outcome.as_ref().err().cloned();
+        // A caller that has given up does not change what happened.
+        drop(tell.send(outcome));
+        error
+    });
+    (call, told)
+}
+
+async fn wait<T>(
+    told: oneshot::Receiver<Result<T, TokenError>>,
+    patience: Duration,
+) -> Result<T, TokenError> {
+    match tokio::time::timeout(patience, told).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(TokenError::Gone("the call was dropped".into())),
+        Err(_) => Err(TokenError::Timeout(patience.as_millis())),
     }
 }
 
@@ -284,46 +331,9 @@ impl Keeper {
         &self,
         run: impl FnOnce(&mut dyn Token) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, TokenError> {
-        let (tell, told) = oneshot::channel();
-        let call: Call = Box::new(move |token| {
-            let outcome = token.and_then(run);
-            let error = outcome.as_ref().err().cloned();
-            // A caller that has given up does not change what happened.
-            drop(tell.send(outcome));
-            error
-        });
-        {
-            let mut inner = self.shared.inner();
-            if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
-                return Err(refusing(&inner.state));
-            }
-            if inner.queue.len() >= self.shared.config.queue {
-                return Err(TokenError::Busy);
-            }
-            inner.queue.push_back(call);
-        }
-        self.shared.work.notify_one();
-        let patience = self.shared.config.call_timeout;
-        match tokio::time::timeout(patience, told).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(TokenError::Gone("the call was dropped".into())),
-            Err(_) => Err(TokenError::Timeout(patience.as_millis())),
-        }
-    }
-
-    /// Signs a payment: only what was reserved, only with a payment key.
-    // [clause 8.7.2-a] the purpose is checked once more where the token is reached
-    pub async fn sign_payment(
-        &self,
-        reserved: &Reserved,
-        key: &KeyRecord,
-        to_sign: ToSign,
-    ) -> Result<RawSignature, TokenError> {
-        if key.purpose != Purpose::Payment || *reserved.digest() != to_sign.digest() {
-            return Err(TokenError::Refused("this is not the payment that was reserved for this key".into()));
-        }
-        let (reference, algorithm) = (key.reference, key.public.algorithm());
-        self.call(move |token| token.sign(reference, algorithm, &to_sign)).await
+        let (call, told) = prepare(run);
+        self.shared.push(call);
+        wait(told, self.shared.config.call_timeout).await
     }
 
     /// Signs a checkpoint of the log: only with the integrity key, only what looks like one.
