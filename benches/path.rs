@@ -25,8 +25,9 @@ use claviger::core::payment::ToSign;
 use claviger::core::verify::Verifier;
 use claviger::secret::Pin;
 use claviger::token::embedded::EmbeddedToken;
-use claviger::token::pkcs11::{Module, Place, module_path};
+use claviger::token::pkcs11::{Connection, Module, Place, module_path};
 use claviger::token::profile::Profile;
+use claviger::token::worker::Process;
 use claviger::token::{KeySpec, Token};
 
 const PIN: &str = "123456";
@@ -112,10 +113,15 @@ fn cli(home: &Path, words: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&out.stdout).unwrap_or_default()
 }
 
-fn daemon(home: PathBuf, init: &[&str]) -> Daemon {
+fn daemon(home: PathBuf, init: &[&str], in_process: bool) -> Daemon {
     let mut words = vec!["init", "--yes", "--dir", home.to_str().unwrap()];
     words.extend(init);
     cli(&home, &words);
+    if in_process {
+        let file = home.join("clavigerd.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("[token]\n", "[token]\nin_process = true\n")).unwrap();
+    }
     let log = std::fs::File::create(home.join("daemon.log")).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_clavigerd"))
         .arg("--config")
@@ -231,6 +237,32 @@ fn measure_daemon(daemon: &Daemon, token: &str, floors: &BTreeMap<Algorithm, f64
     }
 }
 
+/// The same signatures through a worker process: what the hop adds to one call.
+fn hop(connection: &Connection, place: &Place, profile: &Profile, seconds: f64) {
+    let pin = Pin::new(PIN.into()).unwrap();
+    let executable = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
+    let worker = Process::start(executable, place, profile, &pin, 2, Duration::from_secs(10)).unwrap();
+    for (n, algorithm) in (1..).zip(Algorithm::ALL) {
+        let key = KeyRef([n; 16]);
+        let near: Box<dyn Token> = Box::new(connection.session().unwrap());
+        let near = bare(vec![near], key, algorithm, seconds);
+        for threads in [1, 2] {
+            let sessions =
+                (0..threads).map(|_| Box::new(worker.session().unwrap()) as Box<dyn Token>).collect();
+            let far = bare(sessions, key, algorithm, seconds);
+            row(&format!("C_Sign through the worker, {algorithm}"), &format!("{threads} thr"), &far, None);
+            if threads == 1 {
+                println!(
+                    "    the hop adds {:.0} us at p50, {:.0} us at p99",
+                    far.p50 - near.p50,
+                    far.p99 - near.p99
+                );
+            }
+        }
+    }
+    worker.close();
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     let seconds = words.windows(2).find(|w| w[0] == "--seconds").map_or(2.0, |w| w[1].parse().unwrap());
@@ -262,7 +294,7 @@ fn main() {
     let profile = Profile::load("softhsm2").unwrap();
     let place =
         Place { module: module_path(&profile, None).unwrap(), label: Some("bench".into()), serial: None };
-    let module = Module::load(place, profile).unwrap();
+    let module = Module::load(place.clone(), profile.clone()).unwrap();
     let connection = module.connect(&Pin::new(PIN.into()).unwrap()).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::ALL) {
@@ -285,6 +317,7 @@ fn main() {
         }
         println!("    software verification: {:.0} us", verify_cost(&mut session, key, algorithm));
     }
+    hop(&connection, &place, &profile, seconds);
     drop(connection);
     module.finalize();
 
@@ -294,10 +327,18 @@ fn main() {
     let softhsm = daemon(
         dir.join("softhsm"),
         &["--profile", "softhsm2", "--token-label", "bench", "--pin-file", pin.to_str().unwrap()],
+        false,
     );
     println!("ratio = whole path / bare two-thread loop");
     measure_daemon(&softhsm, "SoftHSM", &floors, seconds);
     drop(softhsm);
+    let near = daemon(
+        dir.join("near"),
+        &["--profile", "softhsm2", "--token-label", "bench", "--pin-file", pin.to_str().unwrap()],
+        true,
+    );
+    measure_daemon(&near, "in process", &floors, seconds);
+    drop(near);
 
     let embedded_dir = dir.join("bare-embedded");
     let pin = Pin::new(PIN.into()).unwrap();
@@ -314,6 +355,6 @@ fn main() {
         row(&format!("bare, embedded, {algorithm}"), "2 thr", &f, None);
         floors.insert(algorithm, f.rate);
     }
-    let embedded = daemon(dir.join("embedded"), &["--profile", "embedded"]);
+    let embedded = daemon(dir.join("embedded"), &["--profile", "embedded"], false);
     measure_daemon(&embedded, "embedded", &floors, seconds);
 }

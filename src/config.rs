@@ -85,6 +85,8 @@ pub struct TokenConfig {
     pub queue: usize,
     /// Deadline of one token call.
     pub timeout: Duration,
+    /// Load the PKCS#11 module into the daemon: a module that crashes or hangs takes the daemon with it.
+    pub in_process: bool,
 }
 
 /// Log lines on standard error.
@@ -194,6 +196,8 @@ struct RawToken {
     workers: Option<usize>,
     queue: Option<usize>,
     timeout_ms: Option<u64>,
+    #[serde(default)]
+    in_process: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -312,6 +316,7 @@ impl Config {
                 workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
                 queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
                 timeout: Duration::from_millis(raw.token.timeout_ms.unwrap_or(10_000).clamp(50, 600_000)),
+                in_process: raw.token.in_process,
             },
             policy_file: at(raw.policy_file),
             apps_file: at(raw.apps_file),

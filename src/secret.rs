@@ -37,6 +37,12 @@ impl Pin {
         Some(Self(bytes))
     }
 
+    /// Takes bytes that were a [`Pin`] before; the caller wipes its own.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        (!bytes.is_empty() && bytes.len() <= MAX_PIN_BYTES).then(|| Self(bytes.to_vec()))
+    }
+
     /// The bytes, for the one call that hands them to the token.
     #[must_use]
     pub fn expose(&self) -> &[u8] {

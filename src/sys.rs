@@ -122,6 +122,29 @@ pub fn adopt_descriptor(fd: i32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Lets a child program inherit these descriptors, under the same numbers, and nothing else of ours.
+pub fn pass_descriptors(command: &mut std::process::Command, descriptors: Vec<OwnedFd>) {
+    use std::os::unix::process::CommandExt;
+    let keep = move || {
+        for fd in &descriptors {
+            // SAFETY: changes one flag of an open descriptor; fcntl is async-signal-safe.
+            if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec, the closure makes async-signal-safe calls alone and allocates nothing.
+    unsafe { command.pre_exec(keep) };
+}
+
+/// Asks the kernel to kill this process when the thread that started it ends.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: takes integers.
+    let failed = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Changes the group of a file (`chown(2)` with the user left alone).
 pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
     std::os::unix::fs::chown(path, None, Some(group))

@@ -24,9 +24,14 @@ fn pin(text: &str) -> Option<Pin> {
     Pin::new(text.to_owned())
 }
 
+/// Each test runs both ways: the module in a process of its own, and in this one.
+fn worker() -> Option<PathBuf> {
+    std::env::var_os("IN_PROCESS").is_none().then(|| PathBuf::from(env!("CARGO_BIN_EXE_clavigerd")))
+}
+
 fn start(pin_text: &str) -> Keeper {
     let profile = Profile::load("softhsm2").unwrap();
-    let backend = Backend::resolve(profile, None, Some("test".into()), None, None)
+    let backend = Backend::resolve(profile, None, Some("test".into()), None, None, worker())
         .expect("SoftHSM 2 is needed: install the package softhsm2");
     Keeper::start(backend, pin(pin_text), KeeperConfig { workers: 4, ..KeeperConfig::default() })
 }
@@ -74,26 +79,29 @@ fn again_with(name: &str) -> bool {
     if std::env::var_os("SOFTHSM2_CONF").is_some_and(|c| c.to_string_lossy().contains("claviger-test")) {
         return false;
     }
-    let dir = tempfile::Builder::new().prefix("claviger-test").tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("tokens")).unwrap();
-    let conf = dir.path().join("softhsm2.conf");
-    std::fs::write(
-        &conf,
-        format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display()),
-    )
-    .unwrap();
-    let made = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"])
-        .env("SOFTHSM2_CONF", &conf)
-        .output()
-        .expect("softhsm2-util is needed: install the package softhsm2");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let done = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env("SOFTHSM2_CONF", &conf)
-        .status()
+    for in_process in [false, true] {
+        let dir = tempfile::Builder::new().prefix("claviger-test").tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tokens")).unwrap();
+        let conf = dir.path().join("softhsm2.conf");
+        std::fs::write(
+            &conf,
+            format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display()),
+        )
         .unwrap();
-    assert!(done.success(), "{name} failed under SoftHSM");
+        let made = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"])
+            .env("SOFTHSM2_CONF", &conf)
+            .output()
+            .expect("softhsm2-util is needed: install the package softhsm2");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name, "--nocapture"]).env("SOFTHSM2_CONF", &conf);
+        if in_process {
+            again.env("IN_PROCESS", "1");
+        }
+        let done = again.status().unwrap();
+        assert!(done.success(), "{name} failed under SoftHSM (in process: {in_process})");
+    }
     true
 }
 
@@ -181,4 +189,30 @@ async fn a_token_that_vanishes_is_told_and_comes_back_by_itself() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     checkpoint(&keeper, &key).await.unwrap();
     keeper.stop();
+}
+
+// [clause 8.2.5-b] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_or_stands_still_is_replaced() {
+    if again_with("a_worker_that_dies_or_stands_still_is_replaced") || worker().is_none() {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let key = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await.unwrap();
+    keeper.expect_keys(vec![(key.reference, key.public)]);
+    for signal in ["-KILL", "-ABRT", "-STOP"] {
+        let old = keeper.stats().worker.unwrap();
+        let began = Instant::now();
+        assert!(Command::new("kill").args([signal, &old.to_string()]).status().unwrap().success());
+        while keeper.stats().worker.is_none_or(|pid| pid == old) || keeper.state() != KeeperState::Usable {
+            assert!(began.elapsed() < Duration::from_secs(5), "{signal}: {:?}", keeper.state());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        checkpoint(&keeper, &key).await.unwrap();
+        assert!(!Path::new(&format!("/proc/{old}")).exists(), "{signal}: the old worker is still there");
+    }
+    let last = keeper.stats().worker.unwrap();
+    keeper.stop();
+    assert!(!Path::new(&format!("/proc/{last}")).exists(), "a worker outlived its keeper");
 }

@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    claviger::cli::main()
+    claviger::token::worker::host::run_if_asked().unwrap_or_else(claviger::cli::main)
 }

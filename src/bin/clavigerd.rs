@@ -20,6 +20,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = claviger::token::worker::host::run_if_asked() {
+        return code;
+    }
     let arguments = Arguments::parse();
     let mut config = match Config::load(&arguments.config) {
         Ok(config) => config,

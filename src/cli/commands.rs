@@ -330,6 +330,7 @@ fn check_token(
         workers: 1,
         queue: 64,
         timeout: Duration::from_secs(30),
+        in_process: false,
     };
     let rows = runtime()?.block_on(crate::service::report::check_profile(&config, pin))?;
     checked(rows)

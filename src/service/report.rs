@@ -55,6 +55,7 @@ impl House {
                 "signatures": token.ops,
                 "errors": token.errors,
                 "reinitialisations": token.reinits,
+                "worker": token.worker,
             },
             "log": {
                 "origin": self.config.log.origin,

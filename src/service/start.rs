@@ -1,6 +1,7 @@
 //! Start and stop: opens state and token, loads the rules, keeps the checkpoints coming.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -32,12 +33,15 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
         call_timeout: config.timeout,
         sign_ahead: !profile.own_log,
     };
+    // This program as it runs: its file may have been replaced since.
+    let worker = (!config.in_process).then(|| PathBuf::from("/proc/self/exe"));
     let backend = Backend::resolve(
         profile,
         config.module.clone(),
         config.label.clone(),
         config.serial.clone(),
         config.directory.clone(),
+        worker,
     )
     .map_err(|e| wrong(e.to_string()))?;
     Ok((backend, keeper))

@@ -1,7 +1,7 @@
 //! `token check`: proves on the device what its profile claims. Cleans up after itself.
 #![forbid(unsafe_code)]
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{KeySpec, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, Purpose};
@@ -9,7 +9,7 @@ use crate::core::payment::ToSign;
 use crate::core::verify::Verifier;
 
 /// One proof.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckRow {
     /// What was tried.
     pub check: String,

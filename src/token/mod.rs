@@ -8,12 +8,15 @@ pub mod embedded;
 pub mod keeper;
 pub mod pkcs11;
 pub mod profile;
+pub mod worker;
+
+use serde::{Deserialize, Serialize};
 
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 
 /// What a token says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Profile that drives it.
     pub profile: String,
@@ -30,7 +33,7 @@ pub struct Description {
 }
 
 /// What a new key shall be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeySpec {
     /// `CKA_ID` to give to both halves.
     pub reference: KeyRef,
@@ -46,7 +49,7 @@ pub struct KeySpec {
 pub type RawSignature = [u8; 64];
 
 /// Why a token did not do what it was asked. Each class has one way on (design, section 4).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum TokenError {
     /// All sessions are taken or the queue is full: ask again later.
     #[error("the token is busy")]
@@ -65,7 +68,7 @@ pub enum TokenError {
     Unsupported(String),
     /// No answer in time: whether it happened is not known.
     #[error("the token did not answer within {0} ms")]
-    Timeout(u128),
+    Timeout(u64),
     /// What came back makes no sense: never used.
     #[error("the token answered nonsense: {0}")]
     Corrupt(String),

@@ -1,6 +1,7 @@
 //! Profiles: what differs between vendors, as data. Believed by nobody until `token check` has proved it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::key::Algorithm;
 
 /// What drives the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Sealed files of our own.
@@ -34,7 +35,7 @@ pub struct Claims {
 }
 
 /// One profile.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Name.
@@ -60,6 +61,12 @@ pub struct Profile {
     /// The token keeps an audit log of its own: it is asked only for what stands in ours, on disk.
     #[serde(default)]
     pub own_log: bool,
+    /// The module speaks to its token over the network.
+    #[serde(default)]
+    pub network: bool,
+    /// Environment of the module's process.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// Claims.
     pub claims: Claims,
 }

@@ -192,7 +192,7 @@ impl fmt::Debug for PublicKey {
 }
 
 /// Where a key stands in its token: `CKA_ID` of the pair, 16 random bytes chosen by us. Handles are never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyRef(pub [u8; 16]);
 
 impl fmt::Display for KeyRef {

@@ -6,12 +6,12 @@
 pub mod evm;
 pub mod message;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::units::{Address, U256, decimal, sha256};
 
 /// What a key signs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSign {
     /// A 32-byte hash for ECDSA, computed here from decoded content, never taken from a caller.
     Prehash([u8; 32]),

@@ -12,7 +12,7 @@ pub use ahead::Sealed;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ pub enum Backend {
         place: Place,
         /// Profile.
         profile: Profile,
+        /// The executable that hosts the module in a process of its own; `None` loads it into this one.
+        worker: Option<PathBuf>,
     },
 }
 
@@ -53,6 +55,7 @@ impl Backend {
         label: Option<String>,
         serial: Option<String>,
         directory: Option<PathBuf>,
+        worker: Option<PathBuf>,
     ) -> Result<Self, TokenError> {
         match profile.kind {
             Kind::Embedded => {
@@ -63,7 +66,7 @@ impl Backend {
             }
             Kind::Pkcs11 => {
                 let module = pkcs11::module_path(&profile, module)?;
-                Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile })
+                Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile, worker })
             }
         }
     }
@@ -115,6 +118,8 @@ pub struct KeeperStats {
     pub errors: u64,
     /// Times that the token was connected again.
     pub reinits: u64,
+    /// Process id of the worker that hosts the module, while there is one.
+    pub worker: Option<u32>,
 }
 
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
@@ -146,6 +151,7 @@ struct Shared {
     ops: AtomicU64,
     errors: AtomicU64,
     reinits: AtomicU64,
+    worker: AtomicU32,
 }
 
 impl Shared {
@@ -208,7 +214,7 @@ async fn wait<T>(
     match tokio::time::timeout(patience, told).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(TokenError::Gone("the call was dropped".into())),
-        Err(_) => Err(TokenError::Timeout(patience.as_millis())),
+        Err(_) => Err(TokenError::Timeout(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX))),
     }
 }
 
@@ -253,6 +259,7 @@ impl Keeper {
             ops: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             reinits: AtomicU64::new(0),
+            worker: AtomicU32::new(0),
         });
         let theirs = Arc::clone(&shared);
         let supervisor = std::thread::Builder::new()
@@ -293,6 +300,7 @@ impl Keeper {
             ops: self.shared.ops.load(Ordering::Relaxed),
             errors: self.shared.errors.load(Ordering::Relaxed),
             reinits: self.shared.reinits.load(Ordering::Relaxed),
+            worker: Some(self.shared.worker.load(Ordering::Relaxed)).filter(|pid| *pid != 0),
         }
     }
 

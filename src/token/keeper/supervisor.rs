@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module};
+use super::super::worker::Process;
 use super::super::{Description, Token, TokenError};
 use super::{Backend, Inner, KeeperState, Shared};
 use crate::secret::Pin;
@@ -19,6 +20,7 @@ const HEALTH_EVERY: Duration = Duration::from_millis(500);
 enum Link<'a> {
     Embedded(EmbeddedToken),
     Pkcs11(&'a Module, Connection),
+    Worker(Arc<Process>),
 }
 
 impl Link<'_> {
@@ -26,6 +28,7 @@ impl Link<'_> {
         Ok(match self {
             Self::Embedded(token) => Box::new(token.clone()),
             Self::Pkcs11(_, connection) => Box::new(connection.session()?),
+            Self::Worker(process) => Box::new(process.session()?),
         })
     }
 
@@ -33,6 +36,7 @@ impl Link<'_> {
         match self {
             Self::Embedded(token) => token.clone().describe(),
             Self::Pkcs11(_, connection) => Ok(connection.description().clone()),
+            Self::Worker(process) => Ok(process.description().clone()),
         }
     }
 
@@ -40,13 +44,30 @@ impl Link<'_> {
         match self {
             Self::Embedded(token) => token.clone().health(),
             Self::Pkcs11(_, connection) => connection.alive(),
+            Self::Worker(process) => process.alive(),
         }
     }
 
+    /// Breaks off what is under way, where that can be done.
+    fn abort(&self) {
+        if let Self::Worker(process) = self {
+            process.kill();
+        }
+    }
+
+    /// Process id of the worker.
+    fn worker(&self) -> Option<u32> {
+        if let Self::Worker(process) = self { Some(process.id()) } else { None }
+    }
+
     fn close(self) {
-        if let Self::Pkcs11(module, connection) = self {
-            drop(connection);
-            module.finalize();
+        match self {
+            Self::Embedded(_) => {}
+            Self::Pkcs11(module, connection) => {
+                drop(connection);
+                module.finalize();
+            }
+            Self::Worker(process) => process.close(),
         }
     }
 }
@@ -59,7 +80,9 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
         match connect(shared, backend, &mut module, &pin) {
             Ok(link) => {
                 wait = FIRST_WAIT;
+                shared.worker.store(link.worker().unwrap_or_default(), Ordering::Relaxed);
                 let why = serve(shared, &link);
+                shared.worker.store(0, Ordering::Relaxed);
                 link.close();
                 let mut inner = shared.inner();
                 inner.pin.get_or_insert(pin);
@@ -116,7 +139,11 @@ fn connect<'a>(
 ) -> Result<Link<'a>, TokenError> {
     let link = match backend {
         Backend::Embedded { dir, profile } => Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?),
-        Backend::Pkcs11 { place, profile } => {
+        Backend::Pkcs11 { place, profile, worker: Some(executable) } => {
+            let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
+            Link::Worker(Process::start(executable, place, profile, pin, sessions, patience)?)
+        }
+        Backend::Pkcs11 { place, profile, worker: None } => {
             let module = match module {
                 Some(module) => module,
                 None => module.insert(Module::load(place.clone(), profile.clone())?),
@@ -208,8 +235,12 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
         }
     };
     inner.generation = inner.generation.wrapping_add(1);
+    let in_order = inner.stopping;
     shared.set_state(&mut inner, KeeperState::Unusable(why.clone()));
     drop(inner);
+    if !in_order {
+        link.abort();
+    }
     shared.work.notify_all();
     // A session must not outlive the module's state: wait for all, however long the module holds them.
     for worker in workers {
@@ -260,9 +291,10 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
         inner = shared.inner();
         if let Some(error) = error {
             shared.errors.fetch_add(1, Ordering::Relaxed);
-            if let TokenError::Gone(why) = error
+            if let TokenError::Gone(_) | TokenError::Timeout(_) = error
                 && inner.generation == generation
             {
+                let why = error.to_string();
                 inner.trouble = Some(why.clone());
                 shared.set_state(&mut inner, KeeperState::Unusable(why));
                 shared.change.notify_all();

@@ -15,6 +15,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use serde::{Deserialize, Serialize};
 
 use super::profile::Profile;
 use super::{Description, TokenError};
@@ -22,7 +23,7 @@ use crate::secret::Pin;
 pub use session::Pkcs11Token;
 
 /// Which token, through which module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Module path.
     pub module: PathBuf,
@@ -68,10 +69,16 @@ pub struct Module {
 
 /// A token that was found and logged into. Holds the session that keeps the login.
 pub struct Connection {
+    opener: Opener,
+    anchor: Session,
+}
+
+/// Opens sessions under the login of a [`Connection`]; may go to other threads.
+#[derive(Clone)]
+pub struct Opener {
     context: Pkcs11,
     slot: Slot,
     description: Description,
-    anchor: Session,
     profile: Arc<Profile>,
     mutation: Arc<Mutex<()>>,
 }
@@ -154,14 +161,14 @@ impl Module {
         let anchor = self.context.open_rw_session(slot).map_err(|e| class(&e))?;
         let secret = AuthPin::from(text.to_owned());
         anchor.login(UserType::User, Some(&secret)).map_err(|e| class(&e))?;
-        Ok(Connection {
+        let opener = Opener {
             context: self.context.clone(),
             slot,
             description,
-            anchor,
             profile: Arc::clone(&self.profile),
             mutation: Arc::clone(&self.mutation),
-        })
+        };
+        Ok(Connection { opener, anchor })
     }
 }
 
@@ -169,15 +176,29 @@ impl Connection {
     /// Who it is.
     #[must_use]
     pub fn description(&self) -> &Description {
-        &self.description
+        &self.opener.description
     }
 
     /// Whether the token still answers and still holds its login.
     pub fn alive(&self) -> Result<(), TokenError> {
-        self.context.get_token_info(self.slot).map_err(|e| TokenError::Gone(e.to_string()))?;
+        let opener = &self.opener;
+        opener.context.get_token_info(opener.slot).map_err(|e| TokenError::Gone(e.to_string()))?;
         self.anchor.get_session_info().map(|_| ()).map_err(|e| TokenError::Gone(e.to_string()))
     }
 
+    /// A session for one thread.
+    pub fn session(&self) -> Result<Pkcs11Token, TokenError> {
+        self.opener.session()
+    }
+
+    /// What opens sessions elsewhere.
+    #[must_use]
+    pub fn opener(&self) -> Opener {
+        self.opener.clone()
+    }
+}
+
+impl Opener {
     /// A session for one thread.
     pub fn session(&self) -> Result<Pkcs11Token, TokenError> {
         let mut token = Pkcs11Token {

@@ -1,0 +1,131 @@
+//! The worker's side: one module, one login, one thread and one session for each socket.
+//!
+//! Ends with its daemon, keeps nothing, opens no file of ours, and may neither start programs nor look into others.
+#![forbid(unsafe_code)]
+
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use super::message::{Answer, Control, Lane, Reply, Request};
+use crate::secret::Pin;
+use crate::sys;
+use crate::token::pkcs11::{Connection, Module, Opener, Pkcs11Token};
+use crate::token::{Token, TokenError};
+
+/// The argument that makes a program of ours a worker; the numbers of the passed sockets follow it.
+pub(super) const ARGUMENT: &str = "--token-worker";
+
+/// Called first in `main`: does a worker's work when this process was started as one.
+#[must_use]
+pub fn run_if_asked() -> Option<ExitCode> {
+    let mut words = std::env::args().skip(1);
+    if words.next()? != ARGUMENT {
+        return None;
+    }
+    let descriptors: Vec<i32> = words.next()?.split(',').filter_map(|n| n.parse().ok()).collect();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    Some(run(&descriptors))
+}
+
+/// Serves on the sockets that were passed; the first is for the worker's life. Returns when the other side goes.
+fn run(descriptors: &[i32]) -> ExitCode {
+    if let Err(e) = sys::harden_process().and_then(|()| sys::die_with_parent()) {
+        tracing::error!("the token's worker could not be hardened: {e}");
+        return ExitCode::FAILURE;
+    }
+    let mut lanes = descriptors
+        .iter()
+        .filter_map(|fd| sys::adopt_descriptor(*fd))
+        .map(|fd| Lane::new(UnixStream::from(fd)));
+    let Some(control) = lanes.next() else { return ExitCode::from(2) };
+    match live(control, lanes.collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::debug!("the token's worker ends: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn live(mut control: Lane, lanes: Vec<Lane>) -> std::io::Result<()> {
+    let Some(Control::Start { profile, place }) = control.receive(None)? else { return Ok(()) };
+    let pin = control.receive_pin()?;
+    let network = profile.network;
+    let connected =
+        Pin::from_bytes(&pin).ok_or_else(|| TokenError::Locked("the PIN is empty".into())).and_then(|pin| {
+            drop(
+                super::confine::confine(network)
+                    .inspect_err(|e| tracing::warn!("the worker is not confined: {e}")),
+            );
+            let module = Module::load(place, *profile)?;
+            let connection = module.connect(&pin)?;
+            Ok((module, connection))
+        });
+    drop(pin);
+    let (module, connection) = match connected {
+        Ok(pair) => pair,
+        Err(e) => return control.send(&Answer::Err(e)),
+    };
+    control.send(&Answer::Ok(Reply::Description(connection.description().clone())))?;
+    for mut lane in lanes {
+        let opener = connection.opener();
+        std::thread::Builder::new().name("session".into()).spawn(move || serve(&mut lane, &opener))?;
+    }
+    attend(&mut control, &connection)?;
+    // Told to go: the sessions of the other threads are the module's to close.
+    drop(connection);
+    module.finalize();
+    Ok(())
+}
+
+/// Answers for the life of the token until told to go, or until nobody asks any more.
+fn attend(control: &mut Lane, connection: &Connection) -> std::io::Result<()> {
+    loop {
+        match control.receive(None)? {
+            Some(Control::Alive) => control.send(&connection.alive().map(|()| Reply::Done))?,
+            Some(Control::Close | Control::Start { .. }) | None => return Ok(()),
+        }
+    }
+}
+
+fn serve(lane: &mut Lane, opener: &Opener) {
+    let mut session: Option<Pkcs11Token> = None;
+    while let Ok(Some(request)) = lane.receive::<Request>(None) {
+        let answer = match &mut session {
+            Some(session) => answer(session, request),
+            None => match opener.session() {
+                Ok(new) => answer(session.insert(new), request),
+                Err(e) => Err(e),
+            },
+        };
+        if lane.send(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
+    let public = |key: crate::core::key::PublicKey| (key.algorithm(), key.as_bytes().to_vec());
+    Ok(match request {
+        Request::Describe => Reply::Description(token.describe()?),
+        Request::Generate(spec) => Reply::Public(Some(public(token.generate(&spec)?))),
+        Request::Find(reference) => Reply::Public(token.find(reference)?.map(public)),
+        Request::Sign { reference, algorithm, to_sign } => {
+            Reply::Bytes(token.sign(reference, algorithm, &to_sign)?.to_vec())
+        }
+        Request::Destroy(reference) => {
+            token.destroy(reference)?;
+            Reply::Done
+        }
+        Request::Random(length) => {
+            let mut bytes = vec![0; length.min(1 << 16)];
+            token.random(&mut bytes)?;
+            Reply::Bytes(bytes)
+        }
+        Request::Health => {
+            token.health()?;
+            Reply::Done
+        }
+        Request::Check => Reply::Rows(token.check()?),
+    })
+}
