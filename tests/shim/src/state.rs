@@ -1,0 +1,273 @@
+//! The rules now in force and the sessions now open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::{
+    CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_OK, CKR_OPERATION_ACTIVE, CKR_SESSION_COUNT,
+    CKR_SESSION_HANDLE_INVALID, CKR_VENDOR_DEFINED,
+};
+
+use crate::calls::{Function, Out};
+use crate::rule::{Act, Rule};
+
+/// What every call answers while the control file cannot be understood.
+const BAD_CONTROL: CK_RV = CKR_VENDOR_DEFINED | 0x5348;
+
+/// No control file.
+const ABSENT: u64 = 0;
+
+static STATE: Mutex<State> = Mutex::new(State::new());
+/// Whether a call may be anything but passed through; read without the lock.
+static BUSY: AtomicBool = AtomicBool::new(false);
+/// The stamp of the version of the control file that is in force.
+static STAMP: AtomicU64 = AtomicU64::new(ABSENT);
+/// When the file was last looked at, in ns since the first call, with `SHIM_STAT_MS`.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+struct Settings {
+    control: Option<OsString>,
+    pause: Duration,
+    start: Instant,
+}
+
+pub struct State {
+    rules: Vec<Rule>,
+    broken: bool,
+    sessions: BTreeMap<CK_SESSION_HANDLE, CK_SLOT_ID>,
+    opening: usize,
+    stuck: BTreeSet<(CK_SESSION_HANDLE, Function)>,
+}
+
+/// What happens before the call is passed on, and after.
+#[derive(Default)]
+pub struct Plan {
+    pub before: Vec<Step>,
+    pub after: Vec<Step>,
+}
+
+pub enum Step {
+    Wait(Duration),
+    /// Until this line is no longer in the file.
+    Hang(String, usize),
+    Note,
+    Act(Act),
+}
+
+/// The state, with the control file as it is now; none if there is nothing to do but to pass the call on.
+pub fn current() -> Option<MutexGuard<'static, State>> {
+    let changed = look();
+    if changed.is_none() && !BUSY.load(Ordering::Acquire) {
+        return None;
+    }
+    let mut state = lock();
+    if changed.is_some() {
+        state.read();
+    }
+    Some(state)
+}
+
+pub fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn settings() -> &'static Settings {
+    SETTINGS.get_or_init(|| Settings {
+        control: env::var_os("SHIM_CONTROL"),
+        pause: env::var("SHIM_STAT_MS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .map_or(Duration::ZERO, Duration::from_millis),
+        start: Instant::now(),
+    })
+}
+
+/// The file's new stamp, if it is another file than the one in force.
+fn look() -> Option<u64> {
+    let settings = settings();
+    let control = settings.control.as_ref()?;
+    if !settings.pause.is_zero() {
+        let now = u64::try_from(settings.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let last = LOOKED.load(Ordering::Relaxed);
+        if last != 0 && u128::from(now.saturating_sub(last)) < settings.pause.as_nanos() {
+            return None;
+        }
+        LOOKED.store(now, Ordering::Relaxed);
+    }
+    let stamp = fs::metadata(control).map_or(ABSENT, |of| stamp(&of));
+    (stamp != STAMP.load(Ordering::Acquire)).then_some(stamp)
+}
+
+/// Never `ABSENT`.
+fn stamp(of: &Metadata) -> u64 {
+    let parts = [
+        of.dev(),
+        of.ino(),
+        of.size(),
+        of.mtime().cast_unsigned(),
+        of.mtime_nsec().cast_unsigned(),
+        of.ctime().cast_unsigned(),
+        of.ctime_nsec().cast_unsigned(),
+    ];
+    let mix = |hash: u64, part: u64| (hash ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    parts.into_iter().fold(1, mix) | 1
+}
+
+impl State {
+    const fn new() -> Self {
+        Self {
+            rules: Vec::new(),
+            broken: false,
+            sessions: BTreeMap::new(),
+            opening: 0,
+            stuck: BTreeSet::new(),
+        }
+    }
+
+    /// Reads the control file. Lines that were there before keep their counts.
+    fn read(&mut self) {
+        let Some(path) = &settings().control else { return };
+        let mut text = String::new();
+        let mut found = ABSENT;
+        if let Ok(mut file) = File::open(path) {
+            found = file.metadata().map_or(ABSENT, |of| stamp(&of));
+            if let Err(why) = file.read_to_string(&mut text) {
+                text = format!("unreadable: {why}");
+            }
+        }
+        if found != ABSENT && found == STAMP.load(Ordering::Acquire) {
+            return; // Another thread was first.
+        }
+        match parse(&text) {
+            Ok(mut rules) => {
+                for rule in &mut rules {
+                    if let Some(old) = self.find(&rule.text, rule.nth) {
+                        rule.resume(old);
+                    }
+                }
+                (self.rules, self.broken) = (rules, false);
+            }
+            Err(why) => {
+                eprintln!("fault-shim: SHIM_CONTROL: {why}");
+                (self.rules, self.broken) = (Vec::new(), true);
+            }
+        }
+        self.publish();
+        STAMP.store(found, Ordering::Release);
+    }
+
+    fn publish(&self) {
+        let busy = self.broken || !self.rules.is_empty() || !self.stuck.is_empty();
+        BUSY.store(busy, Ordering::Release);
+    }
+
+    fn find(&self, text: &str, nth: usize) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.text == text && rule.nth == nth)
+    }
+
+    /// Whether a line is still in the file.
+    pub fn holds(&self, text: &str, nth: usize) -> bool {
+        self.find(text, nth).is_some()
+    }
+
+    /// What this call meets. Rules count in the order of the file, up to the first that ends the call.
+    pub fn plan(&mut self, function: Function, on: u64, out: Out) -> Plan {
+        let mut plan = Plan::default();
+        if self.broken {
+            plan.before.push(Step::Act(Act::Return(BAD_CONTROL)));
+            return plan;
+        }
+        if self.stuck.contains(&(on, function)) {
+            plan.before.push(Step::Act(Act::Return(CKR_OPERATION_ACTIVE)));
+            return plan;
+        }
+        let query = out.is_query();
+        let sessions = self.sessions.len().saturating_add(self.opening);
+        for rule in &mut self.rules {
+            if !rule.about(function, query)
+                || matches!(rule.act, Some(Act::Limit(limit)) if sessions < limit)
+                || !rule.fires()
+            {
+                continue;
+            }
+            let steps = if rule.late { &mut plan.after } else { &mut plan.before };
+            if rule.note {
+                steps.push(Step::Note);
+            }
+            steps.extend(rule.wait.map(Step::Wait));
+            if rule.hang {
+                steps.push(Step::Hang(rule.text.clone(), rule.nth));
+            }
+            match rule.act {
+                None => {}
+                Some(act @ (Act::Corrupt { .. } | Act::Empty | Act::Flags { .. })) => {
+                    plan.after.push(Step::Act(act));
+                }
+                Some(act) => {
+                    steps.push(Step::Act(match act {
+                        Act::Limit(_) => Act::Return(CKR_SESSION_COUNT),
+                        Act::Stuck => {
+                            self.stuck.insert((on, function));
+                            Act::Return(CKR_OPERATION_ACTIVE)
+                        }
+                        other => other,
+                    }));
+                    break;
+                }
+            }
+        }
+        plan
+    }
+
+    /// A session may soon be open: it counts from now on.
+    pub fn opening(&mut self) {
+        self.opening = self.opening.saturating_add(1);
+    }
+
+    /// Follows what the wrapped module did; none if the call never reached it.
+    pub fn settle(&mut self, function: Function, on: u64, out: Out, rv: Option<CK_RV>) {
+        match function {
+            Function::C_OpenSession => {
+                self.opening = self.opening.saturating_sub(1);
+                if let (Some(CKR_OK), Out::Session(session)) = (rv, out)
+                    && !session.is_null()
+                {
+                    // SAFETY: the module answered CKR_OK and so wrote the handle there.
+                    self.sessions.insert(unsafe { *session }, on);
+                }
+            }
+            Function::C_CloseSession if matches!(rv, Some(CKR_OK | CKR_SESSION_HANDLE_INVALID)) => {
+                self.sessions.remove(&on);
+            }
+            Function::C_CloseAllSessions if rv == Some(CKR_OK) => {
+                self.sessions.retain(|_, slot| *slot != on);
+            }
+            Function::C_Finalize if rv == Some(CKR_OK) => self.sessions.clear(),
+            _ => return,
+        }
+        if !self.stuck.is_empty() {
+            self.stuck.retain(|(session, _)| self.sessions.contains_key(session));
+            self.publish();
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Rule>, String> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (line, number) in text.lines().zip(1_usize..) {
+        let parsed = Rule::parse(line).map_err(|why| format!("line {number}: {why}"))?;
+        if let Some(mut rule) = parsed {
+            rule.nth = rules.iter().filter(|other| other.text == rule.text).count();
+            rules.push(rule);
+        }
+    }
+    Ok(rules)
+}
