@@ -89,14 +89,17 @@ class Token:
 
     def __init__(self, module):
         self.m = module
-        arguments = (U * 6)(0, 0, 0, 0, 2, 0)  # CKF_OS_LOCKING_OK
-        assert self.m.Initialize(at(arguments)) in (OK, 0x191)
+        self.initialize()
         count = U(16)
         slots = (U * 16)()
         assert self.m.GetSlotList(1, at(slots), at(count)) == OK
         for slot in slots[: count.value]:
             if self.info(slot)[1][:32].rstrip() == LABEL.encode():
                 self.slot = slot
+
+    def initialize(self):
+        arguments = (U * 6)(0, 0, 0, 0, 2, 0)  # CKF_OS_LOCKING_OK
+        assert self.m.Initialize(at(arguments)) in (OK, 0x191)
 
     def info(self, slot=None):
         """The return value and the raw CK_TOKEN_INFO."""
@@ -421,6 +424,15 @@ def everything(rig, token):
     same([token.find(token.s)[0], token.info()[0]], [[0x30] * 3, OK])
 
 
+@check("C_Login die once=x: in one process, not in the next; another name dies again")
+def once(rig, token):
+    rig.control("C_Login die once=x")
+    code = "t = Token(Module(SHIM)); s = t.session(); print(t.login(s))"
+    same([rig.child(code).returncode, rig.child(code).stdout], [1, "0\n"])
+    rig.control("C_Login die once=y")
+    same(rig.child(code).returncode, 1)
+
+
 @check("C_Sign corrupt: the signature does not verify, and differs in one bit at the place asked for")
 def corrupt(rig, token):
     s, (public, private) = token.s, token.keys
@@ -513,11 +525,16 @@ def note(rig, token):
 @check("a control file that is not understood makes every call fail, until it is mended")
 def broken(rig, token):
     for line in ("C_Sing rv=1", "C_Sign", "C_Sign rv=x", "C_SignInit corrupt", "C_Sign rv=1 crash", "C_Sign limit=3",
-                 "C_Sign flags=+1", "C_FindObjects* empty", "sleep", "C_Sign attr=1 rv=1", "C_Sign delay_ms"):
+                 "C_Sign rv=1 once=x times=2", "C_Sign rv=1 once=../x", "C_Sign flags=+1", "C_FindObjects* empty", "sleep", "C_Sign attr=1 rv=1", "C_Sign delay_ms"):
         rig.control("# a comment", "", "C_Login rv=1", line)
         same(token.info()[0], 0x80005348, line)
     rig.control("# a comment", "", "C_Login rv=1 # and why")
     same(token.info()[0], OK)
+    rig.file.unlink()
+    rig.file.mkdir()
+    same(token.info()[0], 0x80005348, "unreadable")
+    rig.file.rmdir()
+    same(token.info()[0], OK, "absent")
 
 
 @check("four threads, file replaced all the while: times=200 is 200 exactly, and nothing else fails")
@@ -566,6 +583,7 @@ def make_token(rig):
 def prepare(rig, token):
     """Each check starts with no rules, one session of its own and a key pair in it."""
     rig.file.unlink(missing_ok=True)
+    token.initialize()
     token.m.CloseAllSessions(token.slot)
     token.s, token.fresh = token.session(), token.session
     same(token.login(token.s), OK)
@@ -585,8 +603,8 @@ def main():
         token = Token(Module(SHIM))
         for what, fault, function in CHECKS:
             signal.alarm(120)
+            prepare(rig, token)  # What fails here is no verdict on a fault, and ends the run.
             try:
-                prepare(rig, token)
                 said, ok = function(rig, token), True
             except AssertionError as why:
                 said, ok = why, False

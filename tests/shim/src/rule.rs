@@ -20,6 +20,7 @@ pub struct Rule {
     pub late: bool,
     pub note: bool,
     query: bool,
+    once: Option<String>,
     times: Option<u64>,
     after: u64,
     every: u64,
@@ -62,6 +63,7 @@ impl Rule {
             late: false,
             note: false,
             query: false,
+            once: None,
             times: None,
             after: 0,
             every: 1,
@@ -118,6 +120,9 @@ impl Rule {
             ("late", None) => self.late = true,
             ("note", None) => self.note = true,
             ("query", None) => self.query = true,
+            ("once", Some(name)) if name.chars().all(|c| c.is_ascii_alphanumeric()) && !name.is_empty() => {
+                self.once = Some(name.to_owned());
+            }
             ("times", Some(value)) => self.times = Some(number(value)?),
             ("after", Some(value)) => self.after = number(value)?,
             ("every", Some(value)) => self.every = number(value)?.max(1),
@@ -142,6 +147,9 @@ impl Rule {
             Some(Act::Empty) => only(&["Out::Count"], "empty")?,
             Some(Act::Corrupt { .. }) => only(&["Out::Buffer", "Out::Bytes", "Out::Template"], "corrupt")?,
             Some(Act::Flags { .. }) => only(&["flags_of!"], "flags")?,
+            _ if self.once.is_some() && self.times.is_some() => {
+                return Err("once and times in one rule".to_owned());
+            }
             None if self.wait.is_none() && !self.hang && !self.note => {
                 return Err("no fault in the rule".to_owned());
             }
@@ -166,19 +174,25 @@ impl Rule {
     }
 
     /// Counts a call that the rule is about, and says whether the fault happens in it.
-    pub fn fires(&mut self) -> bool {
+    ///
+    /// `first` says whether this process is the first to take the name of a rule with `once`.
+    pub fn fires(&mut self, first: impl Fn(&str) -> bool) -> bool {
         if self.spent() {
             return false;
         }
         self.seen = self.seen.saturating_add(1);
         let Some(past) = self.seen.checked_sub(self.after).filter(|past| *past > 0) else { return false };
-        let fires = past.checked_rem(self.every) == Some(0);
-        self.fired = self.fired.saturating_add(u64::from(fires));
+        if past.checked_rem(self.every) != Some(0) {
+            return false;
+        }
+        let fires = self.once.as_deref().is_none_or(first);
+        self.fired = self.fired.saturating_add(1);
         fires
     }
 
     pub fn spent(&self) -> bool {
-        self.times.is_some_and(|times| self.fired >= times)
+        let times = if self.once.is_some() { Some(1) } else { self.times };
+        times.is_some_and(|times| self.fired >= times)
     }
 }
 

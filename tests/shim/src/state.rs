@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -135,18 +135,11 @@ impl State {
     /// Reads the control file. Lines that were there before keep their counts.
     fn read(&mut self) {
         let Some(path) = &settings().control else { return };
-        let mut text = String::new();
-        let mut found = ABSENT;
-        if let Ok(mut file) = File::open(path) {
-            found = file.metadata().map_or(ABSENT, |of| stamp(&of));
-            if let Err(why) = file.read_to_string(&mut text) {
-                text = format!("unreadable: {why}");
-            }
-        }
+        let (found, text) = load(path);
         if found != ABSENT && found == STAMP.load(Ordering::Acquire) {
             return; // Another thread was first.
         }
-        match parse(&text) {
+        match text.and_then(|text| parse(&text)) {
             Ok(mut rules) => {
                 for rule in &mut rules {
                     if let Some(old) = self.find(&rule.text, rule.nth) {
@@ -194,7 +187,7 @@ impl State {
         for rule in &mut self.rules {
             if !rule.about(function, query)
                 || matches!(rule.act, Some(Act::Limit(limit)) if sessions < limit)
-                || !rule.fires()
+                || !rule.fires(first)
             {
                 continue;
             }
@@ -256,6 +249,33 @@ impl State {
         if !self.stuck.is_empty() {
             self.stuck.retain(|(session, _)| self.sessions.contains_key(session));
             self.publish();
+        }
+    }
+}
+
+/// The file's stamp and text; a file that is there but cannot be read is not the same as none.
+fn load(path: &OsStr) -> (u64, Result<String, String>) {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == ErrorKind::NotFound => return (ABSENT, Ok(String::new())),
+        Err(why) => return (fs::metadata(path).map_or(ABSENT, |of| stamp(&of)), Err(why.to_string())),
+    };
+    let found = file.metadata().map_or(ABSENT, |of| stamp(&of));
+    let mut text = String::new();
+    (found, file.read_to_string(&mut text).map(|_| text).map_err(|why| why.to_string()))
+}
+
+/// Whether no process has yet taken this name: a file beside the control file keeps it.
+fn first(name: &str) -> bool {
+    let Some(control) = &settings().control else { return false };
+    let mut mark = control.clone();
+    mark.push(format!(".{name}"));
+    match File::create_new(mark) {
+        Ok(_) => true,
+        Err(why) if why.kind() == ErrorKind::AlreadyExists => false,
+        Err(why) => {
+            eprintln!("fault-shim: once={name}: {why}");
+            false
         }
     }
 }
