@@ -482,8 +482,14 @@ def stuck(rig, token):
     rig.control("C_SignInit stuck times=1")
     same([token.sign(x, key)[0] for x in (s, s, other, s)], [0x90, 0x90, 0, 0x90])
     rig.control()
-    same(token.sign(s, key)[0], 0x90, "without the rule")
+    same([token.sign(s, key)[0] for _ in range(2)], [0x90] * 2, "without the rule")
     same([token.m.CloseSession(s), token.sign(token.fresh(), key)[0]], [OK, OK])
+    rig.control("C_SignInit stuck times=1")
+    code = """
+t = Token(Module(SHIM)); s = t.session()
+print(t.sign_init(s, 1), t.m.Finalize(0), t.initialize(), t.session() == s, t.sign_init(s, 1))
+"""  # SoftHSM gives the same number to another session then.
+    same(rig.child(code).stdout.split(), ["144", "0", "None", "True", "130"])
 
 
 @check("C_GetTokenInfo flags=+0x20000,-CKF_TOKEN_INITIALIZED: those bits alone")
@@ -534,6 +540,9 @@ def broken(rig, token):
     rig.file.mkdir()
     same(token.info()[0], 0x80005348, "unreadable")
     rig.file.rmdir()
+    rig.file.symlink_to(rig.file)
+    same(token.info()[0], 0x80005348, "a link to itself")
+    rig.file.unlink()
     same(token.info()[0], OK, "absent")
 
 

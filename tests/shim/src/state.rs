@@ -21,8 +21,10 @@ use crate::rule::{Act, Rule};
 /// What every call answers while the control file cannot be understood.
 const BAD_CONTROL: CK_RV = CKR_VENDOR_DEFINED | 0x5348;
 
-/// No control file.
+/// The stamp of no control file.
 const ABSENT: u64 = 0;
+/// The stamp of a file that cannot even be looked at.
+const HIDDEN: u64 = 1;
 
 static STATE: Mutex<State> = Mutex::new(State::new());
 /// Whether a call may be anything but passed through; read without the lock.
@@ -102,8 +104,16 @@ fn look() -> Option<u64> {
         }
         LOOKED.store(now, Ordering::Relaxed);
     }
-    let stamp = fs::metadata(control).map_or(ABSENT, |of| stamp(&of));
+    let stamp = stamp_at(control);
     (stamp != STAMP.load(Ordering::Acquire)).then_some(stamp)
+}
+
+fn stamp_at(path: &OsStr) -> u64 {
+    match fs::metadata(path) {
+        Ok(of) => stamp(&of),
+        Err(why) if why.kind() == ErrorKind::NotFound => ABSENT,
+        Err(_) => HIDDEN,
+    }
 }
 
 /// Never `ABSENT`.
@@ -258,9 +268,9 @@ fn load(path: &OsStr) -> (u64, Result<String, String>) {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(why) if why.kind() == ErrorKind::NotFound => return (ABSENT, Ok(String::new())),
-        Err(why) => return (fs::metadata(path).map_or(ABSENT, |of| stamp(&of)), Err(why.to_string())),
+        Err(why) => return (stamp_at(path), Err(why.to_string())),
     };
-    let found = file.metadata().map_or(ABSENT, |of| stamp(&of));
+    let found = file.metadata().map_or(HIDDEN, |of| stamp(&of));
     let mut text = String::new();
     (found, file.read_to_string(&mut text).map(|_| text).map_err(|why| why.to_string()))
 }
