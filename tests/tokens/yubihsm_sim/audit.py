@@ -1,8 +1,8 @@
 """The log store: 62 entries in a chain of digests.
 
-An entry's digest is the first 16 bytes of SHA-256 over the entry and the digest before it. Published logs of real
-devices agree (see the acceptance test). What a device writes as the result of a refused command is not published;
-here it is the first byte of the response, as it is for a command that succeeds.
+An entry's digest is the first 16 bytes of SHA-256 over the entry and the digest before it; its result is the first
+byte of the response, or the error of a refused command. Published entries of real devices agree (see the acceptance
+test).
 """
 
 import hashlib

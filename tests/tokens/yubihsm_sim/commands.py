@@ -491,7 +491,7 @@ def import_wrapped(device, request):
     key = usable(device, request, Type.WRAP_KEY, wrap_id, "IMPORT_WRAPPED")
     obj = objects.unwrapped(sealed, key)
     request.second = obj.id
-    if obj.capabilities & ~key.delegated or not obj.domains & request.session.domains:
+    if obj.capabilities & ~key.delegated or obj.domains & ~request.session.domains:
         raise HsmError(Error.INSUFFICIENT_PERMISSIONS)
     obj.origin |= Origin.IMPORTED_WRAPPED
     device.store(obj)

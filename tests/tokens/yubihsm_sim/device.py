@@ -231,7 +231,8 @@ class Device:
             response = error(refused.code)
         self.mangle = self.faults.mangler(name)
         if audited:
-            self._record(request, response[0])
+            refused = response[0] == defs.ERROR_RESPONSE
+            self._record(request, response[3] if refused else response[0])
         return response
 
     def _record(self, request, result):

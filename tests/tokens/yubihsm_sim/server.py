@@ -86,7 +86,9 @@ class Handler(BaseHTTPRequestHandler):
     def state(self):
         device = self.server.device
         now = device.now()
-        live = [one for one in list(device.sessions.values()) if now - one.used < device.idle]
+        lost = self.server.faults.on("rebooted") or self.server.faults.on("lose_sessions")
+        known = [] if lost else list(device.sessions.values())
+        live = [one for one in known if now - one.used < device.idle]
         counts = {}
         for type_, _ in list(device.objects):
             counts[defs.Type(type_).name.lower()] = counts.get(defs.Type(type_).name.lower(), 0) + 1
@@ -124,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = [data, body] if split else [data + body]
         try:
             for at, part in enumerate(parts):
-                time.sleep(0.05 * at)
+                time.sleep(0.1 * at)
                 self.connection.sendall(part)
         except OSError:
             self.close_connection = True
