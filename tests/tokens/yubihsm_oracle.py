@@ -12,9 +12,7 @@ import sys
 from oracle import channel, faulty, keys, memory, rules
 from oracle.rig import Checks
 
-SECTIONS = {
-    name: run for part in (channel, keys, rules, memory, faulty) for name, run in part.SECTIONS.items()
-}
+SECTIONS = {name: run for part in (channel, keys, rules, memory, faulty) for name, run in part.SECTIONS.items()}
 
 
 def main():

@@ -92,8 +92,11 @@ def sessions(c):
         c.refused("a wrong host cryptogram", ERROR.AUTHENTICATION_FAILED, hsm.send_cmd, *frame)
         c.refused("a second try at a failed session", ERROR.INVALID_SESSION, hsm.send_cmd, *frame)
         c.refused(
-            "a message to a session that is not authenticated", ERROR.INVALID_SESSION, hsm.send_cmd,
-            COMMAND.SESSION_MESSAGE, bytes([hsm.init_session(1)._sid]) + bytes(24),
+            "a message to a session that is not authenticated",
+            ERROR.INVALID_SESSION,
+            hsm.send_cmd,
+            COMMAND.SESSION_MESSAGE,
+            bytes([hsm.init_session(1)._sid]) + bytes(24),
         )
 
         session = hsm.create_session_derived(1, "password")
@@ -177,8 +180,10 @@ def auth_keys(c):
         auth(admin, 3, CAPABILITY.GET_PSEUDO_RANDOM)
         with sim.open(3) as session:
             c.refused(
-                "a change without the capability", ERROR.INSUFFICIENT_PERMISSIONS,
-                AuthenticationKey(session, 3).change_password, "x",
+                "a change without the capability",
+                ERROR.INSUFFICIENT_PERMISSIONS,
+                AuthenticationKey(session, 3).change_password,
+                "x",
             )
         c.refused("an id that is taken", ERROR.OBJECT_EXISTS, auth, admin, 3, CAPABILITY.NONE)
         c.equal("the length of an authentication key", own.get_info().size, 40)
@@ -193,8 +198,11 @@ def auth_keys(c):
         with hsm.create_session_asymmetric(4, private) as session:
             c.equal("a session by a P-256 key", len(session.get_pseudo_random(8)), 8)
         c.raises(
-            "another's P-256 key", (YubiHsmAuthenticationError, YubiHsmDeviceError), hsm.create_session_asymmetric,
-            4, stranger,
+            "another's P-256 key",
+            (YubiHsmAuthenticationError, YubiHsmDeviceError),
+            hsm.create_session_asymmetric,
+            4,
+            stranger,
         )
         c.refused("a password for a P-256 key", ERROR.INVALID_DATA, hsm.create_session_derived, 4, "password")
 

@@ -63,7 +63,16 @@ def lateness(c):
 
         quick = sim.open(timeout=1)
         sim.fault(hang="after", command="generate_hmac_key")
-        c.raises("hung after the deed: no answer", YubiHsmConnectionError, HmacKey.generate, quick, 9, "", 1, CAPABILITY.SIGN_HMAC)
+        c.raises(
+            "hung after the deed: no answer",
+            YubiHsmConnectionError,
+            HmacKey.generate,
+            quick,
+            9,
+            "",
+            1,
+            CAPABILITY.SIGN_HMAC,
+        )
         sim.fault(clear=True)
         c.equal("but the deed is done", [one.id for one in sim.open().list_objects(object_id=9)], [9])
 

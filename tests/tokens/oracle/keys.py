@@ -56,8 +56,11 @@ def asymmetric(c):
         for algorithm, capability in SIGNING.items():
             made = key(session, algorithm, label=f"made {algorithm.name}")
             info = made.get_info()
-            c.equal(f"{algorithm.name}: what was asked for", (info.algorithm, info.capabilities, info.domains, info.label),
-                    (algorithm, capability, 1, f"made {algorithm.name}"))
+            c.equal(
+                f"{algorithm.name}: what was asked for",
+                (info.algorithm, info.capabilities, info.domains, info.label),
+                (algorithm, capability, 1, f"made {algorithm.name}"),
+            )
             c.equal(f"{algorithm.name}: it was generated", (info.origin, info.sequence), (ORIGIN.GENERATED, 0))
             c.equal(f"{algorithm.name}: its length", info.size, 128 if algorithm == ALGORITHM.EC_ED25519 else 96)
             c.that(f"{algorithm.name}: a generated key signs", signs(made, made.get_public_key()))
@@ -91,10 +94,20 @@ def asymmetric(c):
         c.equal("the same id for another type", wrap_key(session, id_=0x1234).id, 0x1234)
         AsymmetricKey(session, 0x1234).delete()
         c.equal("a second key in one place has another sequence", key(session, id_=0x1234).get_info().sequence, 1)
-        c.refused("a key of zero", ERROR.INVALID_DATA, session.send_secure_cmd, COMMAND.PUT_ASYMMETRIC_KEY,
-                  struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.EC_K256) + bytes(32))
-        c.refused("a key that is too short", ERROR.WRONG_LENGTH, session.send_secure_cmd, COMMAND.PUT_ASYMMETRIC_KEY,
-                  struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.EC_K256) + bytes(31))
+        c.refused(
+            "a key of zero",
+            ERROR.INVALID_DATA,
+            session.send_secure_cmd,
+            COMMAND.PUT_ASYMMETRIC_KEY,
+            struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.EC_K256) + bytes(32),
+        )
+        c.refused(
+            "a key that is too short",
+            ERROR.WRONG_LENGTH,
+            session.send_secure_cmd,
+            COMMAND.PUT_ASYMMETRIC_KEY,
+            struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.EC_K256) + bytes(31),
+        )
         c.refused("an algorithm of another type", ERROR.INVALID_DATA, key, session, ALGORITHM.AES128)
         one, two = key(session, capabilities=CAPABILITY.DERIVE_ECDH), ec.generate_private_key(ec.SECP256K1())
         c.equal("ECDH agrees", one.derive_ecdh(two.public_key()), two.exchange(ec.ECDH(), one.get_public_key()))
@@ -144,8 +157,11 @@ def hmac_keys(c):
         c.that("a tag of another text", not known.verify_hmac(tag, text + b"?"))
         c.refused("half a tag", ERROR.WRONG_LENGTH, known.verify_hmac, tag[:9], b"")
         long = os.urandom(100)
-        c.equal("a key longer than a block", HmacKey.put(session, 0, "", 1, use, long).sign_hmac(text),
-                hmac.new(long, text, hashlib.sha256).digest())
+        c.equal(
+            "a key longer than a block",
+            HmacKey.put(session, 0, "", 1, use, long).sign_hmac(text),
+            hmac.new(long, text, hashlib.sha256).digest(),
+        )
         for algorithm, size in ((ALGORITHM.HMAC_SHA1, 20), (ALGORITHM.HMAC_SHA384, 48), (ALGORITHM.HMAC_SHA512, 64)):
             made = HmacKey.generate(session, 0, "", 1, use, algorithm)
             tag = made.sign_hmac(text)
@@ -167,22 +183,35 @@ def wrapping(c):
             c.that(f"{algorithm.name}: two exports differ", sealed != wrap.export_wrapped(subject))
             plain = AESCCM(material, 16).decrypt(sealed[:13], sealed[13:], None)
             head = struct.unpack("!BQHHHBBBB40s", plain[:59])
-            c.equal(f"{algorithm.name}: the head under wrap", head[:7],
-                    (ALGORITHM.AES256_CCM_WRAP, capability | CAPABILITY.EXPORTABLE_UNDER_WRAP, 99, 96, 1, 3, algorithm))
+            c.equal(
+                f"{algorithm.name}: the head under wrap",
+                head[:7],
+                (ALGORITHM.AES256_CCM_WRAP, capability | CAPABILITY.EXPORTABLE_UNDER_WRAP, 99, 96, 1, 3, algorithm),
+            )
             c.equal(f"{algorithm.name}: the material under wrap", len(plain), 59 + 96)
             c.refused(f"{algorithm.name}: import over itself", ERROR.OBJECT_EXISTS, wrap.import_wrapped, sealed)
             subject.delete()
             back = wrap.import_wrapped(sealed)
-            c.equal(f"{algorithm.name}: it comes back in its place", (back.id, back.object_type), (99, OBJECT.ASYMMETRIC_KEY))
-            c.that(f"{algorithm.name}: it is the same key", raw(public) == raw(back.get_public_key())
-                   if algorithm == ALGORITHM.EC_ED25519 else public == back.get_public_key())
+            c.equal(
+                f"{algorithm.name}: it comes back in its place",
+                (back.id, back.object_type),
+                (99, OBJECT.ASYMMETRIC_KEY),
+            )
+            c.that(
+                f"{algorithm.name}: it is the same key",
+                raw(public) == raw(back.get_public_key())
+                if algorithm == ALGORITHM.EC_ED25519
+                else public == back.get_public_key(),
+            )
             c.that(f"{algorithm.name}: it signs as before", signs(back, public))
             c.equal(f"{algorithm.name}: its origin", back.get_info().origin, ORIGIN.GENERATED | ORIGIN.IMPORTED_WRAPPED)
             back.delete()
             broken = bytearray(sealed)
             broken[40] ^= 1
             c.refused(f"{algorithm.name}: a bit changed", ERROR.INVALID_DATA, wrap.import_wrapped, bytes(broken))
-            c.refused(f"{algorithm.name}: another wrap key", ERROR.INVALID_DATA, wrap_key(session).import_wrapped, sealed)
+            c.refused(
+                f"{algorithm.name}: another wrap key", ERROR.INVALID_DATA, wrap_key(session).import_wrapped, sealed
+            )
 
         exportable = CAPABILITY.EXPORTABLE_UNDER_WRAP
         private = ed25519.Ed25519PrivateKey.generate()
@@ -191,7 +220,9 @@ def wrapping(c):
         sealed, seeded = wrap.export_wrapped(subject), wrap.export_wrapped(subject, seed=True)
         c.equal("an Ed25519 seed only when asked for", len(seeded) - len(sealed), 32)
         plain = AESCCM(material, 16).decrypt(seeded[:13], seeded[13:], None)
-        c.equal("the seed under wrap", plain[-32:], private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+        c.equal(
+            "the seed under wrap", plain[-32:], private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        )
         for what, blob in (("without its seed", sealed), ("with its seed", seeded)):
             subject.delete()
             subject = wrap.import_wrapped(blob)
@@ -206,17 +237,36 @@ def wrapping(c):
             before, sealed = made.get_info(), wrap.export_wrapped(made)
             made.delete()
             after = wrap.import_wrapped(sealed).get_info()
-            same = ("id", "size", "domains", "object_type", "algorithm", "label", "capabilities", "delegated_capabilities")
-            c.equal(f"{before.object_type.name} comes back as it was",
-                    [getattr(after, name) for name in same], [getattr(before, name) for name in same])
+            same = (
+                "id",
+                "size",
+                "domains",
+                "object_type",
+                "algorithm",
+                "label",
+                "capabilities",
+                "delegated_capabilities",
+            )
+            c.equal(
+                f"{before.object_type.name} comes back as it was",
+                [getattr(after, name) for name in same],
+                [getattr(before, name) for name in same],
+            )
 
         for algorithm in (ALGORITHM.AES128_CCM_WRAP, ALGORITHM.AES192_CCM_WRAP, ALGORITHM.AES256_CCM_WRAP):
             made = WrapKey.generate(
                 session, 0, "", 1, CAPABILITY.WRAP_DATA | CAPABILITY.UNWRAP_DATA, algorithm, CAPABILITY.NONE
             )
             sealed = made.wrap_data(b"secret")
-            c.equal(f"{algorithm.name}: data wrapped", (made.unwrap_data(sealed), len(sealed)), (b"secret", 13 + 6 + 16))
-            c.refused(f"{algorithm.name}: data changed", ERROR.INVALID_DATA, made.unwrap_data, bytes([sealed[0] ^ 1]) + sealed[1:])
+            c.equal(
+                f"{algorithm.name}: data wrapped", (made.unwrap_data(sealed), len(sealed)), (b"secret", 13 + 6 + 16)
+            )
+            c.refused(
+                f"{algorithm.name}: data changed",
+                ERROR.INVALID_DATA,
+                made.unwrap_data,
+                bytes([sealed[0] ^ 1]) + sealed[1:],
+            )
         c.refused("data under a key that may not", ERROR.INVALID_DATA, wrap.wrap_data, b"x")
     with Sim("--firmware", "2.5.0") as sim, sim.open() as session:
         c.refused("the same by newer firmware", ERROR.INSUFFICIENT_PERMISSIONS, wrap_key(session).wrap_data, b"x")
@@ -229,15 +279,23 @@ def opaque(c):
             put = Opaque.put(session, 0, "data", 1, CAPABILITY.NONE, ALGORITHM.OPAQUE_DATA, data)
             c.equal(f"{size} opaque bytes", (put.get(), put.get_info().size), (data, size))
         c.refused("an opaque object that is not there", ERROR.OBJECT_NOT_FOUND, Opaque(session, 77).get)
-        c.refused("an empty object", ERROR.INVALID_DATA, session.send_secure_cmd, COMMAND.PUT_OPAQUE,
-                  struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.OPAQUE_DATA))
+        c.refused(
+            "an empty object",
+            ERROR.INVALID_DATA,
+            session.send_secure_cmd,
+            COMMAND.PUT_OPAQUE,
+            struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.OPAQUE_DATA),
+        )
 
 
 def symmetric(c):
     use = CAPABILITY.ENCRYPT_ECB | CAPABILITY.DECRYPT_ECB | CAPABILITY.ENCRYPT_CBC | CAPABILITY.DECRYPT_CBC
     with Sim() as sim, sim.open() as session:
         known = SymmetricKey.put(session, 0, "", 1, use, ALGORITHM.AES128, bytes(range(16)))
-        block, sealed = bytes.fromhex("00112233445566778899aabbccddeeff"), bytes.fromhex("69c4e0d86a7b0430d8cdb78070b4c55a")
+        block, sealed = (
+            bytes.fromhex("00112233445566778899aabbccddeeff"),
+            bytes.fromhex("69c4e0d86a7b0430d8cdb78070b4c55a"),
+        )
         c.equal("FIPS 197, encrypted", known.encrypt_ecb(block), sealed)
         c.equal("FIPS 197, decrypted", known.decrypt_ecb(sealed), block)
         iv, text = os.urandom(16), os.urandom(160)
@@ -253,9 +311,19 @@ def symmetric(c):
             send = [session.send_secure_cmd, COMMAND[name]]
             c.refused(f"{name}: not whole blocks", ERROR.WRONG_LENGTH, *send, id_ + bytes(16 + 15))
             weak = SymmetricKey.generate(session, 0, "", 1, use & ~CAPABILITY[name], ALGORITHM.AES128)
-            c.refused(f"{name}: a key that may not", ERROR.INSUFFICIENT_PERMISSIONS, *send, struct.pack("!H", weak.id) + bytes(32))
-        c.refused("a key of another length", ERROR.WRONG_LENGTH, session.send_secure_cmd, COMMAND.PUT_SYMMETRIC_KEY,
-                  struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.AES256) + bytes(16))
+            c.refused(
+                f"{name}: a key that may not",
+                ERROR.INSUFFICIENT_PERMISSIONS,
+                *send,
+                struct.pack("!H", weak.id) + bytes(32),
+            )
+        c.refused(
+            "a key of another length",
+            ERROR.WRONG_LENGTH,
+            session.send_secure_cmd,
+            COMMAND.PUT_SYMMETRIC_KEY,
+            struct.pack("!H40sHQB", 0, b"", 1, 0, ALGORITHM.AES256) + bytes(16),
+        )
 
 
 def attestation(c):
@@ -268,8 +336,13 @@ def attestation(c):
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
         now = datetime.datetime(2026, 1, 1)
         template = (
-            x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
-            .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=9))
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(private.public_key())
+            .serial_number(1)
+            .not_valid_before(now)
+            .not_valid_after(now + datetime.timedelta(days=9))
             .sign(private, hashes.SHA256())
         )
         issuer = AsymmetricKey.put(session, 0, "", 1, CAPABILITY.SIGN_ATTESTATION_CERTIFICATE, private)
@@ -281,9 +354,11 @@ def attestation(c):
             claims, info = AttestationExtensions.parse(certificate), subject.get_info()
             c.equal(f"attested by {what}: the key", certificate.public_key(), subject.get_public_key())
             c.equal(f"attested by {what}: the device", (claims.firmware_version, claims.serial), ((2, 4, 1), SERIAL))
-            c.equal(f"attested by {what}: the object",
-                    (claims.origin, claims.domains, claims.capabilities, claims.object_id, claims.label),
-                    (info.origin, info.domains, info.capabilities, info.id, info.label))
+            c.equal(
+                f"attested by {what}: the object",
+                (claims.origin, claims.domains, claims.capabilities, claims.object_id, claims.label),
+                (info.origin, info.domains, info.capabilities, info.id, info.label),
+            )
         weak = AsymmetricKey.put(session, 0, "", 1, CAPABILITY.NONE, private)
         c.refused("an attesting key that may not", ERROR.INSUFFICIENT_PERMISSIONS, subject.attest, weak.id)
 

@@ -10,17 +10,23 @@ from yubihsm.defs import AUDIT, OPTION
 from yubihsm.exceptions import YubiHsmInvalidResponseError
 from yubihsm.objects import AsymmetricKey, HmacKey
 
-from .rig import ALGORITHM, CAPABILITY, COMMAND, ERROR, OBJECT, SERIAL, Sim, auth, key, scratch
 from .keys import signs
+from .rig import ALGORITHM, CAPABILITY, COMMAND, ERROR, OBJECT, SERIAL, Sim, auth, key, scratch
 
 QUIET = {COMMAND.SESSION_MESSAGE, COMMAND.ERROR}
 RESET_LINE = b"\0\1" + b"\xff" * 14
 # Published entries of real devices: after a reset, and a wrap key that was put after an import.
 PUBLISHED = [
-    (LogEntry(1, 0xFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFF, 0xFFFFFFFF, bytes.fromhex("33012657537e4842f57fa6ed3b09b25b")),
-     LogEntry(2, 0, 0, 0xFFFF, 0, 0, 0, 0, bytes.fromhex("fc153091560e18bca82621522c85bdba"))),
-    (LogEntry(46, 0x4B, 234, 1, 0xCF94, 0x997E, 0xCB, 335725, bytes.fromhex("415f51f1f035a1b713e730e4464e4033")),
-     LogEntry(47, 0x4C, 77, 1, 0xAFF7, 0xFFFF, 0xCC, 351714, bytes.fromhex("5496a60d478c2b9c801d8d32ca66b554"))),
+    (
+        LogEntry(
+            1, 0xFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFF, 0xFFFFFFFF, bytes.fromhex("33012657537e4842f57fa6ed3b09b25b")
+        ),
+        LogEntry(2, 0, 0, 0xFFFF, 0, 0, 0, 0, bytes.fromhex("fc153091560e18bca82621522c85bdba")),
+    ),
+    (
+        LogEntry(46, 0x4B, 234, 1, 0xCF94, 0x997E, 0xCB, 335725, bytes.fromhex("415f51f1f035a1b713e730e4464e4033")),
+        LogEntry(47, 0x4C, 77, 1, 0xAFF7, 0xFFFF, 0xCC, 351714, bytes.fromhex("5496a60d478c2b9c801d8d32ca66b554")),
+    ),
 ]
 
 
@@ -54,7 +60,9 @@ def log(c):
         auth(session, 2, CAPABILITY.GET_PSEUDO_RANDOM)
         with sim.open(2) as other:
             other.get_pseudo_random(5)
-            c.refused("a refusal to be logged", ERROR.INSUFFICIENT_PERMISSIONS, signer.with_session(other).sign_ecdsa, b"x")
+            c.refused(
+                "a refusal to be logged", ERROR.INSUFFICIENT_PERMISSIONS, signer.with_session(other).sign_ecdsa, b"x"
+            )
             c.refused("another", ERROR.OBJECT_NOT_FOUND, AsymmetricKey(other, 15).get_info)
         entries = session.get_log_entries().entries
         c.that("the chain holds", chained(entries) and len(entries) > 10)
@@ -110,7 +118,9 @@ def forced(c):
         session = sim.open()
         signer = HmacKey.generate(session, 0, "", 1, CAPABILITY.SIGN_HMAC)
         everything_on(session)
-        session.set_command_audit({COMMAND.ECHO: AUDIT.OFF, COMMAND.DEVICE_INFO: AUDIT.OFF, COMMAND.GET_LOG_ENTRIES: AUDIT.OFF})
+        session.set_command_audit(
+            {COMMAND.ECHO: AUDIT.OFF, COMMAND.DEVICE_INFO: AUDIT.OFF, COMMAND.GET_LOG_ENTRIES: AUDIT.OFF}
+        )
         last = session.get_log_entries().entries[-1]
         session.set_log_index(last.number)
         session.set_force_audit(AUDIT.ON)
@@ -137,7 +147,11 @@ def forced(c):
         session.set_log_index(last.number)
         c.equal("after the log is read, work goes on", len(signer.with_session(session).sign_hmac(b"x")), 32)
         data = session.get_log_entries(last)
-        c.equal("the chain goes on from the last entry read", [one.command for one in data.entries], [COMMAND.SET_LOG_INDEX, COMMAND.SIGN_HMAC])
+        c.equal(
+            "the chain goes on from the last entry read",
+            [one.command for one in data.entries],
+            [COMMAND.SET_LOG_INDEX, COMMAND.SIGN_HMAC],
+        )
         c.equal("the counters start again", (data.n_boot, data.n_auth), (0, 0))
         wrong = LogEntry(*[*vars(last).values()][:-1], bytes(16))
         c.raises("a chain that does not go on is noticed", YubiHsmInvalidResponseError, session.get_log_entries, wrong)
@@ -154,8 +168,15 @@ def options(c):
         c.equal("options are kept", (settings[COMMAND.SIGN_ECDSA], settings[COMMAND.ECHO]), (AUDIT.FIXED, AUDIT.ON))
         session.set_command_audit({COMMAND.ECHO: AUDIT.OFF})
         c.equal("what is on can be off", session.get_command_audit()[COMMAND.ECHO], AUDIT.OFF)
-        c.refused("what is fixed cannot", ERROR.INVALID_DATA, session.set_command_audit, {COMMAND.SIGN_ECDSA: AUDIT.OFF})
-        c.refused("a session message has no audit", ERROR.INVALID_DATA, session.set_command_audit, {COMMAND.SESSION_MESSAGE: AUDIT.ON})
+        c.refused(
+            "what is fixed cannot", ERROR.INVALID_DATA, session.set_command_audit, {COMMAND.SIGN_ECDSA: AUDIT.OFF}
+        )
+        c.refused(
+            "a session message has no audit",
+            ERROR.INVALID_DATA,
+            session.set_command_audit,
+            {COMMAND.SESSION_MESSAGE: AUDIT.ON},
+        )
         c.refused("a value that is none", ERROR.INVALID_DATA, session.put_option, OPTION.FORCE_AUDIT, b"\x03")
         c.refused("an option that is none", ERROR.INVALID_DATA, session.get_option, 0x22)
         session.set_force_audit(AUDIT.FIXED)
@@ -163,7 +184,12 @@ def options(c):
         session.set_enabled_algorithms({ALGORITHM.EC_P256: False})
         c.refused("an algorithm that is off", ERROR.ALGORITHM_DISABLED, key, session, ALGORITHM.EC_P256)
         key(session)
-        c.refused("algorithms are chosen on a fresh device", ERROR.INVALID_DATA, session.set_enabled_algorithms, {ALGORITHM.EC_P256: True})
+        c.refused(
+            "algorithms are chosen on a fresh device",
+            ERROR.INVALID_DATA,
+            session.set_enabled_algorithms,
+            {ALGORITHM.EC_P256: True},
+        )
 
 
 def persistence(c):
@@ -179,10 +205,17 @@ def persistence(c):
             before, device_key = signer.get_info(), sim.connect().get_device_public_key()
             last = session.get_log_entries().entries[-1]
             sim.restart()
-            c.refused("a session does not outlive the device", ERROR.INVALID_SESSION, _again(sim, session).get_pseudo_random, 1)
+            c.refused(
+                "a session does not outlive the device",
+                ERROR.INVALID_SESSION,
+                _again(sim, session).get_pseudo_random,
+                1,
+            )
             session = sim.open()
             signer, edwards = signer.with_session(session), edwards.with_session(session)
-            c.equal("a killed device has its objects", (signer.get_info(), signer.get_public_key()), (before, public[0]))
+            c.equal(
+                "a killed device has its objects", (signer.get_info(), signer.get_public_key()), (before, public[0])
+            )
             c.that("they sign", signs(signer, public[0]) and signs(edwards, public[1]))
             c.equal("it has its sequences", key(session, id_=7).get_info().sequence, 1)
             c.equal("it has its authentication keys", len(sim.open(2, "another pass").get_pseudo_random(3)), 3)
@@ -200,7 +233,9 @@ def persistence(c):
             sim.stop(signal.SIGTERM)
             sim.args += ["--serial", "1"]
             sim.start()
-            c.equal("a serial is of the device, not of the command line", sim.connect().get_device_info().serial, SERIAL)
+            c.equal(
+                "a serial is of the device, not of the command line", sim.connect().get_device_info().serial, SERIAL
+            )
 
 
 def _again(sim, session):
@@ -224,7 +259,11 @@ def reset(c):
         c.equal("only the factory's key is left", listed, [(OBJECT.AUTHENTICATION_KEY, 1)])
         c.refused("a key is gone", ERROR.OBJECT_NOT_FOUND, made.with_session(session).get_info)
         entries = session.get_log_entries().entries
-        c.equal("the log starts with the line of ones and the boot", [one.data for one in entries], [RESET_LINE, PUBLISHED[0][1].data])
+        c.equal(
+            "the log starts with the line of ones and the boot",
+            [one.data for one in entries],
+            [RESET_LINE, PUBLISHED[0][1].data],
+        )
         c.that("as another chain", entries[0].digest != before.digest and chained(entries))
         c.equal("options are the factory's", set(session.get_command_audit().values()), {AUDIT.OFF})
         c.equal("the serial stays", session._hsm.get_device_info().serial, SERIAL)

@@ -164,6 +164,17 @@ def wrap_key(session, capabilities=None, delegated=ALL, id_=0, material=None, do
 
 
 __all__ = [
-    "ALGORITHM", "ALL", "CAPABILITY", "COMMAND", "ERROR", "OBJECT", "SERIAL", "Checks", "Sim", "auth", "key",
-    "scratch", "wrap_key",
+    "ALGORITHM",
+    "ALL",
+    "CAPABILITY",
+    "COMMAND",
+    "ERROR",
+    "OBJECT",
+    "SERIAL",
+    "Checks",
+    "Sim",
+    "auth",
+    "key",
+    "scratch",
+    "wrap_key",
 ]

@@ -130,7 +130,9 @@ def object_capabilities(c):
         c.refused("export of a key that is not exportable", DENIED, wrap.export_wrapped, key(admin))
         both = CAPABILITY.SIGN_ECDSA | exportable
         subject = key(admin, capabilities=both)
-        c.refused("export by a key that may not", DENIED, wrap_key(admin, CAPABILITY.IMPORT_WRAPPED).export_wrapped, subject)
+        c.refused(
+            "export by a key that may not", DENIED, wrap_key(admin, CAPABILITY.IMPORT_WRAPPED).export_wrapped, subject
+        )
         narrow = wrap_key(admin, delegated=exportable)
         c.refused("export of more than the wrap key may give", DENIED, narrow.export_wrapped, subject)
         c.refused("export of what is not there", ERROR.OBJECT_NOT_FOUND, wrap.export_wrapped, AsymmetricKey(admin, 77))
@@ -152,22 +154,100 @@ def delegated(c):
         auth(admin, 2, ALL, CAPABILITY.SIGN_ECDSA | CAPABILITY.SIGN_HMAC | CAPABILITY.WRAP_DATA)
         with sim.open(2) as session:
             c.that("a capability that may be given", key(session) is not None)
-            c.refused("generate with one that may not", DENIED, key, session, capabilities=CAPABILITY.SIGN_ECDSA | CAPABILITY.DERIVE_ECDH)
+            c.refused(
+                "generate with one that may not",
+                DENIED,
+                key,
+                session,
+                capabilities=CAPABILITY.SIGN_ECDSA | CAPABILITY.DERIVE_ECDH,
+            )
             c.refused("generate an Ed25519 key with one that may not", DENIED, key, session, ALGORITHM.EC_ED25519)
             private = ec.generate_private_key(ec.SECP256K1())
-            c.refused("put with one that may not", DENIED, AsymmetricKey.put, session, 0, "", 1, CAPABILITY.EXPORTABLE_UNDER_WRAP, private)
-            c.refused("put an HMAC key with one that may not", DENIED, HmacKey.put, session, 0, "", 1, CAPABILITY.VERIFY_HMAC, b"x")
-            c.refused("generate an HMAC key with one that may not", DENIED, HmacKey.generate, session, 0, "", 1, CAPABILITY.VERIFY_HMAC)
-            c.refused("put an opaque object with one that may not", DENIED, Opaque.put, session, 0, "", 1, CAPABILITY.EXPORTABLE_UNDER_WRAP, ALGORITHM.OPAQUE_DATA, b"x")
-            c.refused("an AES key with one that may not", DENIED, SymmetricKey.generate, session, 0, "", 1, CAPABILITY.ENCRYPT_ECB, ALGORITHM.AES128)
+            c.refused(
+                "put with one that may not",
+                DENIED,
+                AsymmetricKey.put,
+                session,
+                0,
+                "",
+                1,
+                CAPABILITY.EXPORTABLE_UNDER_WRAP,
+                private,
+            )
+            c.refused(
+                "put an HMAC key with one that may not",
+                DENIED,
+                HmacKey.put,
+                session,
+                0,
+                "",
+                1,
+                CAPABILITY.VERIFY_HMAC,
+                b"x",
+            )
+            c.refused(
+                "generate an HMAC key with one that may not",
+                DENIED,
+                HmacKey.generate,
+                session,
+                0,
+                "",
+                1,
+                CAPABILITY.VERIFY_HMAC,
+            )
+            c.refused(
+                "put an opaque object with one that may not",
+                DENIED,
+                Opaque.put,
+                session,
+                0,
+                "",
+                1,
+                CAPABILITY.EXPORTABLE_UNDER_WRAP,
+                ALGORITHM.OPAQUE_DATA,
+                b"x",
+            )
+            c.refused(
+                "an AES key with one that may not",
+                DENIED,
+                SymmetricKey.generate,
+                session,
+                0,
+                "",
+                1,
+                CAPABILITY.ENCRYPT_ECB,
+                ALGORITHM.AES128,
+            )
             c.refused("a wrap key with one that may not", DENIED, wrap_key, session, CAPABILITY.EXPORT_WRAPPED, NONE)
-            c.refused("a wrap key that gives on one that may not", DENIED, wrap_key, session, CAPABILITY.WRAP_DATA, CAPABILITY.EXPORT_WRAPPED)
+            c.refused(
+                "a wrap key that gives on one that may not",
+                DENIED,
+                wrap_key,
+                session,
+                CAPABILITY.WRAP_DATA,
+                CAPABILITY.EXPORT_WRAPPED,
+            )
             c.that("a wrap key within it", wrap_key(session, CAPABILITY.WRAP_DATA, CAPABILITY.SIGN_ECDSA) is not None)
             c.refused("an authentication key with one that may not", DENIED, auth, session, 9, CAPABILITY.GET_OPTION)
-            c.refused("an authentication key that gives on one that may not", DENIED, auth, session, 9, NONE, CAPABILITY.GET_OPTION)
-            c.that("an authentication key within it", auth(session, 9, CAPABILITY.SIGN_ECDSA, CAPABILITY.SIGN_ECDSA).id == 9)
+            c.refused(
+                "an authentication key that gives on one that may not",
+                DENIED,
+                auth,
+                session,
+                9,
+                NONE,
+                CAPABILITY.GET_OPTION,
+            )
+            c.that(
+                "an authentication key within it",
+                auth(session, 9, CAPABILITY.SIGN_ECDSA, CAPABILITY.SIGN_ECDSA).id == 9,
+            )
         info = AuthenticationKey(admin, 2).get_info()
-        c.equal("delegated capabilities are shown", info.delegated_capabilities, CAPABILITY.SIGN_ECDSA | CAPABILITY.SIGN_HMAC | CAPABILITY.WRAP_DATA)
+        c.equal(
+            "delegated capabilities are shown",
+            info.delegated_capabilities,
+            CAPABILITY.SIGN_ECDSA | CAPABILITY.SIGN_HMAC | CAPABILITY.WRAP_DATA,
+        )
 
 
 def domains(c):
@@ -187,7 +267,13 @@ def domains(c):
             near = wrap_key(session, domains=0b0100)
             c.refused("an export from another domain", gone, near.export_wrapped, mine)
             c.refused("an export by another domain's wrap key", gone, far.with_session(session).export_wrapped, shared)
-            c.refused("a deletion of an unknown type", ERROR.INVALID_DATA, session.send_secure_cmd, COMMAND.DELETE_OBJECT, struct.pack("!HB", 1, 0x7F))
+            c.refused(
+                "a deletion of an unknown type",
+                ERROR.INVALID_DATA,
+                session.send_secure_cmd,
+                COMMAND.DELETE_OBJECT,
+                struct.pack("!HB", 1, 0x7F),
+            )
             listed = {one.id for one in session.list_objects(object_type=OBJECT.ASYMMETRIC_KEY)}
             c.equal("a list shows the shared domains", listed, {11})
             c.that("one shared domain is enough", len(shared.with_session(session).sign_ecdsa(b"x")) > 60)

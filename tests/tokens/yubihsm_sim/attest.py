@@ -5,7 +5,7 @@ import os
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -71,9 +71,7 @@ def device_certificate(device):
     subject = name(f"YubiHSM Attestation ({device.serial})")
     since = datetime.datetime(2017, 1, 1)
     key = device.attestation_key
-    return certificate(
-        subject, subject, key.public_key(), since, datetime.datetime(2071, 10, 5), identity(device), key
-    )
+    return certificate(subject, subject, key.public_key(), since, datetime.datetime(2071, 10, 5), identity(device), key)
 
 
 def by_device(device, obj):
@@ -91,6 +89,11 @@ def by_key(device, obj, issuer, template):
 def _sign(device, obj, parent, key):
     subject = name(f"YubiHSM Attestation id 0x{obj.id:04x}")
     return certificate(
-        subject, parent.subject, public_key(obj), parent.not_valid_before_utc, parent.not_valid_after_utc,
-        claims(device, obj), key,
+        subject,
+        parent.subject,
+        public_key(obj),
+        parent.not_valid_before_utc,
+        parent.not_valid_after_utc,
+        claims(device, obj),
+        key,
     )

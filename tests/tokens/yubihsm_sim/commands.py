@@ -112,9 +112,7 @@ def reset(device, request):
 @command(Command.GET_STORAGE_INFO)
 def storage_info(device, request):
     free_records = defs.RECORDS - len(device.objects)
-    return struct.pack(
-        "!5H", defs.RECORDS, free_records, defs.PAGES, defs.PAGES - device.used_pages(), defs.PAGE_SIZE
-    )
+    return struct.pack("!5H", defs.RECORDS, free_records, defs.PAGES, defs.PAGES - device.used_pages(), defs.PAGE_SIZE)
 
 
 @command(Command.GET_PSEUDO_RANDOM, "GET_PSEUDO_RANDOM")
@@ -310,7 +308,10 @@ def change_auth(device, request):
 def put_asymmetric(device, request):
     seeded = device.firmware >= (2, 4, 0)
     return create(
-        device, request, Type.ASYMMETRIC_KEY, Origin.IMPORTED,
+        device,
+        request,
+        Type.ASYMMETRIC_KEY,
+        Origin.IMPORTED,
         lambda algorithm, data: objects.asymmetric_material(algorithm, data, seeded),
     )
 
@@ -319,7 +320,10 @@ def put_asymmetric(device, request):
 def generate_asymmetric(device, request):
     seeded = device.firmware >= (2, 4, 0)
     return create(
-        device, request, Type.ASYMMETRIC_KEY, Origin.GENERATED,
+        device,
+        request,
+        Type.ASYMMETRIC_KEY,
+        Origin.GENERATED,
         lambda algorithm, _: objects.asymmetric_material(algorithm, None, seeded),
     )
 
@@ -339,23 +343,34 @@ def generate_hmac(device, request):
 @command(Command.PUT_WRAP_KEY, "PUT_WRAP_KEY")
 def put_wrap(device, request):
     return create(
-        device, request, Type.WRAP_KEY, Origin.IMPORTED,
-        lambda algorithm, data: objects.sized(objects.WRAP_SIZES, algorithm, data), delegating=True,
+        device,
+        request,
+        Type.WRAP_KEY,
+        Origin.IMPORTED,
+        lambda algorithm, data: objects.sized(objects.WRAP_SIZES, algorithm, data),
+        delegating=True,
     )
 
 
 @command(Command.GENERATE_WRAP_KEY, "GENERATE_WRAP_KEY")
 def generate_wrap(device, request):
     return create(
-        device, request, Type.WRAP_KEY, Origin.GENERATED,
-        lambda algorithm, _: objects.generated(objects.WRAP_SIZES, algorithm), delegating=True,
+        device,
+        request,
+        Type.WRAP_KEY,
+        Origin.GENERATED,
+        lambda algorithm, _: objects.generated(objects.WRAP_SIZES, algorithm),
+        delegating=True,
     )
 
 
 @command(Command.PUT_SYMMETRIC_KEY, "PUT_SYMMETRIC_KEY")
 def put_symmetric(device, request):
     return create(
-        device, request, Type.SYMMETRIC_KEY, Origin.IMPORTED,
+        device,
+        request,
+        Type.SYMMETRIC_KEY,
+        Origin.IMPORTED,
         lambda algorithm, data: objects.sized(objects.AES_SIZES, algorithm, data),
     )
 
@@ -363,7 +378,10 @@ def put_symmetric(device, request):
 @command(Command.GENERATE_SYMMETRIC_KEY, "GENERATE_SYMMETRIC_KEY")
 def generate_symmetric(device, request):
     return create(
-        device, request, Type.SYMMETRIC_KEY, Origin.GENERATED,
+        device,
+        request,
+        Type.SYMMETRIC_KEY,
+        Origin.GENERATED,
         lambda algorithm, _: objects.generated(objects.AES_SIZES, algorithm),
     )
 
@@ -415,9 +433,7 @@ def sign_attestation(device, request):
     if request.second == 0:
         return attest.by_device(device, subject)
     target = request.target
-    issuer = usable(
-        device, request, Type.ASYMMETRIC_KEY, request.second, "SIGN_ATTESTATION_CERTIFICATE"
-    )
+    issuer = usable(device, request, Type.ASYMMETRIC_KEY, request.second, "SIGN_ATTESTATION_CERTIFICATE")
     request.target = target
     template = find(device, request.session, Type.OPAQUE, request.second)
     objects.invalid(template.algorithm != Algorithm.OPAQUE_X509_CERTIFICATE)

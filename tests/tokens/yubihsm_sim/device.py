@@ -23,7 +23,10 @@ from .objects import Object
 
 # Never refused because the log is full: how a log is read and freed, and what it takes to get there.
 ALWAYS = (
-    Command.CREATE_SESSION, Command.AUTHENTICATE_SESSION, Command.GET_LOG_ENTRIES, Command.SET_LOG_INDEX,
+    Command.CREATE_SESSION,
+    Command.AUTHENTICATE_SESSION,
+    Command.GET_LOG_ENTRIES,
+    Command.SET_LOG_INDEX,
 )
 IN_THE_CLEAR = (Command.ECHO, Command.DEVICE_INFO, Command.GET_DEVICE_PUBLIC_KEY)
 
@@ -86,11 +89,20 @@ class Device:
             for silent in (Command.ECHO, Command.DEVICE_INFO, Command.GET_LOG_ENTRIES):
                 self.options[Option.COMMAND_AUDIT][silent] = defs.OFF
         everything = defs.all_capabilities(self.firmware)
-        self.store(Object(
-            1, Type.AUTHENTICATION_KEY, Algorithm.AES128_YUBICO_AUTHENTICATION,
-            b"DEFAULT AUTHKEY CHANGE THIS ASAP".ljust(defs.LABEL_LEN, b"\0"), 0xFFFF, everything, everything,
-            Origin.IMPORTED, 0, scp03.password_keys(defs.FACTORY_PASSWORD),
-        ))
+        self.store(
+            Object(
+                1,
+                Type.AUTHENTICATION_KEY,
+                Algorithm.AES128_YUBICO_AUTHENTICATION,
+                b"DEFAULT AUTHKEY CHANGE THIS ASAP".ljust(defs.LABEL_LEN, b"\0"),
+                0xFFFF,
+                everything,
+                everything,
+                Origin.IMPORTED,
+                0,
+                scp03.password_keys(defs.FACTORY_PASSWORD),
+            )
+        )
         self.log.clear()
 
     # Objects
@@ -242,9 +254,7 @@ class Device:
                 self.log.missed_authentication()
             return
         key = request.session.auth_id if request.session else defs.NOBODY
-        self.log.append(
-            request.command, len(request.data), key, request.target, request.second, result, self.tick()
-        )
+        self.log.append(request.command, len(request.data), key, request.target, request.second, result, self.tick())
 
     # The state file
 
@@ -292,4 +302,3 @@ def pkcs8(key):
 
 def error(code):
     return struct.pack("!BHB", defs.ERROR_RESPONSE, 1, code)
-

@@ -48,7 +48,8 @@ class Faults:
             for fault in made:
                 same = (fault["kind"], fault["command"]) if fault["value"] else (fault["kind"], None)
                 self.active = [
-                    old for old in self.active
+                    old
+                    for old in self.active
                     if not (old["kind"] == same[0] and (old["command"] == same[1] or not fault["value"]))
                 ]
                 if fault["value"]:

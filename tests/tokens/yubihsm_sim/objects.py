@@ -74,8 +74,17 @@ class Object:
 
     def info(self):
         return struct.pack(
-            f"!QHHHBBBB{LABEL_LEN}sQ", self.capabilities, self.id, len(self.body), self.domains, self.type,
-            self.algorithm, self.sequence, self.origin, self.label, self.delegated,
+            f"!QHHHBBBB{LABEL_LEN}sQ",
+            self.capabilities,
+            self.id,
+            len(self.body),
+            self.domains,
+            self.type,
+            self.algorithm,
+            self.sequence,
+            self.origin,
+            self.label,
+            self.delegated,
         )
 
     def dump(self):
@@ -212,8 +221,17 @@ def wrapped(obj, wrap_key, with_seed):
     if obj.algorithm == Algorithm.EC_ED25519 and not with_seed:
         body = body[:96]
     head = struct.pack(
-        HEADER, wrap_key.algorithm, obj.capabilities, obj.id, len(body), obj.domains, obj.type, obj.algorithm,
-        obj.sequence, obj.origin, obj.label,
+        HEADER,
+        wrap_key.algorithm,
+        obj.capabilities,
+        obj.id,
+        len(body),
+        obj.domains,
+        obj.type,
+        obj.algorithm,
+        obj.sequence,
+        obj.origin,
+        obj.label,
     )
     return seal(wrap_key.data, head + body)
 

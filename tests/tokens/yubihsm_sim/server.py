@@ -96,8 +96,12 @@ class Handler(BaseHTTPRequestHandler):
             "serial": device.serial,
             "firmware": ".".join(map(str, device.firmware)),
             "sessions": [
-                {"id": one.sid, "auth_key": one.auth_id, "authenticated": one.authenticated,
-                 "idle": round(now - one.used, 3)}
+                {
+                    "id": one.sid,
+                    "auth_key": one.auth_id,
+                    "authenticated": one.authenticated,
+                    "idle": round(now - one.used, 3),
+                }
                 for one in live
             ],
             "objects": counts,
