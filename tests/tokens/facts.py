@@ -32,7 +32,7 @@ PREPARE = [sys.executable, str(Path(__file__).with_name("prepare.py"))]
 DIGEST = hashlib.sha256(b"claviger").digest()
 SESSIONS_TRIED = 2000
 PINS_TRIED = 15
-SECONDS = 120
+SECONDS = 60
 
 # --- keys to try things on ---
 
@@ -77,53 +77,49 @@ def flag(session, key, kind):
 # --- the groups ---
 
 
-def identity(token):
+def identity(token, facts):
     with logged_in(token) as (module, slot, _):
         info, about = module.info(), module.token(slot)
-        return {
-            "library": f"{ck.text(info.description)} {info.version[0]}.{info.version[1]}",
-            "cryptoki": f"{info.cryptoki[0]}.{info.cryptoki[1]}",
-            "manufacturer": ck.text(about.manufacturer),
-            "model": ck.text(about.model),
-            "pin_length": [about.min_pin, about.max_pin],
-        }
+        facts["library"] = f"{ck.text(info.description)} {info.version[0]}.{info.version[1]}"
+        facts["cryptoki"] = f"{info.cryptoki[0]}.{info.cryptoki[1]}"
+        facts["token"] = f"{ck.text(about.manufacturer)} {ck.text(about.model)}"
+        facts["pin_length"] = [about.min_pin, about.max_pin]
 
 
-def sessions(token):
+def sessions(token, facts):
     with logged_in(token) as (module, slot, session):
         about = module.token(slot)
         key = p256_key(session)
         said = {0: "infinite", ck.UNAVAILABLE: "not told"}
-        facts = {"said_max": said.get(about.max_sessions, about.max_sessions), "tried": SESSIONS_TRIED, "refused_with": None}
-        opened = [session]
-        while len(opened) < SESSIONS_TRIED and facts["refused_with"] is None:
+        facts["said_max"] = said.get(about.max_sessions, about.max_sessions)
+        opened, answer = [session], "OK"
+        while len(opened) < SESSIONS_TRIED and answer == "OK":
             answer, more = told(module.open, slot)
             if more:
                 opened.append(more)
-            else:
-                facts["refused_with"] = answer
         facts["opened"] = len(opened)
+        facts["then"] = answer if answer != "OK" else "not tried"
         for more in opened[1:]:
             more.close()
         read_only = module.open(slot, read_only=True)
         facts["read_only_signs"] = code(sign, read_only, key)
-        return facts
 
 
-def mechanisms(token):
+def mechanisms(token, facts):
     with logged_in(token) as (module, slot, _):
         listed = module.mechanisms(slot)
-        return {"count": len(listed), "listed": {name: number in listed for name, number in ck.MECHANISMS.items()}}
+        facts["count"] = len(listed)
+        for name, number in ck.MECHANISMS.items():
+            facts[name] = number in listed
 
 
-def algorithms(token):
+def algorithms(token, facts):
     ways = {
         "secp256k1": (curves.SECP256K1, "CKM_EC_KEY_PAIR_GEN", "CKM_ECDSA", 65),
         "p256": (curves.P256, "CKM_EC_KEY_PAIR_GEN", "CKM_ECDSA", 65),
         "ed25519": (curves.ED25519, "CKM_EC_EDWARDS_KEY_PAIR_GEN", "CKM_EDDSA", 32),
     }
     with logged_in(token) as (_, _, session):
-        facts = {}
         for name, (curve, generator, signer, length) in ways.items():
             answer, pair = told(session.generate_pair, ck.mechanism(generator), *ec_templates(curve))
             facts[name] = {"generate": answer}
@@ -135,20 +131,20 @@ def algorithms(token):
             facts[name]["point"] = encoding
             if signature:
                 facts[name]["signature_is_right"] = curve.verify(point, DIGEST, signature)
-        return facts
 
 
-def secrecy(token):
+def secrecy(token, facts):
     with logged_in(token) as (_, _, session):
         key = p256_key(session)
-        made = {
+        facts["made"] = {
             "local": flag(session, key, ck.CKA_LOCAL),
             "always_sensitive": flag(session, key, ck.CKA_ALWAYS_SENSITIVE),
             "never_extractable": flag(session, key, ck.CKA_NEVER_EXTRACTABLE),
         }
         weaker = {"sensitive_false": {ck.CKA_SENSITIVE: False}, "extractable_true": {ck.CKA_EXTRACTABLE: True}}
-        facts = {"made": made, "read_value": code(session.attribute, key, ck.CKA_VALUE), "set": {}, "copy": {}}
-        facts["copy"]["control"] = code(session.copy, key, {ck.CKA_LABEL: b"facts"})
+        facts["read_value"] = code(session.attribute, key, ck.CKA_VALUE)
+        facts["set"] = {}
+        facts["copy"] = {"control": code(session.copy, key, {ck.CKA_LABEL: b"facts"})}
         for name, change in weaker.items():
             answer, copied = told(session.copy, key, {ck.CKA_LABEL: b"facts", **change})
             facts["copy"][name] = answer
@@ -163,8 +159,8 @@ def secrecy(token):
         key = p256_key(session)
         if [code(session.set, key, change) for change in weaker.values()] == ["OK", "OK"]:
             facts["set"]["both_then"] = strength(session, key)
-        facts["not_copyable"] = code(p256_key, session, COPYABLE=False)
-        return facts
+        for name in ("COPYABLE", "MODIFIABLE"):
+            facts[f"made_with_{name}_false"] = code(p256_key, session, **{name: False})
 
 
 def strength(session, key):
@@ -175,45 +171,56 @@ def strength(session, key):
     }
 
 
-def purpose(token):
+def purpose(token, facts):
     with logged_in(token) as (_, _, session):
-        facts = {"sign_without_sign": {}, "derive_with_sign_only": {}, "decrypt_with_sign_only": {}}
-        facts["sign_without_sign"]["control"] = code(sign, session, p256_key(session))
         answer, key = told(p256_key, session, SIGN=False)
-        facts["sign_without_sign"]["refused"] = code(sign, session, key) if key else f"no such key: {answer}"
-
+        facts["sign"] = {"control": code(sign, session, p256_key(session))}
+        facts["sign"]["refused"] = code(sign, session, key) if key else f"no such key: {answer}"
         facts["derive_if_unstated"] = flag(session, p256_key(session), ck.CKA_DERIVE)
-        for name, derives in (("control", True), ("refused", False)):
-            answer, key = told(p256_key, session, SIGN=not derives, DERIVE=derives)
-            facts["derive_with_sign_only"][name] = code(derive, session, key) if key else f"no such key: {answer}"
-        for name, decrypts in (("control", True), ("refused", False)):
-            facts["decrypt_with_sign_only"][name] = decrypt(session, decrypts)
-        return facts
+        for name, attempt in (("derive", derive), ("decrypt", decrypt)):
+            facts[name] = {"control": attempt(session, True), "refused": attempt(session, False)}
+        # A purpose that may be added later is none, unless CKA_MODIFIABLE keeps it.
+        facts["sign_added"] = sign_added(session)
+        facts["sign_added_to_unmodifiable"] = sign_added(session, MODIFIABLE=False)
 
 
-def derive(session, key):
+def sign_added(session, **private):
+    answer, key = told(p256_key, session, SIGN=False, **private)
+    if not key:
+        return f"no such key: {answer}"
+    answer = code(session.set, key, {ck.CKA_SIGN: True})
+    return f"{answer}, then sign: {code(sign, session, key)}" if answer == "OK" else answer
+
+
+def derive(session, derives):
+    answer, key = told(p256_key, session, SIGN=not derives, DERIVE=derives)
+    if not key:
+        return f"no such key: {answer}"
     point = curves.P256.encoded_base()
     how = ck.mechanism("CKM_ECDH1_DERIVE", ck.EcdhParameters(ck.CKD_NULL, 0, None, len(point), point))
     wanted = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET, ck.CKA_VALUE_LEN: 32}
-    return session.derive(how, key, {**wanted, ck.CKA_TOKEN: False, ck.CKA_SENSITIVE: False, ck.CKA_EXTRACTABLE: True})
+    wanted |= {ck.CKA_TOKEN: False, ck.CKA_SENSITIVE: False, ck.CKA_EXTRACTABLE: True}
+    return code(session.derive, how, key, wanted)
 
 
 def decrypt(session, decrypts):
+    """With an RSA key, as EC keys decrypt nowhere."""
     name = {ck.CKA_TOKEN: True, ck.CKA_LABEL: b"facts", ck.CKA_ID: secrets.token_bytes(8)}
-    public = {**name, ck.CKA_MODULUS_BITS: 2048, ck.CKA_PUBLIC_EXPONENT: b"\1\0\1", ck.CKA_ENCRYPT: True, ck.CKA_VERIFY: True}
+    public = {**name, ck.CKA_MODULUS_BITS: 2048, ck.CKA_PUBLIC_EXPONENT: b"\1\0\1"}
+    public[ck.CKA_ENCRYPT if decrypts else ck.CKA_VERIFY] = True
     private = {**name, ck.CKA_PRIVATE: True, ck.CKA_SENSITIVE: True, ck.CKA_EXTRACTABLE: False}
     private |= {ck.CKA_SIGN: not decrypts, ck.CKA_DECRYPT: decrypts}
     answer, pair = told(session.generate_pair, ck.mechanism("CKM_RSA_PKCS_KEY_PAIR_GEN"), public, private)
     if not pair:
         return f"no such key: {answer}"
-    answer, sealed = told(session.encrypt, ck.mechanism("CKM_RSA_PKCS"), pair[0], DIGEST)
-    if not sealed:
-        return f"cannot encrypt: {answer}"
+    modulus = int.from_bytes(session.attribute(pair[0], ck.CKA_MODULUS), "big")
+    padded = b"\0\2" + b"\xff" * (253 - len(DIGEST)) + b"\0" + DIGEST
+    sealed = pow(int.from_bytes(padded, "big"), 65537, modulus).to_bytes(256, "big")
     answer, opened = told(session.decrypt, ck.mechanism("CKM_RSA_PKCS"), pair[1], sealed)
     return "another plaintext" if opened not in (None, DIGEST) else answer
 
 
-def wrapping(token):
+def wrapping(token, facts):
     ways = {
         "CKM_AES_KEY_WRAP": None,
         "CKM_AES_KEY_WRAP_PAD": None,
@@ -226,45 +233,53 @@ def wrapping(token):
     aes |= {ck.CKA_WRAP: True, ck.CKA_LABEL: b"facts"}
     with logged_in(token) as (_, _, session):
         answer, wrapper = told(session.generate, ck.mechanism("CKM_AES_KEY_GEN"), aes)
-        facts = {"aes_key": answer}
+        facts["aes_key"] = answer
         targets = {
             "control": {"EXTRACTABLE": True},
             "unextractable": {"EXTRACTABLE": False},
             "with_trusted_only": {"EXTRACTABLE": True, "WRAP_WITH_TRUSTED": True},
         }
         keys = {name: told(p256_key, session, **private) for name, private in targets.items()}
+        wraps = []
         for how, parameter in ways.items() if wrapper else ():
-            row = facts[how] = {}
+            facts[how] = row = {}
             for name, (made, key) in keys.items():
                 answer, blob = told(session.wrap, ck.mechanism(how, parameter), wrapper, key) if key else (made, None)
                 row[name] = f"OK, {len(blob)} bytes" if blob else answer
+            if row["control"].startswith("OK"):
+                wraps.append(ck.mechanism(how, parameter))
+        if not wrapper:
+            # The order of checks is the module's: only a call that does not exist is an answer.
+            facts["call"] = code(session.wrap, ck.mechanism("CKM_AES_KEY_WRAP"), keys["control"][1] or 0, keys["control"][1] or 0)
         made, key = keys["with_trusted_only"]
         facts["with_trusted_key"] = made
         if key:
             facts["with_trusted_reads"] = flag(session, key, ck.CKA_WRAP_WITH_TRUSTED)
             facts["with_trusted_reset"] = code(session.set, key, {ck.CKA_WRAP_WITH_TRUSTED: False})
-        facts["user_makes_trusted"] = code(session.generate, ck.mechanism("CKM_AES_KEY_GEN"), {**aes, ck.CKA_TRUSTED: True})
+        answer, trusted = told(session.generate, ck.mechanism("CKM_AES_KEY_GEN"), {**aes, ck.CKA_TRUSTED: True})
+        facts["user_makes_trusted"] = answer
+        answer, key = told(p256_key, session, **targets["with_trusted_only"])
+        if trusted and key and wraps:
+            facts["wrapped_with_it"] = code(session.wrap, wraps[0], trusted, key)
         facts["user_sets_trusted"] = code(session.set, wrapper, {ck.CKA_TRUSTED: True}) if wrapper else "no key"
-        return facts
 
 
-def allowed_mechanisms(token):
+def allowed_mechanisms(token, facts):
     def only(name):
         return {"ALLOWED_MECHANISMS": bytes(ck.ULONG(ck.MECHANISMS[name]))}
 
     with logged_in(token) as (_, _, session):
-        facts = {}
-        for name, mechanism in (("control", "CKM_ECDSA"), ("refused", "CKM_ECDSA_SHA256")):
-            answer, key = told(p256_key, session, **only(mechanism))
-            facts[name] = code(sign, session, key) if key else f"no such key: {answer}"
-        return facts
+        for kind, more in (("token", {}), ("session", {"TOKEN": False})):
+            facts[kind] = {}
+            for name, mechanism in (("control", "CKM_ECDSA"), ("refused", "CKM_ECDSA_SHA256")):
+                answer, key = told(p256_key, session, **more, **only(mechanism))
+                facts[kind][name] = code(sign, session, key) if key else f"no such key: {answer}"
 
 
-def lost(token):
+def lost(token, facts):
     """What each way to lose a session or a login looks like."""
     module, slot = load(token)
     user = ck.CKU_USER, token["pin"]
-    facts = {}
     first = module.open(slot)
     first.login(*user)
     key = p256_key(first)
@@ -290,10 +305,9 @@ def lost(token):
     facts["after_last_session"] = code(sign, third, key)
     module.finalize()
     facts["finalized"] = code(sign, third, key)
-    return facts
 
 
-def taken_away(token):
+def taken_away(token, facts):
     """The files of the token vanish, or its broker dies, while a session is open."""
     module, slot = load(token)
     session = module.open(slot)
@@ -304,24 +318,23 @@ def taken_away(token):
     else:
         for path in Path(token["folder"]).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    facts = {"what": "broker killed" if "pids" in token else "files removed", "sign": code(sign, session, key)}
+    facts["what"] = "broker killed" if "pids" in token else "files removed"
+    facts["sign"] = code(sign, session, key)
     facts["sign_again"] = code(sign, session, key)
-    facts["generate"] = code(p256_key, session)
     facts["new_session"] = code(module.open, slot)
-    return facts
+    facts["generate"] = code(p256_key, session)
 
 
-def reinitialised(token):
+def reinitialised(token, facts):
     """Another process wipes the token while a session is open."""
     module, slot = load(token)
     session = module.open(slot)
     session.login(ck.CKU_USER, token["pin"])
     key = p256_key(session)
     wipe = [sys.executable, __file__, "--wipe", json.dumps(token)]
-    facts = {"wiped": subprocess.run(wipe, capture_output=True, text=True).stdout.strip() or "crashed"}
+    facts["wiped"] = subprocess.run(wipe, capture_output=True, text=True).stdout.strip() or "crashed"
     facts["sign"] = code(sign, session, key)
     facts["new_session"] = code(module.open, slot)
-    return facts
 
 
 def wipe(token):
@@ -330,7 +343,7 @@ def wipe(token):
     print(code(module.init_token, slot, token["so_pin"], token["label"]))
 
 
-def pin_lock(token):
+def pin_lock(token, facts):
     module, slot = load(token)
     names = {"COUNT_LOW": ck.CKF_USER_PIN_COUNT_LOW, "FINAL_TRY": ck.CKF_USER_PIN_FINAL_TRY, "LOCKED": ck.CKF_USER_PIN_LOCKED}
     session = module.open(slot)
@@ -339,15 +352,15 @@ def pin_lock(token):
         said = module.token(slot).flags
         return [name for name, bit in names.items() if said & bit]
 
-    facts = {"flags_before": flags(), "wrong": []}
-    locked = None
+    facts["flags_before"] = flags()
+    facts["wrong"] = []
+    facts["locked_at_try"] = None
     for number in range(1, PINS_TRIED + 1):
         answer = code(session.login, ck.CKU_USER, wrong(token))
         facts["wrong"].append(" ".join([answer, *flags()]))
         if answer != "PIN_INCORRECT":
-            locked = number
+            facts["locked_at_try"] = number
             break
-    facts["another_code_at_try"] = locked
     facts["right_pin_then"] = code(session.login, ck.CKU_USER, token["pin"])
     facts["flags_then"] = flags()
     if facts["right_pin_then"] != "OK":
@@ -355,7 +368,6 @@ def pin_lock(token):
         facts["so_sets_pin"] = code(session.init_pin, token["pin"]) if answer == "OK" else f"SO login: {answer}"
         code(session.logout)
         facts["right_pin_after_so"] = code(session.login, ck.CKU_USER, token["pin"])
-    return facts
 
 
 def wrong(token):
@@ -380,13 +392,27 @@ def logged_in(token):
         yield module, slot, session
 
 
-def sweep(token):
+def sweep(token, facts):
     """Removes what the groups left on a token."""
     with logged_in(token) as (_, _, session):
         while found := session.find({ck.CKA_LABEL: b"facts"}):
             if "OK" not in [code(session.call, "C_DestroyObject", key) for key in found]:
-                return {"left": len(found)}
-    return {}
+                facts["left"] = len(found)
+                return
+
+
+class Facts(dict):
+    """Facts that are told as they come, so that those before a crash are known."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def __setitem__(self, name, value):
+        super().__setitem__(name, value)
+        self.tell()
+
+    def tell(self):
+        print(json.dumps(self), file=self.out, flush=True)
 
 
 def in_process(group, token):
@@ -397,23 +423,27 @@ def in_process(group, token):
         os.close(reader)
         os.environ.update(token["env"])
         signal.alarm(SECONDS)
-        try:
-            facts = group(token)
-        except (ck.Refused, ck.Absent) as why:
-            facts = {"stopped": str(why)}
-        except Exception as why:
-            facts = {"stopped": f"{type(why).__name__}: {why}"}
         with open(writer, "w") as out:
-            json.dump(facts, out)
+            facts = Facts(out)
+            try:
+                group(token, facts)
+            except (ck.Refused, ck.Absent) as why:
+                facts["stopped"] = str(why)
+            except Exception as why:
+                facts["stopped"] = f"{type(why).__name__}: {why}"
+            facts.tell()
         # Modules are known to crash in their destructors.
         os._exit(0)
     os.close(writer)
     with open(reader) as answer:
-        said = answer.read()
+        said = answer.read().splitlines()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    facts = json.loads(said[-1]) if said else {}
     if status == -signal.SIGALRM:
-        return {"stopped": f"hung for {SECONDS} s"}
-    return json.loads(said) if said else {"stopped": f"crashed: {signal.Signals(-status).name if status < 0 else status}"}
+        facts["stopped"] = f"hung for {SECONDS} s"
+    elif status:
+        facts["stopped"] = f"crashed: {signal.Signals(-status).name if status < 0 else status}"
+    return facts
 
 
 @contextmanager
@@ -444,7 +474,7 @@ def facts_of(what):
         facts = {"name": token["label"]}
         for group in HARMLESS:
             facts[group.__name__] = in_process(group, token)
-        facts |= in_process(sweep, token)
+        facts["sweep"] = in_process(sweep, token)
     facts["profile"] = profile(facts)
     return facts
 
@@ -458,19 +488,27 @@ def profile(facts):
 
     secrecy, purpose, wrapping = facts["secrecy"], facts["purpose"], facts["wrapping"]
     wraps = [refused(row, tried="unextractable") for row in wrapping.values() if isinstance(row, dict)]
-    made, changed = secrecy.get("made", {}), secrecy.get("set", {})
+    wraps += [True] if wrapping.get("call") == "FUNCTION_NOT_SUPPORTED" else []
+    changes = [secrecy.get(way, {}).get(name) for way in ("set", "copy") for name in ("sensitive_false", "extractable_true")]
+    uses = [refused(purpose.get(use, {})) for use in ("sign", "derive", "decrypt")]
+    made = secrecy.get("made", {})
     return {
-        "algorithms": [name for name, row in facts["algorithms"].items() if isinstance(row, dict) and row.get("signature_is_right")],
+        "algorithms": [n for n, row in facts["algorithms"].items() if "signature_is_right" in row and row["signature_is_right"]],
         "read_write_sessions": facts["sessions"].get("read_only_signs") != "OK",
-        "copyable": secrecy.get("not_copyable") != "OK",
+        "copyable": secrecy.get("made_with_COPYABLE_false") != "OK",
         "claims": {
             "made_inside": bool(made) and all(value is True for value in made.values()),
-            "value_hidden": secrecy.get("read_value") != "OK",
-            "attributes_fixed": "OK" not in (changed.get("sensitive_false"), changed.get("extractable_true")),
-            "wrap_refused": False if False in wraps else True if True in wraps else None,
-            "purpose_enforced": refused(purpose.get("sign_without_sign", {})),
+            "value_hidden": secrecy.get("read_value") not in ("OK", None),
+            "attributes_fixed": "OK" not in changes and None not in changes,
+            "wrap_refused": all_of(wraps),
+            "purpose_enforced": all_of(uses),
         },
     }
+
+
+def all_of(answers):
+    """False if one is, else true if one is, else unknown."""
+    return False if False in answers else True if True in answers else None
 
 
 def main():
