@@ -124,9 +124,8 @@ async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
     for n in 0..16 {
         let keeper = keeper.clone();
         let algorithm = Algorithm::ALL.into_iter().cycle().nth(n).unwrap();
-        tasks.spawn(
-            async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, Purpose::Payment).await },
-        );
+        let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap();
+        tasks.spawn(async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, purpose).await });
     }
     for made in tasks.join_all().await {
         let made = made.unwrap();

@@ -45,7 +45,7 @@ fn above_the_order(algorithm: Algorithm, public: &[u8], to_sign: &ToSign, signat
     match algorithm {
         Algorithm::Secp256k1 => reduced!(k256),
         Algorithm::P256 => reduced!(p256),
-        Algorithm::Ed25519 => false,
+        _ => false,
     }
 }
 
@@ -60,7 +60,7 @@ fn wycheproof(file: &str, algorithm: Algorithm, key_member: &str) -> (u32, u32) 
             let message = bytes(&case["msg"]);
             let to_sign = match algorithm {
                 Algorithm::Ed25519 => ToSign::Message(message),
-                Algorithm::Secp256k1 | Algorithm::P256 => ToSign::Prehash(sha256(&message)),
+                _ => ToSign::Prehash(sha256(&message)),
             };
             // What is not 64 bytes never gets this far.
             let outcome =

@@ -101,13 +101,16 @@ pub struct Init {
 /// Keys.
 #[derive(Subcommand)]
 pub enum KeyCommand {
-    /// Makes a payment key in the token.
+    /// Makes a key in the token, for one purpose and for good.
     Create {
         /// Its name.
         name: String,
-        /// secp256k1, p256 or ed25519.
-        #[arg(long, default_value = "secp256k1")]
-        algorithm: String,
+        /// payment, authentication, encryption, integrity, transport or random.
+        #[arg(long, default_value = "payment")]
+        purpose: String,
+        /// secp256k1, p256, ed25519, aes256-gcm, hmac-sha256 or aes256-kw; the usual one of the purpose when absent.
+        #[arg(long)]
+        algorithm: Option<String>,
     },
     /// Lists all keys.
     List,

@@ -40,6 +40,7 @@ impl Handler for Operator {
 #[serde(deny_unknown_fields)]
 struct KeyParams {
     name: String,
+    purpose: Option<String>,
     algorithm: Option<String>,
 }
 
@@ -83,14 +84,18 @@ impl Operator {
             "operator_status" => Ok(house.status()),
             "operator_keyCreate" => {
                 let params: KeyParams = named(params)?;
-                let text = params.algorithm.unwrap_or_default();
-                let algorithm = Algorithm::parse(&text).ok_or_else(|| {
-                    Refusal::new(
-                        Code::InvalidParams,
-                        format!("{:?} is none of secp256k1, p256, ed25519", clip(&text)),
-                    )
-                })?;
-                let record = house.create_key(&params.name, algorithm, Purpose::Payment, uid).await?;
+                let one_of = |what: &str, text: &str| {
+                    Refusal::new(Code::InvalidParams, format!("there is no {what} {:?}", clip(text)))
+                };
+                let purpose = match &params.purpose {
+                    None => Purpose::Payment,
+                    Some(text) => Purpose::parse(text).ok_or_else(|| one_of("purpose", text))?,
+                };
+                let algorithm = match &params.algorithm {
+                    None => purpose.usual(),
+                    Some(text) => Algorithm::parse(text).ok_or_else(|| one_of("algorithm", text))?,
+                };
+                let record = house.create_key(&params.name, algorithm, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
             "operator_keyList" => {

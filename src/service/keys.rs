@@ -67,6 +67,10 @@ impl House {
         let name = Name::parse(name).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
         })?;
+        if !purpose.takes(algorithm) {
+            let why = format!("a {purpose} key cannot be {algorithm}");
+            return Err(Refusal::new(Code::KeyPurpose, why));
+        }
         if self.keys().by_name(&name).is_some() {
             return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
         }
@@ -85,7 +89,7 @@ impl House {
             token_serial: description.serial,
             created: now(),
         };
-        if Verifier::new(&public).is_none() {
+        if algorithm.is_pair() && Verifier::new(&public).is_none() {
             self.discard(reference).await;
             return Err(token_refusal(&TokenError::Corrupt(
                 "the new public key is no point of its curve".into(),
@@ -186,7 +190,7 @@ impl House {
         let body = checkpoint::body(origin, head.size, &head.root);
         let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
         let to_sign = ToSign::Message(body.clone().into_bytes());
-        let _checked = key.verifier.check(&to_sign, &raw).map_err(|e| {
+        let _checked = key.verifier()?.check(&to_sign, &raw).map_err(|e| {
             Refusal::new(
                 Code::SignatureInvalid,
                 format!("the token's signature under the log's head does not verify: {e}"),

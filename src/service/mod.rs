@@ -6,6 +6,8 @@ pub mod init;
 pub mod keys;
 pub mod ledger;
 pub mod metrics;
+pub mod operate;
+mod path;
 pub mod pending;
 pub mod report;
 pub mod sign;

@@ -97,7 +97,7 @@ async fn concurrent_requests_never_exceed_the_limit_and_a_restart_forgets_nothin
         tasks.spawn(async move {
             let reply = store.reserve(ask(u128::from(n), 3, n, 1)).await.unwrap();
             if let ReserveReply::New(reserved) = &reply {
-                let _recorded = store.finish(reserved.request(), [0; 64]).await.unwrap();
+                let _recorded = store.finish(reserved.request(), Some([0; 64])).await.unwrap();
             }
             code(&reply)
         });
@@ -125,8 +125,8 @@ async fn one_nonce_is_one_payment() {
     };
     // No outcome yet: the same payload may be tried again without a new debit.
     assert_eq!(code(&store.reserve(ask(2, 5, 0, 1)).await.unwrap()), "again");
-    assert!(store.finish(reserved.request(), [1; 64]).await.is_ok());
-    let _recorded = store.finish(RequestId(2), [2; 64]).await.unwrap();
+    assert!(store.finish(reserved.request(), Some([1; 64])).await.is_ok());
+    let _recorded = store.finish(RequestId(2), Some([2; 64])).await.unwrap();
     match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
         ReserveReply::Already { signature, request } => {
             assert_eq!((signature, request), ([2; 64], RequestId(2)));

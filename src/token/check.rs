@@ -1,16 +1,86 @@
-//! `token check`: proves on the device what its profile claims. Cleans up after itself.
+//! `token check`: proves on the device what its profile claims, and judges whether payment keys may live in it.
+//! Cleans up after itself.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeySpec, Token, TokenError};
-use crate::core::key::{Algorithm, KeyRef, Purpose};
+use super::profile::Profile;
+use super::{KeySpec, Token, TokenError, Use};
+use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::core::verify::Verifier;
+
+/// What is proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Claim {
+    /// An algorithm works from making a key to destroying it.
+    Works(Algorithm),
+    /// Keys are made inside and say so.
+    MadeInside,
+    /// The private value cannot be read.
+    ValueHidden,
+    /// Protecting attributes cannot be changed.
+    AttributesFixed,
+    /// A copy protects as much as what it was copied from.
+    CopyKeeps,
+    /// A non-extractable key cannot be wrapped.
+    WrapRefused,
+    /// A key for trusted wrapping is not wrapped by an untrusted one.
+    TrustedWrap,
+    /// A key that is not for signing does not sign.
+    PurposeEnforced,
+    /// Secret keys do only what they were made for.
+    SecretPurposes,
+    /// A changed file of the embedded token is refused.
+    SealHolds,
+    /// The token is hardware.
+    Hardware,
+}
+
+impl Claim {
+    /// For people.
+    #[must_use]
+    pub fn sentence(self) -> String {
+        match self {
+            Self::Works(algorithm) if algorithm.is_pair() => {
+                format!("{algorithm}: make, sign, verify, destroy")
+            }
+            Self::Works(algorithm) => format!("{algorithm}: make, use, find again, destroy"),
+            Self::MadeInside => "keys are made inside and say so".into(),
+            Self::ValueHidden => "the private value cannot be read".into(),
+            Self::AttributesFixed => "protecting attributes cannot be changed".into(),
+            Self::CopyKeeps => "a copy protects as much as its original".into(),
+            Self::WrapRefused => "a non-extractable key cannot be wrapped".into(),
+            Self::TrustedWrap => "a key for trusted wrapping resists other wrapping keys".into(),
+            Self::PurposeEnforced => "a key that is not for signing does not sign".into(),
+            Self::SecretPurposes => "secret keys do only what they were made for".into(),
+            Self::SealHolds => "a changed sealed file is refused".into(),
+            Self::Hardware => "hardware".into(),
+        }
+    }
+
+    /// Whether a token without it may hold no payment keys, whatever its profile says.
+    #[must_use]
+    pub fn is_needed_for_payments(self) -> bool {
+        matches!(
+            self,
+            Self::MadeInside
+                | Self::ValueHidden
+                | Self::AttributesFixed
+                | Self::CopyKeeps
+                | Self::WrapRefused
+                | Self::PurposeEnforced
+                | Self::SealHolds
+        )
+    }
+}
 
 /// One proof.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckRow {
+    /// Which.
+    pub claim: Claim,
     /// What was tried.
     pub check: String,
     /// What the profile claims.
@@ -19,6 +89,8 @@ pub struct CheckRow {
     pub found: bool,
     /// Whether the claim holds. A claim of less than the device does holds too.
     pub ok: bool,
+    /// Whether payment keys need it.
+    pub required: bool,
     /// More for people.
     pub note: String,
 }
@@ -26,9 +98,45 @@ pub struct CheckRow {
 impl CheckRow {
     /// A row; it is good unless more is claimed than was found.
     #[must_use]
-    pub fn of(check: impl Into<String>, claimed: bool, found: bool, note: &str) -> Self {
-        Self { check: check.into(), claimed, found, ok: found || !claimed, note: note.to_owned() }
+    pub fn of(claim: Claim, claimed: bool, found: bool) -> Self {
+        Self {
+            claim,
+            check: claim.sentence(),
+            claimed,
+            found,
+            ok: found || !claimed,
+            required: claim.is_needed_for_payments(),
+            note: String::new(),
+        }
     }
+
+    /// The same, with the reason of a failure.
+    #[must_use]
+    pub fn from_outcome(claim: Claim, claimed: bool, outcome: &Result<(), TokenError>) -> Self {
+        let note = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        Self::of(claim, claimed, outcome.is_ok()).with(&note)
+    }
+
+    /// Adds a note.
+    #[must_use]
+    pub fn with(self, note: &str) -> Self {
+        Self { note: note.to_owned(), ..self }
+    }
+}
+
+/// Whether payment keys may live in a token that did this; otherwise why not.
+// [clause 8.2.5-a] a token that does not enforce what protects a key gets no payment keys
+pub fn judge(profile: &Profile, rows: &[CheckRow]) -> Result<(), String> {
+    let lacking: Vec<&str> =
+        rows.iter().filter(|r| (r.required && !r.found) || !r.ok).map(|r| r.check.as_str()).collect();
+    let mut reasons = Vec::new();
+    if !lacking.is_empty() {
+        reasons.push(format!("the token was tried and failed: {}", lacking.join("; ")));
+    }
+    if let Some(why) = &profile.payment_refused {
+        reasons.push(format!("profile {} refuses payment keys: {why}", profile.name));
+    }
+    if reasons.is_empty() { Ok(()) } else { Err(reasons.join(". ")) }
 }
 
 /// A fresh id for a key that lives as long as the check.
@@ -39,15 +147,11 @@ pub(super) fn fresh_reference() -> Result<KeyRef, TokenError> {
     Ok(KeyRef(bytes))
 }
 
-/// Each algorithm: makes a key, signs, verifies in software, destroys, looks that it is gone.
-pub(super) fn signing(token: &mut dyn Token, algorithms: &[Algorithm]) -> Vec<CheckRow> {
+/// Each algorithm: makes a key, uses it, checks in software what can be checked, destroys it, looks that it is gone.
+pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Vec<CheckRow> {
     algorithms
         .iter()
-        .map(|algorithm| {
-            let outcome = one(token, *algorithm);
-            let note = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            CheckRow::of(format!("{algorithm}: make, sign, verify, destroy"), true, outcome.is_ok(), &note)
-        })
+        .map(|algorithm| CheckRow::from_outcome(Claim::Works(*algorithm), true, &one(token, *algorithm)))
         .collect()
 }
 
@@ -55,9 +159,18 @@ fn one(token: &mut dyn Token, algorithm: Algorithm) -> Result<(), TokenError> {
     let reference = fresh_reference()?;
     let spec = KeySpec { reference, label: "claviger-check".into(), algorithm, purpose: Purpose::Payment };
     let public = token.generate(&spec)?;
-    let outcome = sign_some(token, reference, algorithm, &public);
+    let outcome = match Use::of(algorithm) {
+        Use::Sign => sign_some(token, reference, algorithm, &public),
+        Use::Encrypt => encrypt_some(token, reference),
+        Use::Mac => mac_some(token, reference),
+        Use::Wrap => Ok(()),
+    };
+    let again = token.find(reference);
     token.destroy(reference)?;
     outcome?;
+    if again? != Some(public) {
+        return Err(TokenError::Corrupt("the key was found again as another one".into()));
+    }
     match token.find(reference)? {
         None => Ok(()),
         Some(_) => Err(TokenError::Corrupt("the key is still there after it was destroyed".into())),
@@ -68,7 +181,7 @@ fn sign_some(
     token: &mut dyn Token,
     reference: KeyRef,
     algorithm: Algorithm,
-    public: &crate::core::key::PublicKey,
+    public: &PublicKey,
 ) -> Result<(), TokenError> {
     let verifier =
         Verifier::new(public).ok_or_else(|| TokenError::Corrupt("its public key is no point".into()))?;
@@ -82,4 +195,67 @@ fn sign_some(
         let _checked = verifier.check(&to_sign, &raw).map_err(|e| TokenError::Corrupt(e.to_string()))?;
     }
     Ok(())
+}
+
+fn encrypt_some(token: &mut dyn Token, reference: KeyRef) -> Result<(), TokenError> {
+    let corrupt = |why: &str| Err(TokenError::Corrupt(why.into()));
+    let (nonce, plain) = ([7; 12], b"a few words that shall stay between us");
+    let mut sealed = token.encrypt(reference, nonce, b"beside", plain)?;
+    if sealed.len() != plain.len() + 16 {
+        return corrupt("the ciphertext has a wrong length");
+    }
+    if token.decrypt(reference, nonce, b"beside", &sealed)?.as_slice() != plain {
+        return corrupt("it does not decrypt what it encrypted");
+    }
+    if let Some(first) = sealed.first_mut() {
+        *first ^= 1;
+    }
+    match token.decrypt(reference, nonce, b"beside", &sealed) {
+        Err(TokenError::Invalid(_)) => {}
+        Err(e) => return Err(e),
+        Ok(_) => return corrupt("it decrypts what was changed"),
+    }
+    if let Some(first) = sealed.first_mut() {
+        *first ^= 1;
+    }
+    match token.decrypt(reference, nonce, b"above", &sealed) {
+        Err(TokenError::Invalid(_)) => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => corrupt("it minds no associated data"),
+    }
+}
+
+fn mac_some(token: &mut dyn Token, reference: KeyRef) -> Result<(), TokenError> {
+    let (one, two) = (token.mac(reference, b"one")?, token.mac(reference, b"two")?);
+    if one == two || token.mac(reference, b"one")? != one {
+        return Err(TokenError::Corrupt("its MACs are no function of the data".into()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // [clause 8.2.5-a] test
+    #[test]
+    fn a_token_that_lacks_one_needed_thing_gets_no_payment_keys() {
+        let mut profile = Profile::load("softhsm2").unwrap();
+        let good = |claim| CheckRow::of(claim, true, true);
+        let all =
+            [Claim::MadeInside, Claim::ValueHidden, Claim::WrapRefused, Claim::TrustedWrap, Claim::Hardware];
+        let rows: Vec<CheckRow> = all.into_iter().map(good).collect();
+        assert_eq!(judge(&profile, &rows), Ok(()));
+        // Not claimed and not found: needed things are needed all the same, others are not.
+        for claim in all {
+            let mut rows = rows.clone();
+            rows.push(CheckRow::of(claim, false, false));
+            assert_eq!(judge(&profile, &rows).is_err(), claim.is_needed_for_payments(), "{claim:?}");
+            let mut rows = rows.clone();
+            rows.push(CheckRow::of(claim, true, false));
+            assert!(judge(&profile, &rows).unwrap_err().contains(&claim.sentence()));
+        }
+        profile.payment_refused = Some("because".into());
+        assert!(judge(&profile, &rows).unwrap_err().contains("because"));
+    }
 }

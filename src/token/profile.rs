@@ -16,22 +16,87 @@ pub enum Kind {
     Embedded,
     /// A PKCS#11 module.
     Pkcs11,
+    /// A YubiHSM 2 behind its connector.
+    Yubihsm,
 }
 
-/// What a token claims to enforce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// What a token claims to enforce. What is not named is not claimed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Claims {
     /// Keys are made inside and say so.
     pub made_inside: bool,
     /// Private values cannot be read.
     pub value_hidden: bool,
-    /// Protecting attributes cannot be changed.
+    /// Protecting attributes cannot be changed, nor weakened in a copy.
     pub attributes_fixed: bool,
     /// Non-extractable keys cannot be wrapped.
     pub wrap_refused: bool,
     /// A key does only what it was made for.
     pub purpose_enforced: bool,
+    /// `CKA_WRAP_WITH_TRUSTED` holds.
+    pub trusted_wrap: bool,
+}
+
+/// Attributes that a module refuses in templates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Omit {
+    /// `CKA_COPYABLE`.
+    Copyable,
+    /// `CKA_MODIFIABLE`.
+    Modifiable,
+    /// `CKA_DERIVE`.
+    Derive,
+    /// `CKA_DECRYPT` and `CKA_UNWRAP` of keys that do neither.
+    Decrypt,
+}
+
+/// How templates of new keys differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Template {
+    /// What is left out.
+    pub omit: Vec<Omit>,
+    /// Sets `CKA_ALLOWED_MECHANISMS` to the one mechanism of the key.
+    pub allowed_mechanisms: bool,
+    /// Sets `CKA_WRAP_WITH_TRUSTED`.
+    pub wrap_with_trusted: bool,
+    /// Names Ed25519 as a `PrintableString`, not by its object identifier.
+    pub ed25519_by_name: bool,
+}
+
+/// The shape of a PIN: a misshapen one is never sent, because a wrong PIN costs a try.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum PinShape {
+    /// Anything.
+    #[default]
+    #[serde(rename = "any")]
+    Any,
+    /// `user:password` (AWS CloudHSM).
+    #[serde(rename = "user:password")]
+    UserPassword,
+    /// Four hex digits of the authentication key, then the password (YubiHSM 2).
+    #[serde(rename = "hex4password")]
+    Hex4Password,
+}
+
+impl PinShape {
+    /// Whether the PIN has the shape.
+    pub fn accepts(self, pin: &[u8]) -> Result<(), String> {
+        let (fits, shape) = match self {
+            Self::Any => (true, ""),
+            Self::UserPassword => (
+                pin.iter().position(|b| *b == b':').is_some_and(|at| at > 0 && at + 1 < pin.len()),
+                "user:password",
+            ),
+            Self::Hex4Password => (
+                pin.len() > 4 && pin.iter().take(4).all(u8::is_ascii_hexdigit),
+                "four hex digits of the authentication key's id, then its password",
+            ),
+        };
+        if fits { Ok(()) } else { Err(format!("the PIN was not sent, since it must be {shape}")) }
+    }
 }
 
 /// One profile.
@@ -47,17 +112,29 @@ pub struct Profile {
     /// For people.
     #[serde(default)]
     pub note: String,
+    /// Why payment keys are refused, whatever the device proves.
+    #[serde(default)]
+    pub payment_refused: Option<String>,
     /// Module paths, tried in order.
     #[serde(default)]
     pub modules: Vec<PathBuf>,
-    /// Curves.
+    /// Algorithms of its keys.
     pub algorithms: Vec<Algorithm>,
     /// Read-write sessions for signing too.
     #[serde(default)]
     pub read_write_sessions: bool,
-    /// Leave `CKA_COPYABLE = false` out.
+    /// Most sessions that the daemon opens, its own included; 0 leaves it to the configuration.
     #[serde(default)]
-    pub copyable: bool,
+    pub max_sessions: usize,
+    /// Deadline of a call in milliseconds, where the configuration names none.
+    #[serde(default)]
+    pub call_timeout_ms: Option<u64>,
+    /// Shape of its PIN.
+    #[serde(default)]
+    pub pin: PinShape,
+    /// What goes into `pReserved` of `C_Initialize`; `{directory}` stands for `token.directory`.
+    #[serde(default)]
+    pub init: Option<String>,
     /// The token keeps an audit log of its own: it is asked only for what stands in ours, on disk.
     #[serde(default)]
     pub own_log: bool,
@@ -67,6 +144,9 @@ pub struct Profile {
     /// Environment of the module's process.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// How templates differ.
+    #[serde(default)]
+    pub template: Template,
     /// Claims.
     pub claims: Claims,
 }

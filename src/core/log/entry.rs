@@ -85,12 +85,14 @@ pub enum EntryKind {
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
     },
-    /// The signature was verified and released.
+    /// The answer was checked and released.
     Result {
         /// Request id.
         request: String,
-        /// SHA-256 of the signature's 64 bytes: `r || s` with s low, or R || S.
-        signature: String,
+        /// SHA-256 of the signature's 64 bytes: `r || s` with s low, or R || S. Absent when the answer is no signature:
+        /// of what a key protects, nothing stands here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
     },
     /// The token, or a check after the intent, failed; the reservation stays.
     Failed {
@@ -105,6 +107,26 @@ pub enum EntryKind {
     InDoubt {
         /// Request id.
         request: String,
+    },
+    /// The token was tried: what it enforces, and whether payment keys may live in it.
+    SelfTest {
+        /// Profile that drove it.
+        profile: String,
+        /// Model and firmware.
+        token: String,
+        /// Serial number.
+        serial: String,
+        /// Why payment keys are refused, when they are.
+        unfit: Option<String>,
+        /// Proofs: what was tried, claimed, found.
+        proofs: Value,
+    },
+    /// The token's availability changed.
+    Token {
+        /// `probing`, `usable`, `degraded`, `unusable` or `locked`.
+        state: String,
+        /// Why.
+        why: Option<String>,
     },
     /// A request was refused.
     Refusal {

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod fitness;
 mod supervisor;
 
-pub use ahead::Sealed;
+pub use ahead::{DRAWN, Made, Sealed, Work};
+pub use fitness::{Event, Fitness};
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -48,6 +50,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Its profile.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        match self {
+            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } => profile,
+        }
+    }
+
     /// What a configuration stands for.
     pub fn resolve(
         profile: Profile,
@@ -64,6 +74,7 @@ impl Backend {
                 })?;
                 Ok(Self::Embedded { dir, profile })
             }
+            Kind::Yubihsm => Err(TokenError::Unsupported("this build drives no YubiHSM".into())),
             Kind::Pkcs11 => {
                 let module = pkcs11::module_path(&profile, module)?;
                 Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile, worker })
@@ -122,6 +133,9 @@ pub struct KeeperStats {
     pub worker: Option<u32>,
 }
 
+/// A whole check makes many calls.
+pub(super) const CALLS_OF_A_CHECK: u32 = 12;
+
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
 
 struct Inner {
@@ -134,6 +148,8 @@ struct Inner {
     trouble: Option<String>,
     pin: Option<Pin>,
     expected: Vec<(KeyRef, PublicKey)>,
+    fitness: Fitness,
+    events: Vec<Event>,
     stopping: bool,
 }
 
@@ -144,6 +160,9 @@ struct Shared {
     /// Wakes the supervisor.
     change: Condvar,
     config: KeeperConfig,
+    profile: Profile,
+    /// Tells those who write events down.
+    noticed: tokio::sync::Notify,
     born: Instant,
     /// Start of each worker's call in milliseconds since `born`, 0 when idle.
     calls: Vec<AtomicI64>,
@@ -177,8 +196,9 @@ impl Shared {
     }
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
-        if inner.state != state {
+        if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
             tracing::info!(?state, "token");
+            self.note(inner, Event::Changed(state.clone()));
         }
         let usable = matches!(state, KeeperState::Usable | KeeperState::Degraded(_));
         self.usable.store(usable, Ordering::Release);
@@ -248,10 +268,14 @@ impl Keeper {
                 trouble: None,
                 pin,
                 expected: Vec::new(),
+                fitness: Fitness::Untried,
+                events: Vec::new(),
                 stopping: false,
             }),
             work: Condvar::new(),
             change: Condvar::new(),
+            profile: backend.profile().clone(),
+            noticed: tokio::sync::Notify::new(),
             config,
             born: Instant::now(),
             calls: (0..config.workers).map(|_| AtomicI64::new(0)).collect(),
@@ -354,17 +378,23 @@ impl Keeper {
         self.call(move |token| token.sign(reference, algorithm, &to_sign)).await
     }
 
-    /// Makes a pair.
+    /// Makes a key.
     pub async fn generate(&self, spec: KeySpec) -> Result<PublicKey, TokenError> {
+        if !spec.purpose.takes(spec.algorithm) {
+            return Err(TokenError::Refused(format!("a {} key cannot be {}", spec.purpose, spec.algorithm)));
+        }
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
         self.call(move |token| token.generate(&spec)).await
     }
 
-    /// The public half of a pair.
+    /// What is known of a key.
     pub async fn find(&self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         self.call(move |token| token.find(reference)).await
     }
 
-    /// Removes a pair.
+    /// Removes a key.
     pub async fn destroy(&self, reference: KeyRef) -> Result<(), TokenError> {
         self.call(move |token| token.destroy(reference)).await
     }
@@ -377,6 +407,9 @@ impl Keeper {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.call(|token| token.check()).await
+        let shared = Arc::clone(&self.shared);
+        let (call, told) = prepare(move |token| shared.try_out(token));
+        self.shared.push(call);
+        wait(told, self.shared.config.call_timeout.saturating_mul(CALLS_OF_A_CHECK)).await
     }
 }

@@ -9,7 +9,7 @@ use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module};
 use super::super::worker::Process;
 use super::super::{Description, Token, TokenError};
-use super::{Backend, Inner, KeeperState, Shared};
+use super::{Backend, Fitness, Inner, KeeperState, Shared};
 use crate::secret::Pin;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -151,13 +151,21 @@ fn connect<'a>(
             Link::Pkcs11(module, module.connect(pin)?)
         }
     };
-    match look_around(shared, &link) {
+    match look_around(shared, &link).and_then(|()| try_once(shared, &link)) {
         Ok(()) => Ok(link),
         Err(e) => {
             link.close();
             Err(e)
         }
     }
+}
+
+/// The first time, the token is tried before anything else is asked of it.
+fn try_once(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
+    if shared.inner().fitness == Fitness::Untried {
+        shared.try_out(link.session()?.as_mut())?;
+    }
+    Ok(())
 }
 
 /// A token that answers is not yet ours: its serial must be the same, and a key that we know must be there.

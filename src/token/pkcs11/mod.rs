@@ -4,7 +4,9 @@
 //! Sessions are replaced after any unexpected error, and dropped before the module is finalized.
 #![forbid(unsafe_code)]
 
+mod proving;
 mod session;
+mod template;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ use crate::secret::MAX_PIN_BYTES;
 use crate::token::check::CheckRow;
 use crate::token::pkcs11::Place;
 use crate::token::profile::Profile;
-use crate::token::{Description, KeySpec, TokenError};
+use crate::token::{Description, KeySpec, Nonce, TokenError};
 
 /// Longest frame.
 const MAX_FRAME: usize = 1 << 20;
@@ -38,6 +38,9 @@ pub(super) enum Request {
     Generate(KeySpec),
     Find(KeyRef),
     Sign { reference: KeyRef, algorithm: Algorithm, to_sign: ToSign },
+    Encrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, plain: Zeroizing<Vec<u8>> },
+    Decrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, sealed: Vec<u8> },
+    Mac { reference: KeyRef, data: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
     Health,
@@ -49,7 +52,7 @@ pub(super) enum Reply {
     Done,
     Description(Description),
     Public(Option<(Algorithm, Vec<u8>)>),
-    Bytes(Vec<u8>),
+    Bytes(Zeroizing<Vec<u8>>),
     Rows(Vec<CheckRow>),
 }
 
