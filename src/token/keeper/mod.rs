@@ -77,7 +77,16 @@ impl Backend {
             Kind::Yubihsm => Err(TokenError::Unsupported("this build drives no YubiHSM".into())),
             Kind::Pkcs11 => {
                 let module = pkcs11::module_path(&profile, module)?;
-                Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile, worker })
+                let init = match (&profile.init, directory) {
+                    (None, _) => None,
+                    (Some(init), Some(dir)) => Some(init.replace("{directory}", &dir.to_string_lossy())),
+                    (Some(init), None) if init.contains("{directory}") => {
+                        let why = format!("profile {} needs token.directory", profile.name);
+                        return Err(TokenError::Unsupported(why));
+                    }
+                    (Some(init), None) => Some(init.clone()),
+                };
+                Ok(Self::Pkcs11 { place: Place { module, label, serial, init }, profile, worker })
             }
         }
     }

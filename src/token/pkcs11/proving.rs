@@ -40,7 +40,7 @@ fn attacks(token: &mut Pkcs11Token, algorithm: Algorithm) -> Result<Vec<CheckRow
     let reference = fresh_reference()?;
     token.make(&spec(reference, algorithm), Some(Use::Sign))?;
     let tried = (|| {
-        let inside = token.prove_protected(reference);
+        let inside = token.prove_protected(reference, true);
         let handle =
             token.handle(reference)?.ok_or_else(|| TokenError::Corrupt("the key is not there".into()))?;
         let writer = token.context.open_rw_session(token.slot).map_err(|e| class(&e))?;

@@ -228,7 +228,7 @@ impl Pkcs11Token {
         }
     }
 
-    pub(super) fn prove_protected(&mut self, reference: KeyRef) -> Result<(), TokenError> {
+    pub(super) fn prove_protected(&mut self, reference: KeyRef, made_inside: bool) -> Result<(), TokenError> {
         let handle =
             self.handle(reference)?.ok_or_else(|| TokenError::Corrupt("the new key is not there".into()))?;
         let wanted = [
@@ -240,13 +240,13 @@ impl Pkcs11Token {
         ];
         let told = self.session()?.get_attributes(handle, &wanted).map_err(|e| class(&e))?;
         // An attribute that is absent is unproven, and unproven is not true.
-        let made_inside = !self.profile.claims.made_inside
+        let proved = !made_inside
             || [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true), Attribute::Local(true)]
                 .iter()
                 .all(|a| told.contains(a));
         if told.contains(&Attribute::Sensitive(true))
             && told.contains(&Attribute::Extractable(false))
-            && made_inside
+            && proved
         {
             Ok(())
         } else {
@@ -262,7 +262,7 @@ impl Token for Pkcs11Token {
 
     fn generate(&mut self, spec: &KeySpec) -> Result<PublicKey, TokenError> {
         let outcome = self.make(spec, Some(Use::of(spec.algorithm))).and_then(|()| {
-            self.prove_protected(spec.reference)?;
+            self.prove_protected(spec.reference, self.profile.claims.made_inside)?;
             if !spec.algorithm.is_pair() {
                 return self.secret(spec.reference);
             }
