@@ -292,8 +292,12 @@ fn main() {
     println!("{:<34} {:>7} {:>9} {:>9} {:>9} {:>7}", "", "clients", "per s", "p50 us", "p99 us", "ratio");
 
     let profile = Profile::load("softhsm2").unwrap();
-    let place =
-        Place { module: module_path(&profile, None).unwrap(), label: Some("bench".into()), serial: None };
+    let place = Place {
+        module: module_path(&profile, None).unwrap(),
+        label: Some("bench".into()),
+        serial: None,
+        init: None,
+    };
     let module = Module::load(place.clone(), profile.clone()).unwrap();
     let connection = module.connect(&Pin::new(PIN.into()).unwrap()).unwrap();
     let mut floors = BTreeMap::new();
