@@ -243,7 +243,7 @@ fn hop(connection: &Connection, place: &Place, profile: &Profile, seconds: f64) 
     let executable = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
     let worker = Process::start(executable, place, profile, &pin, 2, Duration::from_secs(10)).unwrap();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         let near: Box<dyn Token> = Box::new(connection.session().unwrap());
         let near = bare(vec![near], key, algorithm, seconds);
         for threads in [1, 2] {
@@ -302,7 +302,7 @@ fn main() {
     let connection = module.connect(&Pin::new(PIN.into()).unwrap()).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         let mut session = connection.session().unwrap();
         session
             .generate(&KeySpec {
@@ -350,7 +350,7 @@ fn main() {
     let mut token = EmbeddedToken::open(&embedded_dir, &pin, Profile::load("embedded").unwrap()).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         token
             .generate(&KeySpec { reference: key, label: "b".into(), algorithm, purpose: Purpose::Payment })
             .unwrap();

@@ -67,6 +67,7 @@ codes! {
     KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
     KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is what is asked; a key has one";
     KeyState "key_state" 4001 Operator "8.7.1-b" "only an active key signs; see claviger key show";
+    KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     PaymentMalformed "payment_malformed" -32602 Never "8.4.3-a" "send a complete legacy, EIP-2930 or EIP-1559 transaction with known fields only";
     ChainUnknown "chain_unknown" 4001 Operator "8.4.3-a" "the policy names no such chain";
     ContractCreation "contract_creation" 4001 Operator "8.4.3-a" "contract creation is not a payment; no rule allows it";

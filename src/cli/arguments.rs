@@ -112,6 +112,17 @@ pub enum KeyCommand {
         #[arg(long)]
         algorithm: Option<String>,
     },
+    /// Takes a key over that is in the token already.
+    Adopt {
+        /// The name that it gets.
+        name: String,
+        /// Its CKA_ID, hex.
+        #[arg(long)]
+        id: String,
+        /// Its one purpose.
+        #[arg(long, default_value = "payment")]
+        purpose: String,
+    },
     /// Lists all keys.
     List,
     /// Shows one key.
@@ -241,6 +252,8 @@ pub enum LogCommand {
 /// The token.
 #[derive(Subcommand)]
 pub enum TokenCommand {
+    /// Compares the token's objects with the registered keys.
+    Inventory,
     /// Proves on the device what its profile claims: the daemon's own token, or another one without the daemon.
     Check {
         /// Profile to check without the daemon; the configured token, through the daemon, when absent.

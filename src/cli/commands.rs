@@ -31,6 +31,19 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             let value = ask("operator_keyCreate", words)?;
             Ok(Output { text: format!("made in the token\n{}", show::fields(&value)), value })
         }
+        Command::Key(KeyCommand::Adopt { name, id, purpose }) => {
+            let value = ask("operator_keyAdopt", json!({"name": name, "id": id, "purpose": purpose}))?;
+            Ok(Output { text: format!("taken over\n{}", show::fields(&value)), value })
+        }
+        Command::Token(TokenCommand::Inventory) => {
+            let value = ask("operator_inventory", Value::Null)?;
+            let text = show::fields(&value);
+            if value.get("equal") == Some(&json!(true)) {
+                Ok(Output { text, value })
+            } else {
+                Err(Failure::Refused(format!("token and registered keys differ\n{text}"), value))
+            }
+        }
         Command::Key(KeyCommand::List) => {
             let value = ask("operator_keyList", Value::Null)?;
             Ok(Output { text: show::keys(&value), value })

@@ -173,6 +173,22 @@ pub const OPERATOR: &[Method] = &[
         ],
         result: "key",
     },
+    Method {
+        name: "operator_keyAdopt",
+        summary: "Takes a key over that is in the token, with what is unproven about it",
+        params: &[
+            ("name", true, "key name"),
+            ("id", true, "CKA_ID, hex"),
+            ("purpose", true, "its one purpose"),
+        ],
+        result: "key",
+    },
+    Method {
+        name: "operator_inventory",
+        summary: "Compares the token's objects with the registered keys",
+        params: &[],
+        result: "{equal, strangers, missing, objects, keys}",
+    },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
     Method {
         name: "operator_keyShow",

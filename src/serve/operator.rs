@@ -67,6 +67,14 @@ struct LogParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct AdoptParams {
+    name: String,
+    id: String,
+    purpose: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
 }
@@ -98,6 +106,16 @@ impl Operator {
                 let record = house.create_key(&params.name, algorithm, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
+            "operator_keyAdopt" => {
+                let params: AdoptParams = named(params)?;
+                let purpose = Purpose::parse(&params.purpose).ok_or_else(|| {
+                    let why = format!("there is no purpose {:?}", clip(&params.purpose));
+                    Refusal::new(Code::InvalidParams, why)
+                })?;
+                let record = house.adopt_key(&params.name, &params.id, purpose, uid).await?;
+                Ok(keys::describe(&record))
+            }
+            "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
             }

@@ -1,6 +1,7 @@
 //! The use cases. Composes the edges; each file reads like its paragraph in SECURITY.md.
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod house;
 pub mod init;
 pub mod keys;

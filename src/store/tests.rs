@@ -218,3 +218,32 @@ async fn removed_entries_are_found_at_the_start() {
     drop(db);
     assert!(matches!(open(dir.path()), Err(StoreError::Open(_))));
 }
+
+#[tokio::test]
+async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let record = KeyRecord {
+        name: Name::parse("old").unwrap(),
+        reference: [7; 16].into(),
+        purpose: crate::core::key::Purpose::Payment,
+        state: crate::core::key::State::Active,
+        public: crate::core::key::PublicKey::Ed25519([3; 32]),
+        token_serial: "s".into(),
+        created: Timestamp(5),
+        origin: crate::core::key::Origin::Generated,
+    };
+    store.insert_key(record.clone(), 0).await.unwrap();
+    store.close().await;
+    drop(store);
+    let file = dir.path().join("state/claviger.db");
+    let db = Connection::open(&file).unwrap();
+    db.execute_batch("ALTER TABLE keys DROP COLUMN origin; PRAGMA user_version = 2;").unwrap();
+    drop(db);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.keys().await.unwrap(), [record]);
+    store.close().await;
+    drop(store);
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
+}

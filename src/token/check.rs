@@ -151,10 +151,10 @@ pub fn judge(profile: &Profile, rows: &[CheckRow]) -> Result<(), String> {
 
 /// A fresh id for a key that lives as long as the check.
 pub(super) fn fresh_reference() -> Result<KeyRef, TokenError> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| TokenError::Gone(format!("the kernel gives no random bytes: {e}")))?;
-    Ok(KeyRef(bytes))
+    Ok(KeyRef::from(bytes))
 }
 
 /// What holds for tokens of every kind. Each algorithm: makes a key, uses it, checks in software what can be checked,

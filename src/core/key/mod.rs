@@ -124,14 +124,82 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Where a key stands in its token: `CKA_ID` of the pair, 16 random bytes chosen by us. Handles are never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct KeyRef(pub [u8; 16]);
+/// Where a key stands in its token: `CKA_ID`. Ours are 16 random bytes; adopted ones have what they had, up to 32.
+/// Handles are never stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct KeyRef {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl KeyRef {
+    /// Takes 1 to 32 bytes.
+    #[must_use]
+    pub fn new(id: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 32];
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        (!id.is_empty()).then_some(Self { bytes, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The inverse of its text: hex.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::new(&hex::decode(text).ok()?)
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl From<[u8; 16]> for KeyRef {
+    fn from(id: [u8; 16]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(id).for_each(|(to, from)| *to = from);
+        Self { bytes, length: 16 }
+    }
+}
+
+impl TryFrom<String> for KeyRef {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a key's id is 1 to 32 bytes in hex")
+    }
+}
+
+impl From<KeyRef> for String {
+    fn from(reference: KeyRef) -> Self {
+        reference.to_string()
+    }
+}
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&hex::encode(self.as_bytes()))
     }
+}
+
+impl fmt::Debug for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Origin {
+    /// Made in the token for this daemon.
+    Generated,
+    /// Was in the token before; what the token cannot say about its past stands beside it, for good.
+    Adopted {
+        /// In words: `it may have been outside of a token`.
+        unproven: Vec<String>,
+    },
 }
 
 /// What the daemon knows about a key.
@@ -149,8 +217,10 @@ pub struct KeyRecord {
     pub public: PublicKey,
     /// Serial of the token that holds it.
     pub token_serial: String,
-    /// When it was made.
+    /// When it was made, or taken over.
     pub created: Timestamp,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 impl KeyRecord {
@@ -200,12 +270,13 @@ mod tests {
                 assert_eq!(State::parse(state.as_str()), Some(state));
                 let record = KeyRecord {
                     name: Name::parse("k").unwrap(),
-                    reference: KeyRef([0; 16]),
+                    reference: KeyRef::from([0; 16]),
                     purpose,
                     state,
                     public: PublicKey::Ed25519([0; 32]),
                     token_serial: String::new(),
                     created: Timestamp(0),
+                    origin: Origin::Generated,
                 };
                 let code = record.may(Operation::SignPayment).map_err(|r| r.code);
                 match (purpose, state) {

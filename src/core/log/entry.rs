@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::key::Origin;
 use super::super::units::Timestamp;
 use crate::refusal::Refusal;
 
@@ -11,6 +12,10 @@ use crate::refusal::Refusal;
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+
+fn generated() -> Origin {
+    Origin::Generated
+}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +32,7 @@ pub enum EntryKind {
     },
     /// The daemon stopped in order.
     Stop {},
-    /// A key was made.
+    /// A key was made, or taken over.
     KeyCreated {
         /// Name.
         key: String,
@@ -41,6 +46,9 @@ pub enum EntryKind {
         token_serial: String,
         /// `CKA_ID`, hex.
         reference: String,
+        /// Where it comes from, and what of its past is unproven.
+        #[serde(default = "generated")]
+        origin: Origin,
         /// Who asked.
         uid: u32,
     },

@@ -24,9 +24,11 @@ use tokio::sync::oneshot;
 use super::check::CheckRow;
 use super::pkcs11::{self, Place};
 use super::profile::{Kind, Profile};
-use super::{Description, KeySpec, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
+use crate::core::login::possession;
 use crate::core::payment::ToSign;
+use crate::core::verify::Verifier;
 use crate::secret::Pin;
 
 /// What the keeper drives.
@@ -401,6 +403,30 @@ impl Keeper {
     /// What is known of a key.
     pub async fn find(&self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         self.call(move |token| token.find(reference)).await
+    }
+
+    /// All objects of the token.
+    pub async fn inventory(&self) -> Result<Vec<Object>, TokenError> {
+        self.call(|token| token.inventory()).await
+    }
+
+    /// What the token says of a key that it did not make for us.
+    pub async fn past(&self, reference: KeyRef) -> Result<Past, TokenError> {
+        self.call(move |token| token.past(reference)).await
+    }
+
+    /// Shows that a pair's private half belongs to this public one; secret keys are recognised by [`Self::find`].
+    pub async fn prove_possession(&self, reference: KeyRef, public: PublicKey) -> Result<(), TokenError> {
+        let Some(verifier) = Verifier::new(&public) else { return Ok(()) };
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|e| TokenError::Gone(e.to_string()))?;
+        let to_sign = possession(public.algorithm(), &random);
+        let asked = to_sign.clone();
+        let raw = self.call(move |token| token.sign(reference, public.algorithm(), &asked)).await?;
+        verifier
+            .check(&to_sign, &raw)
+            .map(drop)
+            .map_err(|e| TokenError::Corrupt(format!("its halves do not belong together: {e}")))
     }
 
     /// Removes a key.

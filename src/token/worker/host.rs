@@ -129,6 +129,8 @@ fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
             token.random(&mut bytes)?;
             Reply::Bytes(bytes.into())
         }
+        Request::Inventory => Reply::Objects(token.inventory()?),
+        Request::Past(reference) => Reply::Past(token.past(reference)?),
         Request::Health => {
             token.health()?;
             Reply::Done

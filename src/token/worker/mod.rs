@@ -26,7 +26,7 @@ use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
 use super::pkcs11::Place;
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -348,6 +348,20 @@ impl Token for RemoteToken {
                 out.copy_from_slice(&bytes);
                 Ok(())
             }
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        match self.ask(&Request::Inventory)? {
+            Reply::Objects(objects) => Ok(objects),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
+        match self.ask(&Request::Past(reference))? {
+            Reply::Past(past) => Ok(past),
             _ => Err(nonsense()),
         }
     }
