@@ -99,7 +99,7 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
         }
         SCHEMA => {}
         2 => {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} PRAGMA user_version = {SCHEMA}; COMMIT;"))?
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
         }
         other => {
             return Err(StoreError::Open(format!(
