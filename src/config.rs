@@ -138,6 +138,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// App file.
     pub apps_file: PathBuf,
+    /// Security policy of keys; the built-in one when absent.
+    pub keys_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// Metrics.
@@ -159,6 +161,7 @@ struct Raw {
     policy_file: PathBuf,
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
+    keys_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
     metrics: Option<RawMetrics>,
@@ -320,6 +323,7 @@ impl Config {
             },
             policy_file: at(raw.policy_file),
             apps_file: at(raw.apps_file),
+            keys_file: raw.keys_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,

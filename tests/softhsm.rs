@@ -53,16 +53,11 @@ async fn make(
 ) -> Result<KeyRecord, TokenError> {
     let reference = KeyRef::from([n; 16]);
     let spec = KeySpec { reference, label: format!("k{n}"), algorithm, purpose };
-    Ok(KeyRecord {
-        name: Name::parse(&format!("k{n}")).unwrap(),
-        reference,
-        purpose,
-        state: State::Active,
-        public: keeper.generate(spec).await?,
-        token_serial: String::new(),
-        created: Timestamp(0),
-        origin: Origin::Generated,
-    })
+    let name = Name::parse(&format!("k{n}")).unwrap();
+    let public = keeper.generate(spec).await?;
+    let record =
+        KeyRecord::new(name, reference, purpose, public, String::new(), Origin::Generated, Timestamp(0));
+    Ok(KeyRecord { state: State::Active, ..record })
 }
 
 async fn checkpoint(keeper: &Keeper, key: &KeyRecord) -> Result<(), TokenError> {

@@ -123,6 +123,29 @@ pub enum KeyCommand {
         #[arg(long, default_value = "payment")]
         purpose: String,
     },
+    /// Makes a key usable: a new one, or one that was suspended.
+    Activate(Move),
+    /// Stops a key for now.
+    Suspend(Move),
+    /// Ends a payment key: it pays only to what [sweep] in the policy lists.
+    SweepOnly(Move),
+    /// Ends a key: what it protected may still be processed.
+    Deactivate(Move),
+    /// Says that a key is, or may be, in other hands: it does nothing any more.
+    Compromise(Move),
+    /// Destroys a key in the token, for good.
+    Destroy {
+        /// Which, and why.
+        #[command(flatten)]
+        of: Move,
+        /// The name once more: what is destroyed does not come back.
+        #[arg(long)]
+        confirm: String,
+    },
+    /// Makes a successor and puts it in the key's place; apps go on by the same name.
+    Rotate(Move),
+    /// When keys end, and what is overdue.
+    Due,
     /// Lists all keys.
     List,
     /// Shows one key.
@@ -130,6 +153,16 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// Which key, and why.
+#[derive(Args)]
+pub struct Move {
+    /// Its name.
+    pub name: String,
+    /// One line, for those who read the log in years.
+    #[arg(long)]
+    pub reason: String,
 }
 
 /// A payment, by its parts.

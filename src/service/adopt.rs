@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::keys::now;
 use super::{House, token_refusal};
 use crate::core::key::{KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::units::Name;
@@ -55,6 +54,9 @@ impl House {
         if !purpose.takes(algorithm) {
             return Err(Refusal::new(Code::KeyPurpose, format!("a {purpose} key cannot be {algorithm}")));
         }
+        self.key_policy()
+            .may_make(purpose, algorithm, self.life_now())
+            .map_err(|why| Refusal::new(Code::KeyPolicyForbids, why))?;
         if purpose == Purpose::Payment {
             self.keeper.fit_for_payments().map_err(refused)?;
         }
@@ -71,25 +73,18 @@ impl House {
             return unprotected(&format!("has other uses too: it {}", past.other_uses.join(", ")));
         }
         self.keeper.prove_possession(reference, public).await.map_err(refused)?;
-        let record = KeyRecord {
-            name,
-            reference,
-            purpose,
-            state: State::Active,
-            public,
-            token_serial: description.serial,
-            created: now(),
-            origin: Origin::Adopted { unproven: unproven(&past) },
-        };
+        let origin = Origin::Adopted { unproven: unproven(&past) };
+        let record =
+            KeyRecord::new(name, reference, purpose, public, description.serial, origin, self.life_now());
         self.store.insert_key(record.clone(), uid).await.map_err(|e| self.store_refusal(&e))?;
         self.load_keys().await?;
         tracing::info!(key = %record.name, account = record.account(), uid, "key taken over");
-        Ok(record)
+        self.activate_if_wanted(&record).await
     }
 
     /// A name that no key has, or why it cannot be had.
     pub(super) fn free_name(&self, name: &str) -> Result<Name, Refusal> {
-        let name = Name::parse(name).ok_or_else(|| {
+        let name = Name::parse(name).filter(|n| !n.as_str().contains('@')).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
         })?;
         if self.keys().by_name(&name).is_some() {
@@ -138,14 +133,16 @@ mod tests {
     #[test]
     fn strangers_and_missing_keys_are_told_apart() {
         let record = |name: &str, byte, state| KeyRecord {
-            name: Name::parse(name).unwrap(),
-            reference: KeyRef::from([byte; 16]),
-            purpose: Purpose::Payment,
             state,
-            public: PublicKey::Ed25519([byte; 32]),
-            token_serial: String::new(),
-            created: Timestamp(0),
-            origin: Origin::Generated,
+            ..KeyRecord::new(
+                Name::parse(name).unwrap(),
+                KeyRef::from([byte; 16]),
+                Purpose::Payment,
+                PublicKey::Ed25519([byte; 32]),
+                String::new(),
+                Origin::Generated,
+                Timestamp(0),
+            )
         };
         let object = |kind: &str, byte: u8| Object {
             kind: kind.into(),

@@ -6,6 +6,7 @@ pub mod house;
 pub mod init;
 pub mod keys;
 pub mod ledger;
+pub mod lifecycle;
 pub mod metrics;
 pub mod operate;
 mod path;

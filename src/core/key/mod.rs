@@ -3,6 +3,8 @@
 //! A key has one purpose, set when it is made and never changed.
 #![forbid(unsafe_code)]
 
+mod lifecycle;
+pub mod policy;
 mod purpose;
 
 use std::fmt;
@@ -11,56 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Address, Name, Timestamp, keccak256};
 use crate::refusal::{Code, Refusal};
+pub use lifecycle::State;
 pub use purpose::{Algorithm, Operation, Purpose};
-
-/// The states of NIST SP 800-57 Part 1, section 7.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Made, not yet usable.
-    PreActive,
-    /// Usable.
-    Active,
-    /// Stopped for now.
-    Suspended,
-    /// At the end of its cryptoperiod.
-    Deactivated,
-    /// Known or suspected to be in other hands.
-    Compromised,
-    /// Gone; the record stays.
-    Destroyed,
-}
-
-impl State {
-    /// All of them, in the order of a key's life.
-    pub const ALL: [Self; 6] = [
-        Self::PreActive,
-        Self::Active,
-        Self::Suspended,
-        Self::Deactivated,
-        Self::Compromised,
-        Self::Destroyed,
-    ];
-
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text)
-    }
-
-    /// The name used in JSON and tables.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PreActive => "pre-active",
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Deactivated => "deactivated",
-            Self::Compromised => "compromised",
-            Self::Destroyed => "destroyed",
-        }
-    }
-}
 
 /// What is known outside of a key, and by what it is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -221,6 +175,53 @@ pub struct KeyRecord {
     pub created: Timestamp,
     /// Where it comes from.
     pub origin: Origin,
+    /// The name that policies and apps use: the key's own, or that of its first predecessor.
+    pub line: Name,
+    /// 1, and one more with each rotation.
+    pub generation: u32,
+    /// Since when it is in its state.
+    pub since: Timestamp,
+    /// When it became active for the first time: its cryptoperiod begins there.
+    pub activated: Option<Timestamp>,
+    /// When it was found to be compromised; kept after it is destroyed.
+    pub compromised: Option<Timestamp>,
+    /// The shortest warning, in days, that was given about the end of this state.
+    pub warned: Option<u32>,
+    /// Its destruction was begun, and is not finished before the token says so.
+    pub destroying: bool,
+}
+
+/// What a new record says besides the key itself.
+impl KeyRecord {
+    /// A key of its own line, made now and not yet active.
+    #[must_use]
+    pub fn new(
+        name: Name,
+        reference: KeyRef,
+        purpose: Purpose,
+        public: PublicKey,
+        token_serial: String,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            line: name.clone(),
+            name,
+            reference,
+            purpose,
+            state: State::PreActive,
+            public,
+            token_serial,
+            created: now,
+            origin,
+            generation: 1,
+            since: now,
+            activated: None,
+            compromised: None,
+            warned: None,
+            destroying: false,
+        }
+    }
 }
 
 impl KeyRecord {
@@ -238,12 +239,11 @@ impl KeyRecord {
                 ),
             ));
         }
-        // [clause 8.7.1-b] only an active key is used
-        if self.state != State::Active {
-            return Err(Refusal::new(
-                Code::KeyState,
-                format!("key {} is {}", self.name, self.state.as_str()),
-            ));
+        // [clause 8.7.1-b] a key does what its state allows, and nothing else
+        if !self.state.may(operation) || self.destroying {
+            let state = if self.destroying { "being destroyed" } else { self.state.as_str() };
+            let why = format!("key {} is {state}: {operation} is over, or has not begun", self.name);
+            return Err(Refusal::new(Code::KeyState, why));
         }
         Ok(())
     }
@@ -264,23 +264,25 @@ mod tests {
 
     // [clause 8.7.1-b] test
     #[test]
-    fn only_active_keys_are_used_and_only_for_their_purpose() {
+    fn keys_are_used_as_state_and_purpose_allow() {
         for purpose in Purpose::ALL {
             for state in State::ALL {
                 assert_eq!(State::parse(state.as_str()), Some(state));
                 let record = KeyRecord {
-                    name: Name::parse("k").unwrap(),
-                    reference: KeyRef::from([0; 16]),
-                    purpose,
                     state,
-                    public: PublicKey::Ed25519([0; 32]),
-                    token_serial: String::new(),
-                    created: Timestamp(0),
-                    origin: Origin::Generated,
+                    ..KeyRecord::new(
+                        Name::parse("k").unwrap(),
+                        KeyRef::from([0; 16]),
+                        purpose,
+                        PublicKey::Ed25519([0; 32]),
+                        String::new(),
+                        Origin::Generated,
+                        Timestamp(0),
+                    )
                 };
                 let code = record.may(Operation::SignPayment).map_err(|r| r.code);
                 match (purpose, state) {
-                    (Purpose::Payment, State::Active) => assert_eq!(code, Ok(())),
+                    (Purpose::Payment, State::Active | State::SweepOnly) => assert_eq!(code, Ok(())),
                     (Purpose::Payment, _) => assert_eq!(code, Err(Code::KeyState)),
                     _ => assert_eq!(code, Err(Code::KeyPurpose)),
                 }

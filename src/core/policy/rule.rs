@@ -227,6 +227,8 @@ pub struct Policy {
     pub(super) hash: [u8; 32],
     /// By id: the order of the file never matters.
     pub(super) rules: BTreeMap<Name, Rule>,
+    /// Where keys at their end may still pay to.
+    pub(super) sweep: BTreeSet<Address>,
     pub(super) assets: BTreeMap<(Chain, Asset), AssetInfo>,
     /// Names of addresses, for people: `suppliers/acme`.
     pub(super) names: BTreeMap<Address, String>,
