@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Injects faults of the token, its module and the module's process under load, and shows that the daemon copes.
+
+    python3 tests/clients/faults.py [--only WORDS] [--keep]
+
+After each fault: no wrong signature was given out, each one that was given has its INTENT and RESULT in the log,
+clients were refused with stable codes only, service is back within 5 s by itself (after a PIN fault: once an operator
+acted), and memory, threads and descriptors are as before. Needs what ./test installs and builds.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+
+from faultrig import OTHER_PIN, PIN, FaultLoad, FaultRig, check_log, end_process
+from rig import Failed, must
+
+GONE = {"token_gone", "token_timeout", "token_busy"}
+LATE = GONE | {"busy"}
+
+
+def during(seconds, *rules, codes=GONE, see=()):
+    """A fault of the module, for so long."""
+
+    def inject(rig, _load):
+        rig.fault(*rules)
+        time.sleep(seconds)
+        rig.fault()
+        return time.monotonic()
+
+    return inject, codes, see
+
+
+def with_kill(seconds, *rules, codes=GONE, see=("token_gone",)):
+    """A fault that a worker meets as it starts."""
+
+    def inject(rig, _load):
+        rig.fault(*rules)
+        end_process(rig.worker())
+        time.sleep(seconds)
+        rig.fault()
+        return time.monotonic()
+
+    return inject, codes, see
+
+
+def stopped(rig, load, for_seconds=None):
+    """The worker stands still. The daemon replaces it without waiting for the end of that."""
+    pid = rig.worker()
+    began = time.monotonic()
+    end_process(pid, signal.SIGSTOP)
+    if for_seconds is None or for_seconds > 4:
+        # The fault's end for the clients is when the daemon gives the worker up, not when somebody continues it.
+        load.back_after(began)
+        must(rig.worker() != pid, "the worker that stands still is still in use")
+    if for_seconds is None:
+        return began
+    time.sleep(max(0, began + for_seconds - time.monotonic()))
+    end_process(pid, signal.SIGCONT)
+    return time.monotonic()
+
+
+def killed(rig, load):
+    for _ in range(8):
+        end_process(rig.worker())
+        time.sleep(0.4)
+    return time.monotonic()
+
+
+def unplugged(rig, _load):
+    away = rig.tokens.with_name("tokens-away")
+    rig.tokens.rename(away)
+    try:
+        time.sleep(4)
+    finally:
+        away.rename(rig.tokens)
+    return time.monotonic()
+
+
+def corrupted(rig, load):
+    """A bit of each signature is flipped: none may leave, and the log of the daemon says so aloud."""
+    rig.fault("C_Sign corrupt")
+    time.sleep(1)
+    rig.fault("C_Sign corrupt=0")
+    time.sleep(1)
+    rig.fault()
+    end = time.monotonic()
+    alarms = (rig.dir / "clavigerd.log").read_text().count("does not verify")
+    must(alarms >= load.histogram().get("signature_invalid", 0) > 0, f"{alarms} alarms for {load.histogram()}")
+    return end
+
+
+def locked(rig, logins, since, tries):
+    """Waits for the locked state, and for what must not happen then: another login."""
+    end = time.monotonic() + 15
+    while rig.token()["state"] != "locked":
+        must(time.monotonic() < end, f"not locked: {rig.token()}")
+        time.sleep(0.05)
+    time.sleep(3)
+    token = rig.token()
+    must(token["state"] == "locked", f"not locked any more: {token}")
+    must("claviger unlock" in token["reason"], f"the state does not say what to do: {token['reason']}")
+    sent = len(rig.calls("C_Login", since))
+    must(sent == tries, f"the PIN was sent {sent} times and not {tries}: {rig.calls('C_Login', since)}")
+
+
+def pin_changed(rig, load):
+    """The PIN is rejected once, whatever clients do; an operator's unlock, wrong and then right, or a restart."""
+    rig.change_pin(PIN, OTHER_PIN)
+    since = rig.mark()
+    end_process(rig.worker())
+    locked(rig, load, since, 1)
+    must(not rig.unlock(PIN), "a wrong PIN unlocked the token")
+    locked(rig, load, since, 2)
+    must(rig.unlock(OTHER_PIN), "the right PIN did not unlock the token")
+    return time.monotonic()
+
+
+def pin_changed_restart(rig, load):
+    rig.change_pin(OTHER_PIN, PIN)
+    since = rig.mark()
+    end_process(rig.worker())
+    locked(rig, load, since, 1)
+    # The PIN file holds the right one already.
+    rig.kill_daemon(signal.SIGTERM)
+    rig.start_daemon()
+    return time.monotonic()
+
+
+def login_dies_twice(rig, load):
+    since = rig.mark()
+    rig.fault("C_Login die once=one", "C_Login die once=two")
+    end_process(rig.worker())
+    end = time.monotonic() + 10
+    while len(rig.calls("C_Login", since)) < 3:
+        must(time.monotonic() < end, f"no third login: {rig.calls('C_Login', since)}")
+        time.sleep(0.02)
+    return time.monotonic()
+
+
+def login_dies(rig, load):
+    """Whether the token counted a login that was never answered, nobody knows: three tries, then an operator's."""
+    since = rig.mark()
+    rig.fault("C_Login die")
+    end_process(rig.worker())
+    locked(rig, load, since, 3)
+    rig.fault()
+    must(rig.unlock(PIN), "the right PIN did not unlock the token")
+    return time.monotonic()
+
+
+def storm(code):
+    return (f"storm of {code}", *during(2.5, f"C_Sign rv={code}", see=("token_gone",)))
+
+
+LOCKED = GONE | {"token_locked"}
+SCENARIOS = [
+    ("worker stopped for 1 s", lambda rig, load: stopped(rig, load, 1), LATE, ()),
+    ("worker stopped for 10 s, then continued", lambda rig, load: stopped(rig, load, 10), LATE, ()),
+    ("worker stopped for ever", stopped, LATE, ()),
+    ("worker killed 8 times", killed, GONE, ("token_gone",)),
+    ("token directory away for 4 s", unplugged, GONE, ("token_gone",)),
+    ("no session to be had", *with_kill(3, "C_OpenSession limit=1")),
+    ("one session to be had in place of all", *with_kill(3, "C_OpenSession limit=2")),
+    ("sessions lost, and none to be had", *during(
+        2, "C_Sign rv=CKR_SESSION_HANDLE_INVALID", "C_OpenSession rv=CKR_SESSION_COUNT", see=("token_busy",))),
+    storm("CKR_DEVICE_ERROR"),
+    storm("CKR_GENERAL_ERROR"),
+    storm("CKR_SESSION_HANDLE_INVALID"),
+    storm("CKR_USER_NOT_LOGGED_IN"),
+    storm("CKR_KEY_HANDLE_INVALID"),
+    storm("CKR_TOKEN_NOT_PRESENT"),
+    storm("CKR_DEVICE_REMOVED"),
+    ("every call CKR_DEVICE_REMOVED", *during(2.5, "* rv=CKR_DEVICE_REMOVED", see=("token_gone",))),
+    ("each tenth C_Sign CKR_DEVICE_ERROR: nobody notices", *during(2, "C_Sign rv=CKR_DEVICE_ERROR every=10", codes=set())),
+    ("C_Sign stuck in CKR_OPERATION_ACTIVE", *during(2, "C_Sign stuck every=20", codes=set())),
+    ("C_SignInit stuck in CKR_OPERATION_ACTIVE", *during(2, "C_SignInit stuck", see=("token_gone",))),
+    ("C_Sign hangs", *during(4, "C_Sign hang", codes=LATE, see=("token_timeout",))),
+    ("C_Sign answers too late", *during(4, "C_Sign late delay_ms=3000", codes=LATE, see=("token_timeout",))),
+    ("C_Sign gives a corrupted signature", corrupted, {"signature_invalid"}, ("signature_invalid",)),
+    ("C_Sign gives an empty signature", *during(
+        1.5, "C_Sign empty", codes={"signature_invalid"}, see=("signature_invalid",))),
+    ("keys are not found", *with_kill(2, "C_FindObjects empty")),
+    ("worker dies in C_Sign", *during(3, "C_Sign die after=10", see=("token_gone",))),
+    ("worker dies after C_Sign, the answer is lost", *during(3, "C_Sign late die after=10", see=("token_gone",))),
+    ("worker crashes in C_SignInit", *during(3, "C_SignInit crash after=10", see=("token_gone",))),
+    ("worker dies in C_Initialize for 5 s", *with_kill(5, "C_Initialize die")),
+    ("worker dies twice in C_Login", login_dies_twice, GONE, ("token_gone",)),
+    ("worker dies in each C_Login: locked after 3", login_dies, LOCKED, ("token_locked",)),
+    ("PIN changed behind our back, then unlock", pin_changed, LOCKED, ("token_locked",)),
+    ("PIN changed back, then restart", pin_changed_restart, LOCKED | {"stopping"}, ("token_locked",)),
+]
+
+
+def suffer(rig, inject, allowed, see):
+    """One fault under load, and all that must hold after it; the line that is printed."""
+    before, entries, daemon = rig.figures(), rig.log_size(), rig.daemon
+    load = FaultLoad(rig)
+    try:
+        load.until_signed(60)
+        end = inject(rig, load)
+        back = load.back_after(end)
+        load.steady()
+    finally:
+        rig.fault()
+        try:
+            load.end()
+        finally:
+            rig.next_nonce = load.last_nonce()
+    released = rig.checker.settle()
+    codes = load.histogram()
+    odd = set(codes) - set(allowed)
+    must(not odd, f"unexpected refusals {odd}: {codes}, first: {[r for r in load.refused if r[1] in odd][:1]}")
+    must(set(see) <= set(codes), f"nobody was told {set(see) - set(codes)}: {codes}")
+    after = rig.figures()
+    if rig.daemon is daemon:
+        check_log(rig.entries(entries), released, codes)
+        after.against(before)
+    children = rig.children()
+    must(len(children) == 1 and children[0][1] not in "ZT", f"not one worker: {children}")
+    return f"back after {back:.2f} s; {len(released)} signed; {codes or 'no refusals'}; {before} -> {after}"
+
+
+def verify_log(rig):
+    export = rig.dir / "export"
+    rig.claviger("log", "export", export)
+    report = rig.claviger("log", "verify", export, timeout=120)
+    return f"{report['entries']} entries, {report['results']} results; {rig.signed} signatures checked"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="inject faults whose name contains this")
+    parser.add_argument("--keep", action="store_true", help="keep the scratch folder")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rig = FaultRig(keep=options.keep)
+    passed = failed = 0
+
+    def give_up():
+        print("FAIL  the run itself did not end in time", flush=True)
+        rig.close()
+        os._exit(1)
+
+    timer = threading.Timer(600, give_up)
+    timer.daemon = True
+    timer.start()
+
+    def attempt(name, what):
+        nonlocal passed, failed
+        began = time.monotonic()
+        try:
+            note = what()
+            passed += 1
+            print(f"ok    {name} ({time.monotonic() - began:.1f} s){f': {note}' if note else ''}", flush=True)
+            return True
+        except (Failed, OSError, KeyError, TypeError, ValueError) as error:
+            failed += 1
+            kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
+            print(f"FAIL  {name}: {kind}{error}", flush=True)
+            return False
+
+    try:
+        if attempt("token behind the shim, daemon, key, policy, first load", rig.set_up):
+            for name, inject, allowed, see in SCENARIOS:
+                if options.only in name:
+                    attempt(name, lambda: suffer(rig, inject, allowed, see))
+            attempt("the whole log verifies offline", lambda: verify_log(rig))
+    except KeyboardInterrupt:
+        failed += 1
+    finally:
+        rig.close()
+        timer.cancel()
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
