@@ -133,6 +133,8 @@ struct Inner {
     /// A worker saw the token go.
     trouble: Option<String>,
     pin: Option<Pin>,
+    /// Times that this PIN was sent without the token ever saying whether it is right.
+    unanswered: u32,
     expected: Vec<(KeyRef, PublicKey)>,
     stopping: bool,
 }
@@ -247,6 +249,7 @@ impl Keeper {
                 generation: 0,
                 trouble: None,
                 pin,
+                unanswered: 0,
                 expected: Vec::new(),
                 stopping: false,
             }),
@@ -313,6 +316,7 @@ impl Keeper {
     pub fn unlock(&self, pin: Pin) {
         let mut inner = self.shared.inner();
         inner.pin = Some(pin);
+        inner.unanswered = 0;
         if matches!(inner.state, KeeperState::Locked(_)) {
             self.shared.set_state(&mut inner, KeeperState::Probing);
         }

@@ -15,6 +15,11 @@ use crate::secret::Pin;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
+/// Times that a PIN is sent without the token ever saying whether it is right: a module that dies each time may spend a
+/// try each time.
+const UNANSWERED_LOGINS: u32 = 3;
+/// Ends the reason for a lock.
+const WHAT_TO_DO: &str = "no PIN is sent any more until an operator runs claviger unlock";
 
 /// What is connected: opens sessions, tells whether it lives.
 enum Link<'a> {
@@ -96,6 +101,15 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
             Err(TokenError::Locked(why)) => {
                 drop(pin);
                 let mut inner = shared.inner();
+                shared.set_state(&mut inner, KeeperState::Locked(format!("{why}; {WHAT_TO_DO}")));
+            }
+            // [clause 8.2.5-c] nor is one sent for ever of which nobody says whether it is right
+            Err(e) if shared.inner().unanswered >= UNANSWERED_LOGINS => {
+                drop(pin);
+                let mut inner = shared.inner();
+                let why = format!(
+                    "the PIN was sent {UNANSWERED_LOGINS} times without an answer ({e}); {WHAT_TO_DO}"
+                );
                 shared.set_state(&mut inner, KeeperState::Locked(why));
             }
             Err(e) => {
@@ -137,20 +151,34 @@ fn connect<'a>(
     module: &'a mut Option<Module>,
     pin: &Pin,
 ) -> Result<Link<'a>, TokenError> {
+    let mut before_login = || {
+        let mut inner = shared.inner();
+        inner.unanswered = inner.unanswered.saturating_add(1);
+        Ok(())
+    };
     let link = match backend {
         Backend::Embedded { dir, profile } => Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?),
         Backend::Pkcs11 { place, profile, worker: Some(executable) } => {
             let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
-            Link::Worker(Process::start(executable, place, profile, pin, sessions, patience)?)
+            Link::Worker(Process::start(
+                executable,
+                place,
+                profile,
+                pin,
+                sessions,
+                patience,
+                &mut before_login,
+            )?)
         }
         Backend::Pkcs11 { place, profile, worker: None } => {
             let module = match module {
                 Some(module) => module,
                 None => module.insert(Module::load(place.clone(), profile.clone())?),
             };
-            Link::Pkcs11(module, module.connect(pin)?)
+            Link::Pkcs11(module, module.connect(pin, &mut before_login)?)
         }
     };
+    shared.inner().unanswered = 0;
     match look_around(shared, &link) {
         Ok(()) => Ok(link),
         Err(e) => {
@@ -300,5 +328,72 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
                 shared.change.notify_all();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::time::Instant;
+
+    use super::super::{Keeper, KeeperConfig};
+    use super::*;
+    use crate::token::pkcs11::Place;
+    use crate::token::profile::Profile;
+
+    /// Stands in for a worker: says that it logs in, and dies.
+    const DIES: &str = r#"#!/usr/bin/env bash
+echo try >> "${0%/*}/tries"
+fd=${2%%,*}
+read -r -t 5 -N 1 -u "$fd"
+sleep 0.05
+printf '\x12\0\0\0{"Ok":"LoggingIn"}' >&"$fd"
+"#;
+
+    fn tries(dir: &Path) -> usize {
+        fs::read_to_string(dir.join("tries")).map_or(0, |text| text.lines().count())
+    }
+
+    fn locked(keeper: &Keeper) {
+        let began = Instant::now();
+        loop {
+            match keeper.state() {
+                KeeperState::Locked(why) => {
+                    assert!(why.contains("claviger unlock"), "{why}");
+                    return;
+                }
+                state => assert!(began.elapsed() < Duration::from_secs(20), "{state:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    // [clause 8.2.5-c] test
+    #[test]
+    fn a_login_that_is_never_answered_is_tried_three_times_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let worker = dir.path().join("worker");
+        fs::write(&worker, DIES).unwrap();
+        fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).unwrap();
+        let backend = Backend::Pkcs11 {
+            place: Place { module: "/nowhere".into(), label: None, serial: None },
+            profile: Profile::load("softhsm2").unwrap(),
+            worker: Some(worker),
+        };
+        let pin = || Pin::new("1234".to_owned()).unwrap();
+        let keeper = Keeper::start(backend, Some(pin()), KeeperConfig::default());
+        locked(&keeper);
+        std::thread::sleep(LONGEST_WAIT);
+        assert_eq!(tries(dir.path()), 3);
+        keeper.unlock(pin());
+        while tries(dir.path()) == 3 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        locked(&keeper);
+        std::thread::sleep(FIRST_WAIT);
+        assert_eq!(tries(dir.path()), 6);
+        keeper.stop();
     }
 }
