@@ -180,12 +180,14 @@ impl Shared {
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
         if inner.state != state {
-            tracing::info!(?state, "token");
+            match &state {
+                KeeperState::Locked(why) => tracing::error!("the token is locked: {why}"),
+                _ => tracing::info!(?state, "token"),
+            }
         }
-        let usable = matches!(state, KeeperState::Usable | KeeperState::Degraded(_));
-        self.usable.store(usable, Ordering::Release);
+        self.usable.store(state == KeeperState::Usable, Ordering::Release);
         inner.state = state;
-        if !usable {
+        if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
             // Nobody waits in a queue that nobody serves.
             let waiting: Vec<Call> = inner.queue.drain(..).collect();
             for call in waiting {

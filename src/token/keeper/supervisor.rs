@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::embedded::EmbeddedToken;
@@ -224,25 +225,15 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
         inner.generation
     };
     let mut workers = Vec::new();
-    for slot in 0..shared.config.workers {
-        let started = link.session().and_then(|session| {
-            let theirs = Arc::clone(shared);
-            std::thread::Builder::new()
-                .name(format!("token-{slot}"))
-                .spawn(move || work(&theirs, slot, generation, session))
-                .map_err(|e| TokenError::Gone(format!("no thread: {e}")))
-        });
-        match started {
-            Ok(handle) => workers.push(handle),
-            Err(e) => tracing::warn!("token worker {slot} did not start: {e}"),
-        }
+    if let Err(e) = hire(shared, link, generation, &mut workers) {
+        tracing::warn!("{} of {} token sessions: {e}", workers.len(), shared.config.workers);
     }
     let mut inner = shared.inner();
     let why = if workers.is_empty() {
         "no session could be opened".to_owned()
     } else {
         if inner.generation == generation {
-            shared.set_state(&mut inner, KeeperState::Usable);
+            watch(shared, &mut inner, workers.len());
         }
         loop {
             if inner.stopping {
@@ -253,13 +244,23 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
             }
             let (guard, _) =
                 shared.change.wait_timeout(inner, HEALTH_EVERY).unwrap_or_else(PoisonError::into_inner);
+            if guard.stopping || guard.trouble.is_some() {
+                inner = guard;
+                continue;
+            }
             drop(guard);
-            if let Err(e) = link.alive() {
-                inner = shared.inner();
+            // Sessions that were not to be had may be now.
+            let alive = link.alive().and_then(|()| match hire(shared, link, generation, &mut workers) {
+                Err(TokenError::Busy) => Ok(()),
+                other => other,
+            });
+            inner = shared.inner();
+            if let Err(e) = alive {
                 break e.to_string();
             }
-            inner = shared.inner();
-            watch_for_stuck_calls(shared, &mut inner);
+            if inner.trouble.is_none() {
+                watch(shared, &mut inner, workers.len());
+            }
         }
     };
     inner.generation = inner.generation.wrapping_add(1);
@@ -279,7 +280,27 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     why
 }
 
-fn watch_for_stuck_calls(shared: &Shared, inner: &mut Inner) {
+/// Starts the workers that are missing, as far as the token gives sessions.
+fn hire(
+    shared: &Arc<Shared>,
+    link: &Link<'_>,
+    generation: u64,
+    workers: &mut Vec<JoinHandle<()>>,
+) -> Result<(), TokenError> {
+    for slot in workers.len()..shared.config.workers {
+        let session = link.session()?;
+        let theirs = Arc::clone(shared);
+        let started = std::thread::Builder::new()
+            .name(format!("token-{slot}"))
+            .spawn(move || work(&theirs, slot, generation, session))
+            .map_err(|e| TokenError::Gone(format!("no thread: {e}")))?;
+        workers.push(started);
+    }
+    Ok(())
+}
+
+/// What is wrong though the token answers: calls that do not come back, sessions that are missing.
+fn watch(shared: &Shared, inner: &mut Inner, workers: usize) {
     let now = i64::try_from(shared.born.elapsed().as_millis()).unwrap_or(i64::MAX);
     let patience = i64::try_from(shared.config.call_timeout.as_millis()).unwrap_or(i64::MAX);
     let stuck = shared
@@ -289,8 +310,11 @@ fn watch_for_stuck_calls(shared: &Shared, inner: &mut Inner) {
         .filter(|began| *began > 0 && now.saturating_sub(*began) > patience)
         .count();
     let state = match stuck {
+        0 if workers < shared.config.workers => {
+            KeeperState::Degraded(format!("{workers} of {} sessions are open", shared.config.workers))
+        }
         0 => KeeperState::Usable,
-        n if n < shared.calls.len() => KeeperState::Degraded(format!("{n} calls do not come back")),
+        n if n < workers => KeeperState::Degraded(format!("{n} calls do not come back")),
         n => KeeperState::Unusable(format!("all {n} calls do not come back")),
     };
     shared.set_state(inner, state);
