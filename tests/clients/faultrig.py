@@ -21,8 +21,10 @@ CALL_TIMEOUT_MS = 2000
 SERVICE = 20
 # The daemon promises to be back by itself so soon after a fault's end.
 BACK_WITHIN = 5.0
-# What the allocator, the database's cache and the log's tree may keep of a few hundred payments.
+# What the database's caches and the allocator may take in one scenario of up to 3,000 payments, and what the daemon may
+# ever have: the caches fill during the first scenarios, and then it must stay where it is.
 DAEMON_GROWTH_KIB = 6 * 1024
+DAEMON_MOST_KIB = 40 * 1024
 # The worker is another process each time; what differs is how much SoftHSM had read.
 WORKER_GROWTH_KIB = 4 * 1024
 SOFTHSM = (
@@ -174,6 +176,7 @@ class Figures:
         must(self.files <= before.files + 2, f"descriptors of the daemon: {before.files} before, {self.files} after")
         grown, more = self.rss - before.rss, self.worker_rss - before.worker_rss
         must(grown <= DAEMON_GROWTH_KIB, f"the daemon grew by {grown} KiB from {before.rss}")
+        must(self.rss <= DAEMON_MOST_KIB, f"the daemon has {self.rss} KiB")
         must(more <= WORKER_GROWTH_KIB, f"the worker is {more} KiB larger than the one before it")
 
     def __str__(self):
@@ -299,14 +302,17 @@ class Checker:
             self.process.kill()
 
 
-def check_log(entries, released, codes):
-    """Each signature that was given out has its INTENT and its RESULT, and nothing that was begun is left open."""
+def check_log(entries, released, codes=None):
+    """Each signature that was given out has its INTENT and its RESULT, and nothing that was begun is left open.
+
+    With the codes that clients were told, log and clients must agree in everything; a restart breaks connections.
+    """
     digests, results, outcomes, refused = {}, {}, set(), {}
     for entry in entries:
         kind, request = entry["kind"], entry.get("request")
         if kind == "intent":
             digests[request] = entry["digest"]
-        elif kind in ("result", "failed"):
+        elif kind in ("result", "failed", "in-doubt"):
             must(request in digests, f"an outcome without its intent: {entry}")
             must(request not in outcomes, f"two outcomes of one request: {entry}")
             outcomes.add(request)
@@ -318,8 +324,9 @@ def check_log(entries, released, codes):
     must(not open_ones, f"{len(open_ones)} intents have no outcome")
     lost = [sums for sums in released.items() if sums not in results.items()]
     must(not lost, f"{len(lost)} signatures were given out without their record")
-    must(len(results) == len(released), f"{len(results)} results in the log, {len(released)} signatures given out")
-    must(refused == codes, f"clients were told {codes}, the log says {refused}")
+    if codes is not None:
+        must(len(results) == len(released), f"{len(results)} results in the log, {len(released)} signatures given out")
+        must(refused == codes, f"clients were told {codes}, the log says {refused}")
 
 
 def end_process(pid, how=signal.SIGKILL):
