@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::embedded::EmbeddedToken;
-use super::super::pkcs11::{Connection, Module};
+use super::super::pkcs11::{Connection, Module, Place};
 use super::super::worker::Process;
 use super::super::{Description, Token, TokenError};
 use super::{Backend, Inner, KeeperState, Shared};
@@ -161,6 +161,9 @@ fn connect<'a>(
         Backend::Embedded { dir, profile } => Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?),
         Backend::Pkcs11 { place, profile, worker: Some(executable) } => {
             let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
+            // A token of the same name is not ours, and gets no PIN of ours.
+            let known = shared.inner().description.as_ref().map(|d| d.serial.clone());
+            let place = &Place { serial: known.or_else(|| place.serial.clone()), ..place.clone() };
             Link::Worker(Process::start(
                 executable,
                 place,
@@ -364,7 +367,6 @@ mod tests {
 
     use super::super::{Keeper, KeeperConfig};
     use super::*;
-    use crate::token::pkcs11::Place;
     use crate::token::profile::Profile;
 
     /// Stands in for a worker: says that it logs in, and dies.
