@@ -125,7 +125,8 @@ pub struct KeeperStats {
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
 
 struct Inner {
-    queue: VecDeque<Call>,
+    /// Each with the time that it came.
+    queue: VecDeque<(Instant, Call)>,
     state: KeeperState,
     description: Option<Description>,
     /// Workers of an older generation end.
@@ -169,7 +170,7 @@ impl Shared {
         } else if inner.queue.len() >= self.config.queue {
             TokenError::Busy
         } else {
-            inner.queue.push_back(call);
+            inner.queue.push_back((Instant::now(), call));
             drop(inner);
             self.work.notify_one();
             return;
@@ -189,8 +190,8 @@ impl Shared {
         inner.state = state;
         if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
             // Nobody waits in a queue that nobody serves.
-            let waiting: Vec<Call> = inner.queue.drain(..).collect();
-            for call in waiting {
+            let waiting: Vec<_> = inner.queue.drain(..).collect();
+            for (_, call) in waiting {
                 call(Err(refusing(&inner.state)));
             }
         }

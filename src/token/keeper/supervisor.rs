@@ -329,11 +329,18 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
         if inner.generation != generation {
             return;
         }
-        let Some(call) = inner.queue.pop_front() else {
+        let Some((came, call)) = inner.queue.pop_front() else {
             inner = shared.work.wait(inner).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
         drop(inner);
+        // Half of the patience is for the queue, half for the token. A token that is asked for more than it can do would
+        // else work for callers that have just given up, and serve nobody.
+        if came.elapsed() > shared.config.call_timeout / 2 {
+            drop(call(Err(TokenError::Busy)));
+            inner = shared.inner();
+            continue;
+        }
         let began = i64::try_from(shared.born.elapsed().as_millis()).unwrap_or(i64::MAX).max(1);
         if let Some(cell) = shared.calls.get(slot) {
             cell.store(began, Ordering::Relaxed);
