@@ -222,6 +222,12 @@ class FaultLoad(Load):
             must(self.rig.daemon.poll() is None, "the daemon died")
             time.sleep(0.01)
 
+    def until_refused(self, count, seconds=20):
+        end = time.monotonic() + seconds
+        while len(self.refused) < count:
+            must(time.monotonic() < end, "nobody was refused")
+            time.sleep(0.01)
+
     def back_after(self, moment, within=BACK_WITHIN):
         """Seconds from that moment until there is service again."""
         while True:
@@ -330,6 +336,8 @@ def check_log(entries, released, codes=None):
 
 
 def end_process(pid, how=signal.SIGKILL):
+    if not pid:
+        return
     try:
         os.kill(pid, how)
     except ProcessLookupError:

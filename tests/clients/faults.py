@@ -10,13 +10,14 @@ acted), and memory, threads and descriptors are as before. Needs what ./test ins
 
 import argparse
 import os
+import random
 import re
 import signal
 import sys
 import threading
 import time
 
-from faultrig import OTHER_PIN, PIN, FaultLoad, FaultRig, check_log, end_process
+from faultrig import CALL_TIMEOUT_MS, OTHER_PIN, PIN, FaultLoad, FaultRig, check_log, end_process
 from rig import Failed, must
 
 GONE = {"token_gone", "token_timeout", "token_busy"}
@@ -75,7 +76,7 @@ def unplugged(rig, _load):
     away = rig.tokens.with_name("tokens-away")
     rig.tokens.rename(away)
     try:
-        time.sleep(4)
+        time.sleep(3)
     finally:
         away.rename(rig.tokens)
     return time.monotonic()
@@ -100,7 +101,7 @@ def locked(rig, logins, since, tries):
     while rig.token()["state"] != "locked":
         must(time.monotonic() < end, f"not locked: {rig.token()}")
         time.sleep(0.05)
-    time.sleep(2.5)
+    time.sleep(2)
     token = rig.token()
     must(token["state"] == "locked", f"not locked any more: {token}")
     must("claviger unlock" in token["reason"], f"the state does not say what to do: {token['reason']}")
@@ -128,6 +129,75 @@ def pin_changed_restart(rig, load):
     # The PIN file holds the right one already.
     rig.kill_daemon(signal.SIGTERM)
     rig.start_daemon()
+    return time.monotonic()
+
+
+def slow(rig, load):
+    """More is asked than a slow token can do: it still does what it can, and nobody's turn comes too late."""
+    each, sessions, seconds = 0.3, 2, 4
+    rig.fault(f"C_Sign delay_ms={each * 1000:.0f}")
+    time.sleep(2)
+    before = len(load.times)
+    time.sleep(seconds)
+    done, possible = len(load.times) - before, seconds * sessions / each
+    rig.fault()
+    end = time.monotonic()
+    must(done >= 0.7 * possible, f"{done} signatures of a token that can give {possible:.0f}: {load.histogram()}")
+    return end
+
+
+def other_token(rig, _load):
+    """A token of the same name is not ours: it gets no PIN."""
+    ours, other = rig.tokens.with_name("tokens-ours"), rig.tokens.with_name("tokens-other")
+    conf = rig.dir / "other.conf"
+    other.mkdir()
+    conf.write_text(f"directories.tokendir = {other}\n")
+    rig.run(
+        "env", f"SOFTHSM2_CONF={conf}", "softhsm2-util", "--init-token", "--free", "--label", "claviger-rig",
+        "--pin", OTHER_PIN, "--so-pin", "94812763",
+    )
+    since = rig.mark()
+    rig.tokens.rename(ours)
+    other.rename(rig.tokens)
+    time.sleep(3)
+    logins = rig.calls("C_Login", since)
+    rig.tokens.rename(other)
+    ours.rename(rig.tokens)
+    must(not logins, f"a PIN was sent to another token: {logins}")
+    return time.monotonic()
+
+
+def daemon_ended(rig, load, how):
+    """The daemon ends while the token hangs: its worker ends with it, and what was begun is in the log as open."""
+    rig.fault("C_Sign hang")
+    load.until_refused(1)
+    old = rig.worker()
+    began = time.monotonic()
+    rig.kill_daemon(how)
+    must(time.monotonic() - began < 2 * CALL_TIMEOUT_MS / 1000 + 1, f"the daemon took {time.monotonic() - began:.1f} s")
+    end = time.monotonic() + 2
+    while os.path.exists(f"/proc/{old}"):
+        must(time.monotonic() < end, "the worker outlived its daemon")
+        time.sleep(0.01)
+    rig.fault()
+    rig.start_daemon()
+    return time.monotonic()
+
+
+def anything(rig, _load):
+    """Faults as they come, one after the other and together."""
+    seed = int(os.environ.get("SEED", random.randrange(10**6)))
+    dice = random.Random(seed)
+    end = time.monotonic() + 10
+    try:
+        while time.monotonic() < end:
+            rig.fault(*dice.sample(ANYTHING, dice.choice([0, 1, 1, 2])))
+            if dice.random() < 0.25:
+                end_process(rig.token()["worker"] or 0, dice.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGABRT]))
+            time.sleep(dice.uniform(0.1, 0.8))
+    except Failed as error:
+        raise Failed(f"SEED={seed}: {error}") from error
+    rig.fault()
     return time.monotonic()
 
 
@@ -176,18 +246,26 @@ def last_try(rig, load):
 
 
 def storm(code):
-    return (f"storm of {code}", *during(2, f"C_Sign rv={code}", see=("token_gone",)))
+    return (f"storm of {code}", *during(1.5, f"C_Sign rv={code}", see=("token_gone",)))
 
 
+ANYTHING = [
+    "C_Sign hang", "C_Sign late delay_ms=2500", "C_Sign delay_ms=50", "C_Sign corrupt", "C_Sign empty", "C_Sign late die",
+    "C_Sign rv=CKR_DEVICE_ERROR every=3", "C_Sign stuck every=3", "C_SignInit crash every=5", "C_SignInit stuck every=2",
+    "C_SignInit rv=CKR_KEY_HANDLE_INVALID every=2", "C_OpenSession rv=CKR_SESSION_COUNT", "C_OpenSession limit=2",
+    "C_FindObjects empty", "C_FindObjects hang", "C_GetAttributeValue corrupt", "C_GetSlotList empty", "C_Finalize crash",
+    "C_GetTokenInfo rv=CKR_DEVICE_REMOVED", "C_GetTokenInfo hang", "C_Initialize die every=2", "C_CloseSession hang",
+    "* rv=CKR_GENERAL_ERROR", "* delay_ms=20",
+]
 LOCKED = GONE | {"token_locked"}
 SCENARIOS = [
     ("worker stopped for 1 s", lambda rig, load: stopped(rig, load, 1), LATE, ()),
     ("worker stopped for 10 s, then continued", lambda rig, load: stopped(rig, load, 10), LATE, ()),
     ("worker stopped for ever", stopped, LATE, ()),
     ("worker killed 8 times", killed, GONE, ("token_gone",)),
-    ("token directory away for 4 s", unplugged, GONE, ("token_gone",)),
-    ("no session to be had", *with_kill(3, "C_OpenSession limit=1")),
-    ("one session to be had in place of all", *with_kill(3, "C_OpenSession limit=2")),
+    ("token directory away for 3 s", unplugged, GONE, ("token_gone",)),
+    ("no session to be had", *with_kill(2, "C_OpenSession limit=1")),
+    ("one session to be had in place of all", *with_kill(2, "C_OpenSession limit=2")),
     ("sessions lost, and none to be had", *during(
         2, "C_Sign rv=CKR_SESSION_HANDLE_INVALID", "C_OpenSession rv=CKR_SESSION_COUNT", see=("token_busy",))),
     storm("CKR_DEVICE_ERROR"),
@@ -201,19 +279,25 @@ SCENARIOS = [
     ("each tenth C_Sign CKR_DEVICE_ERROR: nobody notices", *during(2, "C_Sign rv=CKR_DEVICE_ERROR every=10", codes=set())),
     ("C_Sign stuck in CKR_OPERATION_ACTIVE", *during(2, "C_Sign stuck every=20", codes=set())),
     ("C_SignInit stuck in CKR_OPERATION_ACTIVE", *during(2, "C_SignInit stuck", see=("token_gone",))),
-    ("C_Sign hangs", *during(4, "C_Sign hang", codes=LATE, see=("token_timeout",))),
-    ("C_Sign answers too late", *during(4, "C_Sign late delay_ms=3000", codes=LATE, see=("token_timeout",))),
-    ("C_GetTokenInfo hangs for 4 s", *during(4, "C_GetTokenInfo hang", see=("token_gone",))),
+    ("C_Sign hangs", *during(3, "C_Sign hang", codes=LATE, see=("token_timeout",))),
+    ("C_Sign answers too late", *during(3.5, "C_Sign late delay_ms=2500", codes=LATE, see=("token_timeout",))),
+    ("C_GetTokenInfo hangs for 3 s", *during(3, "C_GetTokenInfo hang", see=("token_gone",))),
     ("C_Sign fails and C_Finalize hangs", *during(
         2, "C_Sign rv=CKR_DEVICE_ERROR", "C_Finalize hang", see=("token_gone",))),
     ("C_Sign gives a corrupted signature", corrupted, {"signature_invalid"}, ("signature_invalid",)),
     ("C_Sign gives an empty signature", *during(
         1.5, "C_Sign empty", codes={"signature_invalid"}, see=("signature_invalid",))),
     ("keys are not found", *with_kill(2, "C_FindObjects empty")),
-    ("worker dies in C_Sign", *during(3, "C_Sign die after=10", see=("token_gone",))),
-    ("worker dies after C_Sign, the answer is lost", *during(3, "C_Sign late die after=10", see=("token_gone",))),
-    ("worker crashes in C_SignInit", *during(3, "C_SignInit crash after=10", see=("token_gone",))),
+    ("C_Sign takes 0.3 s", slow, GONE, ()),
+    ("another token in its place", other_token, GONE, ("token_gone",)),
+    ("worker dies in C_Sign", *during(2, "C_Sign die after=10", see=("token_gone",))),
+    ("worker dies after C_Sign, the answer is lost", *during(2, "C_Sign late die after=10", see=("token_gone",))),
+    ("worker crashes in C_SignInit", *during(2, "C_SignInit crash after=10", see=("token_gone",))),
     ("worker dies in each C_Initialize", *with_kill(3.5, "C_Initialize die")),
+    ("any faults for 10 s", anything, LATE | {"signature_invalid"}, ()),
+    ("daemon killed while C_Sign hangs", lambda rig, load: daemon_ended(rig, load, signal.SIGKILL), LATE, ()),
+    ("daemon told to stop while C_Sign hangs", lambda rig, load: daemon_ended(rig, load, signal.SIGTERM),
+     LATE | {"stopping"}, ()),
     ("C_Login hangs for 3 s", *with_kill(3, "C_Login hang")),
     ("worker dies twice in C_Login", login_dies_twice, GONE, ("token_gone",)),
     ("worker dies in each C_Login: locked after 3", login_dies, LOCKED, ("token_locked",)),
