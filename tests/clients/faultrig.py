@@ -69,6 +69,7 @@ class FaultRig(Rig):
         load.end()
         self.next_nonce = load.last_nonce()
         self.checker.settle()
+        self.checker.prove(next(iter(load.released.items())))
 
     def close(self):
         if self.checker:
@@ -290,6 +291,15 @@ class Checker:
         # The log holds SHA-256 of both: of what was signed and of the signature.
         self.sums[signature] = hashlib.sha256(bytes.fromhex(told["signed"][2:])).hexdigest()
         self.rig.signed += 1
+
+    def prove(self, released):
+        """A checker that finds nothing wrong must be able to: one bit of a signature, and another nonce."""
+        nonce, (raw,) = released
+        for item in ((nonce, raw[:-1] + f"{int(raw[-1], 16) ^ 1:x}"), (nonce + 1, raw)):
+            self.give(*item)
+            self.given.join()
+            must(len(self.wrong) == 1, f"the checker does not see what is wrong with {item}")
+            self.wrong.clear()
 
     def settle(self):
         """All that was given so far, as {sum of the signature: sum of what it signs}; fails if one was wrong."""
