@@ -181,9 +181,10 @@ impl Shared {
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
         if inner.state != state {
-            match &state {
-                KeeperState::Locked(why) => tracing::error!("the token is locked: {why}"),
-                _ => tracing::info!(?state, "token"),
+            if let KeeperState::Locked(why) = &state {
+                tracing::error!("the token is locked: {why}");
+            } else {
+                tracing::info!(?state, "token");
             }
         }
         self.usable.store(state == KeeperState::Usable, Ordering::Release);
