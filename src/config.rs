@@ -83,8 +83,8 @@ pub struct TokenConfig {
     pub workers: usize,
     /// Longest queue in front of the token.
     pub queue: usize,
-    /// Deadline of one token call.
-    pub timeout: Duration,
+    /// Deadline of one token call; the profile's, or ten seconds, when absent.
+    pub timeout: Option<Duration>,
     /// Load the PKCS#11 module into the daemon: a module that crashes or hangs takes the daemon with it.
     pub in_process: bool,
 }
@@ -315,7 +315,7 @@ impl Config {
                 pin,
                 workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
                 queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
-                timeout: Duration::from_millis(raw.token.timeout_ms.unwrap_or(10_000).clamp(50, 600_000)),
+                timeout: raw.token.timeout_ms.map(|ms| Duration::from_millis(ms.clamp(50, 600_000))),
                 in_process: raw.token.in_process,
             },
             policy_file: at(raw.policy_file),

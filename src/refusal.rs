@@ -65,8 +65,9 @@ codes! {
     OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
     KeyUnknown "key_unknown" 4001 Never "8.7.1-a" "list the keys that this app may use with claviger_listKeys";
     KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
-    KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is payment";
+    KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is what is asked; a key has one";
     KeyState "key_state" 4001 Operator "8.7.1-b" "only an active key signs; see claviger key show";
+    KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     PaymentMalformed "payment_malformed" -32602 Never "8.4.3-a" "send a complete legacy, EIP-2930 or EIP-1559 transaction with known fields only";
     ChainUnknown "chain_unknown" 4001 Operator "8.4.3-a" "the policy names no such chain";
     ContractCreation "contract_creation" 4001 Operator "8.4.3-a" "contract creation is not a payment; no rule allows it";
@@ -82,6 +83,7 @@ codes! {
     OutsideHours "outside_hours" 4001 Later "8.7.1-c" "ask again inside the hours of the rule";
     GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
     MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";
+    OperationNotAllowed "operation_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app do this with this key; name the act in a permit rule";
     NonceConflict "nonce_conflict" 4001 Never "8.4.3-b" "another payload was already signed for this account nonce; only a rule with replacement may allow a fee bump";
     ClockStepped "clock_stepped" -32003 Operator "8.7.1-d" "the clock went back; signing resumes when it has caught up";
     PolicyInvalid "policy_invalid" -32602 Never "8.7.1-c" "mend the policy text at the place that is named";
@@ -89,6 +91,9 @@ codes! {
     TokenGone "token_gone" -32002 Later "8.2.5-b" "the token is not answering; the daemon keeps trying and resumes by itself";
     TokenLocked "token_locked" -32002 Operator "8.2.5-c" "check the PIN source and the token's PIN state, then run claviger unlock or restart";
     TokenRefused "token_refused" -32002 Operator "8.2.5-b" "run claviger token check";
+    TokenUnfit "token_unfit" -32002 Operator "8.2.5-a" "payment keys are refused in a token that does not protect them; see claviger token check, and use another token";
+    DataInvalid "data_invalid" -32602 Never "8.7.2-b" "the data, its associated data or the key is not the one that was used to protect it";
+    RandomUnhealthy "random_unhealthy" -32002 Operator "8.7.2-c" "the token's generator repeats itself: no random bits are given out until the daemon is restarted and the tests pass";
     TokenTimeout "token_timeout" -32002 Later "8.2.5-b" "the outcome is unknown and its amount stays reserved; ask again with the same payload";
     SignatureInvalid "signature_invalid" -32002 Operator "8.2.5-b" "what the token returned does not verify and was not released; run claviger token check";
     StoreFailed "store_failed" -32001 Operator "8.7.1-d" "nothing is signed that cannot be written down; check free space and permissions of the state directory";

@@ -62,6 +62,12 @@ impl<const N: usize> SecretBytes<N> {
         Ok(secret)
     }
 
+    /// Takes a copy; the caller wipes its own.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8; N]) -> Self {
+        Self(*bytes)
+    }
+
     /// The bytes, for the one call that needs them.
     #[must_use]
     pub fn expose(&self) -> &[u8; N] {

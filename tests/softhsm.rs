@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
 use claviger::secret::Pin;
@@ -51,7 +51,7 @@ async fn make(
     algorithm: Algorithm,
     purpose: Purpose,
 ) -> Result<KeyRecord, TokenError> {
-    let reference = KeyRef([n; 16]);
+    let reference = KeyRef::from([n; 16]);
     let spec = KeySpec { reference, label: format!("k{n}"), algorithm, purpose };
     Ok(KeyRecord {
         name: Name::parse(&format!("k{n}")).unwrap(),
@@ -61,6 +61,7 @@ async fn make(
         public: keeper.generate(spec).await?,
         token_serial: String::new(),
         created: Timestamp(0),
+        origin: Origin::Generated,
     })
 }
 
@@ -124,9 +125,8 @@ async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
     for n in 0..16 {
         let keeper = keeper.clone();
         let algorithm = Algorithm::ALL.into_iter().cycle().nth(n).unwrap();
-        tasks.spawn(
-            async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, Purpose::Payment).await },
-        );
+        let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap();
+        tasks.spawn(async move { make(&keeper, u8::try_from(n + 1).unwrap(), algorithm, purpose).await });
     }
     for made in tasks.join_all().await {
         let made = made.unwrap();

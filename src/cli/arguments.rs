@@ -101,13 +101,27 @@ pub struct Init {
 /// Keys.
 #[derive(Subcommand)]
 pub enum KeyCommand {
-    /// Makes a payment key in the token.
+    /// Makes a key in the token, for one purpose and for good.
     Create {
         /// Its name.
         name: String,
-        /// secp256k1, p256 or ed25519.
-        #[arg(long, default_value = "secp256k1")]
-        algorithm: String,
+        /// payment, authentication, encryption, integrity, transport or random.
+        #[arg(long, default_value = "payment")]
+        purpose: String,
+        /// secp256k1, p256, ed25519, aes256-gcm, hmac-sha256 or aes256-kw; the usual one of the purpose when absent.
+        #[arg(long)]
+        algorithm: Option<String>,
+    },
+    /// Takes a key over that is in the token already.
+    Adopt {
+        /// The name that it gets.
+        name: String,
+        /// Its CKA_ID, hex.
+        #[arg(long)]
+        id: String,
+        /// Its one purpose.
+        #[arg(long, default_value = "payment")]
+        purpose: String,
     },
     /// Lists all keys.
     List,
@@ -238,6 +252,8 @@ pub enum LogCommand {
 /// The token.
 #[derive(Subcommand)]
 pub enum TokenCommand {
+    /// Compares the token's objects with the registered keys.
+    Inventory,
     /// Proves on the device what its profile claims: the daemon's own token, or another one without the daemon.
     Check {
         /// Profile to check without the daemon; the configured token, through the daemon, when absent.

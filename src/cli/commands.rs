@@ -26,9 +26,23 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
     match arguments.command {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
-        Command::Key(KeyCommand::Create { name, algorithm }) => {
-            let value = ask("operator_keyCreate", json!({"name": name, "algorithm": algorithm}))?;
+        Command::Key(KeyCommand::Create { name, purpose, algorithm }) => {
+            let words = json!({"name": name, "purpose": purpose, "algorithm": algorithm});
+            let value = ask("operator_keyCreate", words)?;
             Ok(Output { text: format!("made in the token\n{}", show::fields(&value)), value })
+        }
+        Command::Key(KeyCommand::Adopt { name, id, purpose }) => {
+            let value = ask("operator_keyAdopt", json!({"name": name, "id": id, "purpose": purpose}))?;
+            Ok(Output { text: format!("taken over\n{}", show::fields(&value)), value })
+        }
+        Command::Token(TokenCommand::Inventory) => {
+            let value = ask("operator_inventory", Value::Null)?;
+            let text = show::fields(&value);
+            if value.get("equal") == Some(&json!(true)) {
+                Ok(Output { text, value })
+            } else {
+                Err(Failure::Refused(format!("token and registered keys differ\n{text}"), value))
+            }
         }
         Command::Key(KeyCommand::List) => {
             let value = ask("operator_keyList", Value::Null)?;
@@ -281,13 +295,18 @@ fn add_app(
     })
 }
 
-fn checked(rows: Value) -> Result<Output, Failure> {
-    let list = rows.as_array().cloned().unwrap_or_default();
+fn checked(verdict: Value) -> Result<Output, Failure> {
+    let list = verdict.get("proofs").and_then(Value::as_array).cloned().unwrap_or_default();
     let bad = list.iter().any(|r| r.get("ok") != Some(&json!(true)));
     let cells: Vec<Vec<String>> = list
         .iter()
         .map(|r| {
-            let word = if r.get("ok") == Some(&json!(true)) { "ok" } else { "FAILED" };
+            let is = |member| r.get(member) == Some(&json!(true));
+            let word = match (is("ok"), is("required") && !is("found")) {
+                (true, false) => "ok",
+                (true, true) => "LACKS",
+                (false, _) => "FAILED",
+            };
             vec![
                 word.to_owned(),
                 show::text(r, "check"),
@@ -297,11 +316,18 @@ fn checked(rows: Value) -> Result<Output, Failure> {
             ]
         })
         .collect();
-    let text = show::table(&["", "CHECK", "CLAIMED", "FOUND", "NOTE"], &cells);
-    if bad || list.is_empty() {
-        Err(Failure::Refused(format!("the token does not keep what its profile claims\n{text}"), rows))
+    let table = show::table(&["", "CHECK", "CLAIMED", "FOUND", "NOTE"], &cells);
+    let fit = verdict.get("payment") == Some(&json!(true));
+    let said = if fit {
+        "payment keys may live in this token".to_owned()
     } else {
-        Ok(Output { text, value: rows })
+        format!("payment keys are refused in this token: {}", show::text(&verdict, "reason"))
+    };
+    let text = format!("{table}\n{said}");
+    if bad || !fit || list.is_empty() {
+        Err(Failure::Refused(text, verdict))
+    } else {
+        Ok(Output { text, value: verdict })
     }
 }
 
@@ -329,7 +355,7 @@ fn check_token(
         pin: PinSource::Unlock,
         workers: 1,
         queue: 64,
-        timeout: Duration::from_secs(30),
+        timeout: None,
         in_process: false,
     };
     let rows = runtime()?.block_on(crate::service::report::check_profile(&config, pin))?;

@@ -6,9 +6,11 @@
 pub mod app;
 pub mod key;
 pub mod log;
+pub mod login;
 mod multiples;
 pub mod payment;
 pub mod policy;
 pub mod proof;
+pub mod random;
 pub mod units;
 pub mod verify;

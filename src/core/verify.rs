@@ -124,6 +124,7 @@ impl Verifier {
                 Key::P256(Box::new(key), Prepared::new())
             }
             PublicKey::Ed25519(b) => Key::Ed25519(Box::new(EdKey::from_bytes(b).ok()?)),
+            PublicKey::Secret(..) => return None,
         }))
     }
 

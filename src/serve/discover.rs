@@ -18,6 +18,8 @@ pub struct Method {
 const TX: (&str, bool, &str) =
     ("transaction", true, "transaction object with 0x quantities, or 0x bytes of the unsigned transaction");
 
+const KEY: (&str, bool, &str) = ("key", true, "key name");
+
 /// The methods of `wallet.sock`.
 pub const WALLET: &[Method] = &[
     Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
@@ -103,6 +105,50 @@ pub const WALLET: &[Method] = &[
         params: &[("request", true, "request id")],
         result: "{request, cancelled}",
     },
+    Method {
+        name: "claviger_signLogin",
+        summary: "Signs a login challenge with an authentication key; never a payment",
+        params: &[
+            KEY,
+            ("audience", true, "who asks: printable ASCII, such as https://example.org"),
+            ("challenge", true, "0x bytes, 16 to 256"),
+        ],
+        result: "{request, signature, message, algorithm, public_key}: the signature is over message",
+    },
+    Method {
+        name: "claviger_encrypt",
+        summary: "Encrypts with AES-256-GCM under a fresh nonce",
+        params: &[KEY, ("plaintext", true, "0x bytes"), ("aad", false, "0x bytes, bound and not kept")],
+        result: "{request, ciphertext}: nonce, ciphertext, tag",
+    },
+    Method {
+        name: "claviger_decrypt",
+        summary: "Decrypts what claviger_encrypt made",
+        params: &[
+            KEY,
+            ("ciphertext", true, "0x bytes"),
+            ("aad", false, "0x bytes, as when it was encrypted"),
+        ],
+        result: "{request, plaintext}",
+    },
+    Method {
+        name: "claviger_mac",
+        summary: "Makes an HMAC-SHA256 with an integrity key",
+        params: &[KEY, ("data", true, "0x bytes")],
+        result: "{request, mac}",
+    },
+    Method {
+        name: "claviger_verifyMac",
+        summary: "Compares a MAC in constant time, without telling the right one",
+        params: &[KEY, ("data", true, "0x bytes"), ("mac", true, "0x bytes")],
+        result: "{request, valid}",
+    },
+    Method {
+        name: "claviger_random",
+        summary: "Random bytes of token and kernel, conditioned in the token",
+        params: &[KEY, ("bytes", true, "1 to 4096")],
+        result: "{request, random}",
+    },
 ];
 
 /// The methods of `operator.sock`.
@@ -111,9 +157,37 @@ pub const OPERATOR: &[Method] = &[
     Method { name: "operator_status", summary: "State of everything", params: &[], result: "object" },
     Method {
         name: "operator_keyCreate",
-        summary: "Makes a payment key in the token",
-        params: &[("name", true, "key name"), ("algorithm", true, "secp256k1, p256 or ed25519")],
+        summary: "Makes a key in the token, for one purpose and for good",
+        params: &[
+            ("name", true, "key name"),
+            (
+                "purpose",
+                false,
+                "payment (the default), authentication, encryption, integrity, transport, random",
+            ),
+            (
+                "algorithm",
+                false,
+                "secp256k1, p256, ed25519, aes256-gcm, hmac-sha256, aes256-kw; else the usual one",
+            ),
+        ],
         result: "key",
+    },
+    Method {
+        name: "operator_keyAdopt",
+        summary: "Takes a key over that is in the token, with what is unproven about it",
+        params: &[
+            ("name", true, "key name"),
+            ("id", true, "CKA_ID, hex"),
+            ("purpose", true, "its one purpose"),
+        ],
+        result: "key",
+    },
+    Method {
+        name: "operator_inventory",
+        summary: "Compares the token's objects with the registered keys",
+        params: &[],
+        result: "{equal, strangers, missing, objects, keys}",
     },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
     Method {

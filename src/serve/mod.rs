@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod discover;
 pub mod listener;
 pub mod metrics;
+mod operations;
 pub mod operator;
 pub mod wallet;
 

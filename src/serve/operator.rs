@@ -40,6 +40,7 @@ impl Handler for Operator {
 #[serde(deny_unknown_fields)]
 struct KeyParams {
     name: String,
+    purpose: Option<String>,
     algorithm: Option<String>,
 }
 
@@ -66,6 +67,14 @@ struct LogParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct AdoptParams {
+    name: String,
+    id: String,
+    purpose: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
 }
@@ -83,16 +92,30 @@ impl Operator {
             "operator_status" => Ok(house.status()),
             "operator_keyCreate" => {
                 let params: KeyParams = named(params)?;
-                let text = params.algorithm.unwrap_or_default();
-                let algorithm = Algorithm::parse(&text).ok_or_else(|| {
-                    Refusal::new(
-                        Code::InvalidParams,
-                        format!("{:?} is none of secp256k1, p256, ed25519", clip(&text)),
-                    )
-                })?;
-                let record = house.create_key(&params.name, algorithm, Purpose::Payment, uid).await?;
+                let one_of = |what: &str, text: &str| {
+                    Refusal::new(Code::InvalidParams, format!("there is no {what} {:?}", clip(text)))
+                };
+                let purpose = match &params.purpose {
+                    None => Purpose::Payment,
+                    Some(text) => Purpose::parse(text).ok_or_else(|| one_of("purpose", text))?,
+                };
+                let algorithm = match &params.algorithm {
+                    None => purpose.usual(),
+                    Some(text) => Algorithm::parse(text).ok_or_else(|| one_of("algorithm", text))?,
+                };
+                let record = house.create_key(&params.name, algorithm, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
+            "operator_keyAdopt" => {
+                let params: AdoptParams = named(params)?;
+                let purpose = Purpose::parse(&params.purpose).ok_or_else(|| {
+                    let why = format!("there is no purpose {:?}", clip(&params.purpose));
+                    Refusal::new(Code::InvalidParams, why)
+                })?;
+                let record = house.adopt_key(&params.name, &params.id, purpose, uid).await?;
+                Ok(keys::describe(&record))
+            }
+            "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
             }

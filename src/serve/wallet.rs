@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
-use super::{clip, discover, named, positional, serve_listed};
+use super::{clip, discover, named, operations, positional, serve_listed};
 use crate::core::app::{App, ReplyShape};
 use crate::core::payment::Chain;
 use crate::core::payment::evm::UnsignedTx;
@@ -18,6 +18,7 @@ use crate::core::payment::message::PersonalMessage;
 use crate::core::proof::RequestId;
 use crate::core::units::{Address, Name};
 use crate::refusal::{Code, Refusal};
+use crate::service::operate;
 use crate::service::pending::Cancel;
 use crate::service::sign::{self, Asked, Signed};
 use crate::service::{House, Peer};
@@ -124,8 +125,23 @@ impl Wallet {
                 let cancelled = self.house.pending.cancel(request_id(&params.request)?, &app.id)?;
                 Ok(json!({"request": params.request, "cancelled": cancelled}))
             }
-            _ => Err(Refusal::new(Code::Internal, format!("{method} is listed and not served"))),
+            _ => self.operate(method, params).await,
         }
+    }
+
+    async fn operate(&self, method: &str, params: Value) -> Result<Value, Refusal> {
+        let read = match operations::read(method, params) {
+            Ok(read) => read,
+            Err(refusal) => return Err(self.house.log_refusal(&self.peer, None, None, refusal).await),
+        };
+        let (key, asked) = read;
+        let request = self.house.next_request();
+        let done = operate::operate(&self.house, &self.peer, request, key, asked).await?;
+        let mut body = done.body;
+        if let Some(map) = body.as_object_mut() {
+            map.insert("request".into(), json!(done.request.to_string()));
+        }
+        Ok(body)
     }
 
     fn app(&self) -> Result<App, Refusal> {
@@ -246,7 +262,7 @@ fn raw_and_tx(body: &Value) -> Value {
     json!({"raw": body.get("raw"), "tx": body.get("tx")})
 }
 
-fn hex_bytes(text: &str) -> Result<Vec<u8>, Refusal> {
+pub(super) fn hex_bytes(text: &str) -> Result<Vec<u8>, Refusal> {
     let digits = text.strip_prefix("0x").ok_or_else(|| {
         Refusal::new(Code::InvalidParams, "bytes are written as 0x and an even number of hex digits")
     })?;

@@ -13,6 +13,7 @@ use crate::core::app::Apps;
 use crate::core::key::{KeyRecord, Purpose};
 use crate::core::policy::Policy;
 use crate::core::proof::RequestId;
+use crate::core::random::Health;
 use crate::core::units::{Address, Name};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
@@ -24,8 +25,17 @@ use crate::token::keeper::{Keeper, KeeperState};
 pub struct Key {
     /// The record.
     pub record: KeyRecord,
-    /// Checks signatures under its public half.
-    pub verifier: Verifier,
+    /// Checks signatures under its public half; secret keys have none.
+    verifier: Option<Verifier>,
+}
+
+impl Key {
+    /// What checks its signatures.
+    pub fn verifier(&self) -> Result<&Verifier, Refusal> {
+        self.verifier.as_ref().ok_or_else(|| {
+            Refusal::new(Code::KeyPurpose, format!("key {} makes no signatures", self.record.name))
+        })
+    }
 }
 
 /// All keys, found by name and by account.
@@ -46,12 +56,11 @@ impl Keys {
     }
 
     fn add(&mut self, record: KeyRecord) -> Result<(), Refusal> {
-        let verifier = Verifier::new(&record.public).ok_or_else(|| {
-            Refusal::new(
-                Code::Internal,
-                format!("the public key of {} is no point of its curve", record.name),
-            )
-        })?;
+        let verifier = Verifier::new(&record.public);
+        if verifier.is_none() && record.public.algorithm().is_pair() {
+            let why = format!("the public key of {} is no point of its curve", record.name);
+            return Err(Refusal::new(Code::Internal, why));
+        }
         let key = Arc::new(Key { record, verifier });
         if key.record.purpose == Purpose::Payment
             && let Some(address) = key.record.public.evm_address()
@@ -133,6 +142,8 @@ pub struct House {
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
+    /// Of the token's generator of random bytes.
+    pub(super) health: Mutex<Health>,
     pub(super) rules: RwLock<Arc<Rules>>,
     pub(super) keys: RwLock<Arc<Keys>>,
     /// One change of rules or keys at a time.
@@ -238,6 +249,8 @@ pub fn token_refusal(error: &TokenError) -> Refusal {
         TokenError::Timeout(_) => Code::TokenTimeout,
         TokenError::Locked(_) => Code::TokenLocked,
         TokenError::Refused(_) | TokenError::Unsupported(_) => Code::TokenRefused,
+        TokenError::Unfit(_) => Code::TokenUnfit,
+        TokenError::Invalid(_) => Code::DataInvalid,
         TokenError::Corrupt(_) => Code::SignatureInvalid,
     };
     Refusal::new(code, error.to_string())

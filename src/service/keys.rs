@@ -9,7 +9,7 @@ use super::ledger::PolicyLedger;
 use super::{House, Keys, Rules, token_refusal};
 use crate::config::read_text;
 use crate::core::app::Apps;
-use crate::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
 use crate::core::policy::{Policy, diff};
 use crate::core::units::{Name, Timestamp, sha256};
@@ -30,10 +30,10 @@ pub fn now() -> Timestamp {
 
 /// 16 random bytes for a new `CKA_ID`.
 fn fresh_reference() -> Result<KeyRef, Refusal> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;
-    Ok(KeyRef(bytes))
+    Ok(KeyRef::from(bytes))
 }
 
 /// What people and programs see of a key.
@@ -50,6 +50,7 @@ pub fn describe(record: &KeyRecord) -> Value {
         "token_serial": record.token_serial,
         "token_id": record.reference.to_string(),
         "created": record.created.to_string(),
+        "origin": record.origin,
     })
 }
 
@@ -64,11 +65,10 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let name = Name::parse(name).ok_or_else(|| {
-            Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
-        })?;
-        if self.keys().by_name(&name).is_some() {
-            return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
+        let name = self.free_name(name)?;
+        if !purpose.takes(algorithm) {
+            let why = format!("a {purpose} key cannot be {algorithm}");
+            return Err(Refusal::new(Code::KeyPurpose, why));
         }
         let description = self.keeper.describe().ok_or_else(|| {
             Refusal::new(Code::TokenGone, "the token is not connected, so no key can be made")
@@ -84,8 +84,9 @@ impl House {
             public,
             token_serial: description.serial,
             created: now(),
+            origin: Origin::Generated,
         };
-        if Verifier::new(&public).is_none() {
+        if algorithm.is_pair() && Verifier::new(&public).is_none() {
             self.discard(reference).await;
             return Err(token_refusal(&TokenError::Corrupt(
                 "the new public key is no point of its curve".into(),
@@ -186,7 +187,7 @@ impl House {
         let body = checkpoint::body(origin, head.size, &head.root);
         let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
         let to_sign = ToSign::Message(body.clone().into_bytes());
-        let _checked = key.verifier.check(&to_sign, &raw).map_err(|e| {
+        let _checked = key.verifier()?.check(&to_sign, &raw).map_err(|e| {
             Refusal::new(
                 Code::SignatureInvalid,
                 format!("the token's signature under the log's head does not verify: {e}"),

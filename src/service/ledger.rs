@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::core::payment::Payment;
 use crate::core::policy::window::{Debit, Windows};
-use crate::core::policy::{ActFacts, Decision, Facts, Policy, decide};
+use crate::core::policy::{Act, ActFacts, Decision, Facts, Policy, decide};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 use crate::store::{Ledger, Verdict};
@@ -19,10 +19,10 @@ pub struct SignFacts {
     pub app: Name,
     /// With which key.
     pub key: Name,
-    /// The payment, or `None` for a message.
+    /// The payment, if it is one.
     pub payment: Option<Payment>,
-    /// Length of the message, bytes.
-    pub message_length: usize,
+    /// Otherwise what it is, and how many bytes of data it has.
+    pub other: (Act, usize),
     /// What will be signed.
     pub digest: [u8; 32],
 }
@@ -31,7 +31,7 @@ impl SignFacts {
     fn facts(&self) -> Facts<'_> {
         let act = match &self.payment {
             Some(payment) => ActFacts::Payment(payment),
-            None => ActFacts::Message { len: self.message_length },
+            None => ActFacts::Other { act: self.other.0, len: self.other.1 },
         };
         Facts { app: &self.app, key: &self.key, act, digest: self.digest }
     }

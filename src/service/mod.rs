@@ -1,11 +1,14 @@
 //! The use cases. Composes the edges; each file reads like its paragraph in SECURITY.md.
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod house;
 pub mod init;
 pub mod keys;
 pub mod ledger;
 pub mod metrics;
+pub mod operate;
+mod path;
 pub mod pending;
 pub mod report;
 pub mod sign;

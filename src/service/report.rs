@@ -10,7 +10,8 @@ use crate::core::units::Name;
 use crate::refusal::Refusal;
 use crate::secret::Pin;
 use crate::store::EntryKind;
-use crate::token::keeper::{Keeper, KeeperState};
+use crate::token::check::CheckRow;
+use crate::token::keeper::{Event, Fitness, Keeper, KeeperState};
 
 /// The most entries of one answer.
 const MOST_ENTRIES: u64 = 1000;
@@ -23,6 +24,36 @@ fn state_word(state: &KeeperState) -> (&'static str, Option<&str>) {
         KeeperState::Unusable(why) => ("unusable", Some(why)),
         KeeperState::Locked(why) => ("locked", Some(why)),
     }
+}
+
+/// What the keeper noticed, as the log says it.
+pub(super) fn entry(event: Event) -> EntryKind {
+    match event {
+        Event::Tried { token, unfit, rows } => EntryKind::SelfTest {
+            profile: token.profile,
+            token: format!("{} {} {}", token.manufacturer, token.model, token.firmware),
+            serial: token.serial,
+            unfit,
+            proofs: rows
+                .iter()
+                .map(|r| json!({"check": r.check, "claimed": r.claimed, "found": r.found, "note": r.note}))
+                .collect(),
+        },
+        Event::Changed(state) => {
+            let (word, why) = state_word(&state);
+            EntryKind::Token { state: word.to_owned(), why: why.map(str::to_owned) }
+        }
+    }
+}
+
+/// What a trial came to.
+fn verdict(fitness: Fitness, rows: &[CheckRow]) -> Value {
+    let (fit, why) = match fitness {
+        Fitness::Fit => (true, None),
+        Fitness::Unfit(why) => (false, Some(why)),
+        Fitness::Untried => (false, Some("the token was not tried".to_owned())),
+    };
+    json!({"payment": fit, "reason": why, "proofs": rows})
 }
 
 impl House {
@@ -43,6 +74,11 @@ impl House {
         let (word, why) = state_word(&state);
         let (token, store, head) = (self.keeper.stats(), self.store.stats(), self.store.log_head());
         let rules = self.rules();
+        let (payment, refused) = match self.keeper.fitness() {
+            Fitness::Fit => (true, None),
+            Fitness::Unfit(why) => (false, Some(why)),
+            Fitness::Untried => (false, Some("it has not been tried yet".to_owned())),
+        };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -56,6 +92,9 @@ impl House {
                 "errors": token.errors,
                 "reinitialisations": token.reinits,
                 "worker": token.worker,
+                "payment": payment,
+                "payment_refused": refused,
+                "profile_tested": self.keeper.profile().tested,
             },
             "log": {
                 "origin": self.config.log.origin,
@@ -120,10 +159,10 @@ impl House {
     /// Proves on the device what its profile claims; the outcome is in the log.
     pub async fn token_check(&self, uid: u32) -> Result<Value, Refusal> {
         let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
-        let value = serde_json::to_value(&rows).unwrap_or(Value::Null);
-        let entry = EntryKind::operator(uid, "token-check", value.clone());
+        let entry = EntryKind::operator(uid, "token-check", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-        Ok(value)
+        self.write_events().await;
+        Ok(verdict(self.keeper.fitness(), &rows))
     }
 
     /// Hands the PIN to the keeper and tells what came of it. The PIN itself is written nowhere.
@@ -149,7 +188,8 @@ pub async fn check_profile(config: &crate::config::TokenConfig, pin: Pin) -> Res
     let (backend, bounds) = super::start::backend(config)?;
     let keeper = Keeper::start(backend, Some(pin), bounds);
     let rows = keeper.check().await;
+    let fitness = keeper.fitness();
     keeper.stop();
     let rows = rows.map_err(|e| token_refusal(&e))?;
-    Ok(serde_json::to_value(rows).unwrap_or(Value::Null))
+    Ok(verdict(fitness, &rows))
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::house::Strangers;
@@ -23,14 +23,22 @@ use crate::token::profile::Profile;
 /// How often the head of a growing log is signed.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
+/// Deadline of a token call where neither configuration nor profile names one.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a token configuration stands for.
 pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal> {
     let wrong = |why: String| Refusal::new(Code::TokenRefused, why);
     let profile = Profile::load(&config.profile).map_err(|e| wrong(e.to_string()))?;
+    // Two sessions are the keeper's own: the one that keeps the login, and the one that looks around.
+    let most = if profile.max_sessions == 0 { usize::MAX } else { profile.max_sessions.saturating_sub(2) };
     let keeper = KeeperConfig {
-        workers: config.workers,
+        workers: config.workers.min(most).max(1),
         queue: config.queue,
-        call_timeout: config.timeout,
+        call_timeout: config
+            .timeout
+            .or(profile.call_timeout_ms.map(Duration::from_millis))
+            .unwrap_or(CALL_TIMEOUT),
         sign_ahead: !profile.own_log,
     };
     // This program as it runs: its file may have been replaced since.
@@ -79,6 +87,7 @@ impl House {
             digests: DigestCache::default(),
             started: Instant::now(),
             strangers: Strangers::default(),
+            health: Mutex::default(),
             rules: RwLock::new(Arc::new(rules)),
             keys: RwLock::new(Arc::new(Keys::default())),
             changes: tokio::sync::Mutex::new(()),
@@ -114,13 +123,25 @@ impl House {
             }
             tokio::select! {
                 () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
+                () = self.keeper.noticed() => {}
                 _ = stop.wait_for(|s| *s) => return,
+            }
+            self.write_events().await;
+        }
+    }
+
+    /// What the keeper noticed about the token goes into the log.
+    pub(super) async fn write_events(&self) {
+        for event in self.keeper.take_events() {
+            if let Err(e) = self.store.append(super::report::entry(event)).await {
+                tracing::error!("what happened to the token could not be written down: {e}");
             }
         }
     }
 
     /// The last words: a stop entry, a checkpoint over it, and everything closed.
     pub async fn finish(&self) {
+        self.write_events().await;
         if let Err(e) = self.store.append(EntryKind::stop()).await {
             tracing::error!("the stop could not be written down: {e}");
         }

@@ -213,8 +213,9 @@ impl Store {
     }
 
     /// Writes down the signature that is about to be released.
-    pub async fn finish(&self, request: RequestId, signature: Kept) -> Result<Recorded, StoreError> {
-        let index = self.writer.submit(move |work| reserve::finish(work, request, &signature)).await?;
+    pub async fn finish(&self, request: RequestId, signature: Option<Kept>) -> Result<Recorded, StoreError> {
+        let index =
+            self.writer.submit(move |work| reserve::finish(work, request, signature.as_ref())).await?;
         Ok(Recorded::assertion(request, index))
     }
 

@@ -175,11 +175,15 @@ fn refused(ask: &Ask, refusal: &Refusal) -> EntryKind {
     entry
 }
 
-pub(super) fn finish(work: &mut Work, request: RequestId, signature: &Kept) -> Result<u64, StoreError> {
+pub(super) fn finish(
+    work: &mut Work,
+    request: RequestId,
+    signature: Option<&Kept>,
+) -> Result<u64, StoreError> {
     let Ok(slot) = work.open.end(request) else {
         return Err(StoreError::Failed(format!("request {request} is not open")));
     };
-    if let Some(Slot { key, chain, nonce }) = slot {
+    if let (Some(Slot { key, chain, nonce }), Some(signature)) = (slot, signature) {
         work.db
             .prepare_cached(
                 "UPDATE nonces SET signature = ?4 WHERE key = ?1 AND chain = ?2 AND nonce = ?3 AND request = ?5",
@@ -188,7 +192,7 @@ pub(super) fn finish(work: &mut Work, request: RequestId, signature: &Kept) -> R
     }
     work.append(&EntryKind::Result {
         request: request.to_string(),
-        signature: hex::encode(sha256(signature)),
+        signature: signature.map(|s| hex::encode(sha256(s))),
     })
 }
 

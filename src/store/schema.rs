@@ -15,7 +15,7 @@ use crate::core::units::{Name, Timestamp};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -29,8 +29,12 @@ CREATE TABLE nonces(key TEXT NOT NULL, chain INTEGER NOT NULL, nonce INTEGER NOT
   digest BLOB NOT NULL, fingerprint BLOB NOT NULL, request BLOB NOT NULL, at INTEGER NOT NULL,
   signature BLOB, PRIMARY KEY(key, chain, nonce)) WITHOUT ROWID;
 CREATE TABLE keys(name TEXT PRIMARY KEY, reference BLOB NOT NULL UNIQUE, purpose TEXT NOT NULL, state TEXT NOT NULL,
-  algorithm TEXT NOT NULL, public BLOB NOT NULL UNIQUE, token_serial TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+  algorithm TEXT NOT NULL, public BLOB NOT NULL UNIQUE, token_serial TEXT NOT NULL, created INTEGER NOT NULL,
+  origin TEXT NOT NULL) WITHOUT ROWID;
 ";
+
+/// Every key of schema 2 was made in its token.
+const FROM_2: &str = "ALTER TABLE keys ADD COLUMN origin TEXT NOT NULL DEFAULT '{\"kind\":\"generated\"}';";
 
 /// SQLite integers are signed; bits are kept.
 pub(super) fn int(n: u64) -> i64 {
@@ -94,6 +98,9 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
         }
         SCHEMA => {}
+        2 => {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
+        }
         other => {
             return Err(StoreError::Open(format!(
                 "the database has schema {other}; this program knows {SCHEMA}"
@@ -120,6 +127,7 @@ pub(super) fn insert_key(
     uid: u32,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let public = record.public.as_bytes();
+    let origin = serde_json::to_string(&record.origin).map_err(|e| StoreError::Failed(e.to_string()))?;
     let taken: i64 = work.db.query_row(
         "SELECT count(*) FROM keys WHERE name = ?1 OR public = ?2",
         params![record.name.as_str(), public],
@@ -132,16 +140,17 @@ pub(super) fn insert_key(
         ))));
     }
     work.db.execute(
-        "INSERT INTO keys VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO keys VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             record.name.as_str(),
-            record.reference.0,
+            record.reference.as_bytes(),
             record.purpose.as_str(),
             record.state.as_str(),
             record.public.algorithm().as_str(),
             public,
             record.token_serial,
-            record.created.0
+            record.created.0,
+            origin
         ],
     )?;
     work.append(&EntryKind::KeyCreated {
@@ -151,6 +160,7 @@ pub(super) fn insert_key(
         public: hex::encode(public),
         token_serial: record.token_serial.clone(),
         reference: record.reference.to_string(),
+        origin: record.origin.clone(),
         uid,
     })?;
     Ok(Ok(()))
@@ -158,32 +168,35 @@ pub(super) fn insert_key(
 
 pub(super) fn keys(db: &Connection) -> Result<Vec<KeyRecord>, StoreError> {
     let mut query = db.prepare_cached(
-        "SELECT name, reference, purpose, state, algorithm, public, token_serial, created FROM keys ORDER BY name",
+        "SELECT name, reference, purpose, state, algorithm, public, token_serial, created, origin FROM keys ORDER BY name",
     )?;
     let rows = query.query_map([], |r| {
         Ok((
             r.get::<_, String>(0)?,
-            r.get::<_, [u8; 16]>(1)?,
+            r.get::<_, Vec<u8>>(1)?,
             r.get::<_, String>(2)?,
             r.get::<_, String>(3)?,
             r.get::<_, String>(4)?,
             r.get::<_, Vec<u8>>(5)?,
             r.get::<_, String>(6)?,
             r.get::<_, i64>(7)?,
+            r.get::<_, String>(8)?,
         ))
     })?;
     let mut records = Vec::new();
     for row in rows {
-        let (name, reference, purpose_text, state_text, algorithm, public, token_serial, created) = row?;
+        let (name, reference, purpose_text, state_text, algorithm, public, token_serial, created, origin) =
+            row?;
         let parsed = (|| {
             Some(KeyRecord {
-                reference: KeyRef(reference),
+                reference: KeyRef::new(&reference)?,
                 purpose: Purpose::parse(&purpose_text)?,
                 state: State::parse(&state_text)?,
                 public: PublicKey::from_bytes(Algorithm::parse(&algorithm)?, &public)?,
                 name: Name::parse(&name)?,
                 token_serial,
                 created: Timestamp(created),
+                origin: serde_json::from_str(&origin).ok()?,
             })
         })();
         records.push(

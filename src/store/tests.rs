@@ -97,7 +97,7 @@ async fn concurrent_requests_never_exceed_the_limit_and_a_restart_forgets_nothin
         tasks.spawn(async move {
             let reply = store.reserve(ask(u128::from(n), 3, n, 1)).await.unwrap();
             if let ReserveReply::New(reserved) = &reply {
-                let _recorded = store.finish(reserved.request(), [0; 64]).await.unwrap();
+                let _recorded = store.finish(reserved.request(), Some([0; 64])).await.unwrap();
             }
             code(&reply)
         });
@@ -125,8 +125,8 @@ async fn one_nonce_is_one_payment() {
     };
     // No outcome yet: the same payload may be tried again without a new debit.
     assert_eq!(code(&store.reserve(ask(2, 5, 0, 1)).await.unwrap()), "again");
-    assert!(store.finish(reserved.request(), [1; 64]).await.is_ok());
-    let _recorded = store.finish(RequestId(2), [2; 64]).await.unwrap();
+    assert!(store.finish(reserved.request(), Some([1; 64])).await.is_ok());
+    let _recorded = store.finish(RequestId(2), Some([2; 64])).await.unwrap();
     match store.reserve(ask(3, 5, 0, 1)).await.unwrap() {
         ReserveReply::Already { signature, request } => {
             assert_eq!((signature, request), ([2; 64], RequestId(2)));
@@ -217,4 +217,33 @@ async fn removed_entries_are_found_at_the_start() {
     db.execute("DELETE FROM entries WHERE seq = 1", []).unwrap();
     drop(db);
     assert!(matches!(open(dir.path()), Err(StoreError::Open(_))));
+}
+
+#[tokio::test]
+async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let record = KeyRecord {
+        name: Name::parse("old").unwrap(),
+        reference: [7; 16].into(),
+        purpose: crate::core::key::Purpose::Payment,
+        state: crate::core::key::State::Active,
+        public: crate::core::key::PublicKey::Ed25519([3; 32]),
+        token_serial: "s".into(),
+        created: Timestamp(5),
+        origin: crate::core::key::Origin::Generated,
+    };
+    store.insert_key(record.clone(), 0).await.unwrap();
+    store.close().await;
+    drop(store);
+    let file = dir.path().join("state/claviger.db");
+    let db = Connection::open(&file).unwrap();
+    db.execute_batch("ALTER TABLE keys DROP COLUMN origin; PRAGMA user_version = 2;").unwrap();
+    drop(db);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.keys().await.unwrap(), [record]);
+    store.close().await;
+    drop(store);
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
 }

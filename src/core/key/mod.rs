@@ -3,86 +3,15 @@
 //! A key has one purpose, set when it is made and never changed.
 #![forbid(unsafe_code)]
 
+mod purpose;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::units::{Address, Name, Timestamp, keccak256};
 use crate::refusal::{Code, Refusal};
-
-/// What a key signs with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Algorithm {
-    /// ECDSA over secp256k1 (SEC 2), 32-byte prehash.
-    #[serde(rename = "secp256k1")]
-    Secp256k1,
-    /// ECDSA over NIST P-256 (FIPS 186-5), 32-byte prehash.
-    #[serde(rename = "p256")]
-    P256,
-    /// Pure Ed25519 (RFC 8032) over the whole message.
-    #[serde(rename = "ed25519")]
-    Ed25519,
-}
-
-impl Algorithm {
-    /// All of them, in the order that tables print them.
-    pub const ALL: [Self; 3] = [Self::Secp256k1, Self::P256, Self::Ed25519];
-
-    /// The name used in configuration, JSON and tables.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Secp256k1 => "secp256k1",
-            Self::P256 => "p256",
-            Self::Ed25519 => "ed25519",
-        }
-    }
-
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.as_str() == text)
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What a key is for. One purpose per key, for its whole life (X.1405 8.7.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Purpose {
-    /// Signs payments that the daemon decoded, and messages with the EIP-191 prefix where the policy says so.
-    Payment,
-    /// Signs the checkpoints of the log, and nothing else.
-    Integrity,
-}
-
-impl Purpose {
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Payment, Self::Integrity].into_iter().find(|p| p.as_str() == text)
-    }
-
-    /// The name used in configuration, JSON and tables.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Payment => "payment",
-            Self::Integrity => "integrity",
-        }
-    }
-}
-
-impl fmt::Display for Purpose {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+pub use purpose::{Algorithm, Operation, Purpose};
 
 /// The states of NIST SP 800-57 Part 1, section 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,7 +62,7 @@ impl State {
     }
 }
 
-/// The public half of a key.
+/// What is known outside of a key, and by what it is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PublicKey {
     /// SEC 1 uncompressed point, 65 bytes, first byte 0x04.
@@ -142,6 +71,8 @@ pub enum PublicKey {
     P256([u8; 65]),
     /// RFC 8032 encoding, 32 bytes.
     Ed25519([u8; 32]),
+    /// A secret key has no public half: what it makes of a fixed input stands for it (see `token::check_value`).
+    Secret(Algorithm, [u8; 32]),
 }
 
 impl PublicKey {
@@ -153,6 +84,7 @@ impl PublicKey {
             Algorithm::Secp256k1 => sec1(bytes).map(Self::Secp256k1),
             Algorithm::P256 => sec1(bytes).map(Self::P256),
             Algorithm::Ed25519 => bytes.try_into().ok().map(Self::Ed25519),
+            secret => bytes.try_into().ok().map(|check| Self::Secret(secret, check)),
         }
     }
 
@@ -161,7 +93,7 @@ impl PublicKey {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Secp256k1(b) | Self::P256(b) => b,
-            Self::Ed25519(b) => b,
+            Self::Ed25519(b) | Self::Secret(_, b) => b,
         }
     }
 
@@ -172,11 +104,12 @@ impl PublicKey {
             Self::Secp256k1(_) => Algorithm::Secp256k1,
             Self::P256(_) => Algorithm::P256,
             Self::Ed25519(_) => Algorithm::Ed25519,
+            Self::Secret(algorithm, _) => *algorithm,
         }
     }
 
     /// The account address on EVM chains: last 20 bytes of Keccak-256 of the point (yellow paper, appendix F).
-    /// P-256 keys have one on permissioned chains that run `ecCurve: secp256r1`. Ed25519 has none.
+    /// P-256 keys have one on permissioned chains that run `ecCurve: secp256r1`. Others have none.
     #[must_use]
     pub fn evm_address(&self) -> Option<Address> {
         let (Self::Secp256k1(point) | Self::P256(point)) = self else { return None };
@@ -191,14 +124,82 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Where a key stands in its token: `CKA_ID` of the pair, 16 random bytes chosen by us. Handles are never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct KeyRef(pub [u8; 16]);
+/// Where a key stands in its token: `CKA_ID`. Ours are 16 random bytes; adopted ones have what they had, up to 32.
+/// Handles are never stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct KeyRef {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl KeyRef {
+    /// Takes 1 to 32 bytes.
+    #[must_use]
+    pub fn new(id: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 32];
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        (!id.is_empty()).then_some(Self { bytes, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The inverse of its text: hex.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::new(&hex::decode(text).ok()?)
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl From<[u8; 16]> for KeyRef {
+    fn from(id: [u8; 16]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(id).for_each(|(to, from)| *to = from);
+        Self { bytes, length: 16 }
+    }
+}
+
+impl TryFrom<String> for KeyRef {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a key's id is 1 to 32 bytes in hex")
+    }
+}
+
+impl From<KeyRef> for String {
+    fn from(reference: KeyRef) -> Self {
+        reference.to_string()
+    }
+}
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&hex::encode(self.as_bytes()))
     }
+}
+
+impl fmt::Debug for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Origin {
+    /// Made in the token for this daemon.
+    Generated,
+    /// Was in the token before; what the token cannot say about its past stands beside it, for good.
+    Adopted {
+        /// In words: `it may have been outside of a token`.
+        unproven: Vec<String>,
+    },
 }
 
 /// What the daemon knows about a key.
@@ -216,19 +217,28 @@ pub struct KeyRecord {
     pub public: PublicKey,
     /// Serial of the token that holds it.
     pub token_serial: String,
-    /// When it was made.
+    /// When it was made, or taken over.
     pub created: Timestamp,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 impl KeyRecord {
-    /// Whether it may sign payments and messages at all.
-    pub fn may_pay(&self) -> Result<(), Refusal> {
-        // [clause 8.7.2-a] a payment is signed by a payment key and by no other
-        if self.purpose != Purpose::Payment {
-            let why = format!("the purpose of key {} is {}, not payment", self.name, self.purpose);
-            return Err(Refusal::new(Code::KeyPurpose, why));
+    /// Whether it may be used for this now: its purpose allows it, and it is active.
+    pub fn may(&self, operation: Operation) -> Result<(), Refusal> {
+        // [clause 8.7.2-a] a key does what its one purpose is, and nothing else
+        if !self.purpose.may(operation) || !self.public.algorithm().does(operation) {
+            return Err(Refusal::new(
+                Code::KeyPurpose,
+                format!(
+                    "key {} is a {} key ({}): it is not for {operation}",
+                    self.name,
+                    self.purpose,
+                    self.public.algorithm()
+                ),
+            ));
         }
-        // [clause 8.7.1-b] only an active key signs
+        // [clause 8.7.1-b] only an active key is used
         if self.state != State::Active {
             return Err(Refusal::new(
                 Code::KeyState,
@@ -238,7 +248,7 @@ impl KeyRecord {
         Ok(())
     }
 
-    /// The account that it controls, as apps name it: EVM address, or base-58 of an Ed25519 key.
+    /// The account that it controls, as apps name it: EVM address, else the hex digits of its public half.
     #[must_use]
     pub fn account(&self) -> String {
         match self.public.evm_address() {
@@ -254,24 +264,25 @@ mod tests {
 
     // [clause 8.7.1-b] test
     #[test]
-    fn only_active_payment_keys_pay() {
-        for purpose in [Purpose::Payment, Purpose::Integrity] {
+    fn only_active_keys_are_used_and_only_for_their_purpose() {
+        for purpose in Purpose::ALL {
             for state in State::ALL {
                 assert_eq!(State::parse(state.as_str()), Some(state));
                 let record = KeyRecord {
                     name: Name::parse("k").unwrap(),
-                    reference: KeyRef([0; 16]),
+                    reference: KeyRef::from([0; 16]),
                     purpose,
                     state,
                     public: PublicKey::Ed25519([0; 32]),
                     token_serial: String::new(),
                     created: Timestamp(0),
+                    origin: Origin::Generated,
                 };
-                let code = record.may_pay().map_err(|r| r.code);
+                let code = record.may(Operation::SignPayment).map_err(|r| r.code);
                 match (purpose, state) {
                     (Purpose::Payment, State::Active) => assert_eq!(code, Ok(())),
                     (Purpose::Payment, _) => assert_eq!(code, Err(Code::KeyState)),
-                    (Purpose::Integrity, _) => assert_eq!(code, Err(Code::KeyPurpose)),
+                    _ => assert_eq!(code, Err(Code::KeyPurpose)),
                 }
             }
         }

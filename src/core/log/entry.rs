@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::key::Origin;
 use super::super::units::Timestamp;
 use crate::refusal::Refusal;
 
@@ -11,6 +12,10 @@ use crate::refusal::Refusal;
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+
+fn generated() -> Origin {
+    Origin::Generated
+}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +32,7 @@ pub enum EntryKind {
     },
     /// The daemon stopped in order.
     Stop {},
-    /// A key was made.
+    /// A key was made, or taken over.
     KeyCreated {
         /// Name.
         key: String,
@@ -41,6 +46,9 @@ pub enum EntryKind {
         token_serial: String,
         /// `CKA_ID`, hex.
         reference: String,
+        /// Where it comes from, and what of its past is unproven.
+        #[serde(default = "generated")]
+        origin: Origin,
         /// Who asked.
         uid: u32,
     },
@@ -85,12 +93,14 @@ pub enum EntryKind {
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
     },
-    /// The signature was verified and released.
+    /// The answer was checked and released.
     Result {
         /// Request id.
         request: String,
-        /// SHA-256 of the signature's 64 bytes: `r || s` with s low, or R || S.
-        signature: String,
+        /// SHA-256 of the signature's 64 bytes: `r || s` with s low, or R || S. Absent when the answer is no signature:
+        /// of what a key protects, nothing stands here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
     },
     /// The token, or a check after the intent, failed; the reservation stays.
     Failed {
@@ -105,6 +115,26 @@ pub enum EntryKind {
     InDoubt {
         /// Request id.
         request: String,
+    },
+    /// The token was tried: what it enforces, and whether payment keys may live in it.
+    SelfTest {
+        /// Profile that drove it.
+        profile: String,
+        /// Model and firmware.
+        token: String,
+        /// Serial number.
+        serial: String,
+        /// Why payment keys are refused, when they are.
+        unfit: Option<String>,
+        /// Proofs: what was tried, claimed, found.
+        proofs: Value,
+    },
+    /// The token's availability changed.
+    Token {
+        /// `probing`, `usable`, `degraded`, `unusable` or `locked`.
+        state: String,
+        /// Why.
+        why: Option<String>,
     },
     /// A request was refused.
     Refusal {

@@ -167,6 +167,8 @@ impl Story {
             | EntryKind::Stop {}
             | EntryKind::KeyCreated { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::SelfTest { .. }
+            | EntryKind::Token { .. }
             | EntryKind::Operator { .. } => {}
         }
         Ok(())
@@ -223,7 +225,7 @@ mod tests {
     }
 
     fn result(request: &str) -> EntryKind {
-        EntryKind::Result { request: request.into(), signature: String::new() }
+        EntryKind::Result { request: request.into(), signature: None }
     }
 
     fn signed(entries: &[Vec<u8>]) -> (Files, String) {

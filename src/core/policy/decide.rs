@@ -18,9 +18,11 @@ use crate::refusal::{Code, Refusal};
 pub enum ActFacts<'a> {
     /// A decoded payment.
     Payment(&'a Payment),
-    /// An EIP-191 message.
-    Message {
-        /// Its length, bytes.
+    /// Anything that moves no money.
+    Other {
+        /// What.
+        act: Act,
+        /// Length of the data, bytes.
         len: usize,
     },
 }
@@ -171,18 +173,24 @@ fn evaluate(
     }
     let payment = match facts.act {
         ActFacts::Payment(payment) => Some(payment),
-        ActFacts::Message { .. } => None,
+        ActFacts::Other { .. } => None,
     };
-    let act = payment.map_or(Act::Message, |p| Act::of(&p.effect));
+    let act = match facts.act {
+        ActFacts::Payment(payment) => Act::of(&payment.effect),
+        ActFacts::Other { act, .. } => act,
+    };
     if !rule.acts.contains(&act) {
-        let (code, what) = match act {
-            Act::Message => (Code::MessageNotAllowed, "messages"),
-            Act::Call => (Code::ContractCallUnknown, "contract calls"),
-            Act::Create => (Code::ContractCreation, "contract creation"),
-            Act::Approve => (Code::GrantNotAllowed, "approve"),
-            Act::TransferFrom => (Code::GrantNotAllowed, "transferFrom"),
-            Act::Transfer => (Code::NoRule, "transfers"),
+        let code = match act {
+            Act::Message => Code::MessageNotAllowed,
+            Act::Call => Code::ContractCallUnknown,
+            Act::Create => Code::ContractCreation,
+            Act::Approve | Act::TransferFrom => Code::GrantNotAllowed,
+            Act::Transfer => Code::NoRule,
+            Act::Login | Act::Encrypt | Act::Decrypt | Act::Mac | Act::VerifyMac | Act::Random => {
+                Code::OperationNotAllowed
+            }
         };
+        let what = act.noun();
         return Err(Stop::new(1, code, "acts", format!("rule {id} does not speak of {what}")));
     }
     if let Some(payment) = payment {
@@ -315,7 +323,7 @@ fn windows(
 fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
     let (app, key) = (facts.app, facts.key);
     let what = match facts.act {
-        ActFacts::Message { len } => format!("sign a message of {len} bytes"),
+        ActFacts::Other { act, len } => format!("{}, {len} bytes", act.noun()),
         ActFacts::Payment(payment) => {
             let show = |asset, amount| policy.format_amount(payment.chain, asset, amount);
             let who = |address| policy.format_address(address);

@@ -198,7 +198,8 @@ per_tx.max = "500"
     assert_eq!(code(&p, &pay(Address([0x33; 20]), 1)), "destination_not_listed");
     assert_eq!(code(&p, &pay(bob(), 501)), "forbidden_by_rule");
     let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
-    let facts = Facts { app: &app, key: &key, act: ActFacts::Message { len: 3 }, digest: [0; 32] };
+    let facts =
+        Facts { app: &app, key: &key, act: ActFacts::Other { act: Act::Message, len: 3 }, digest: [0; 32] };
     assert!(matches!(decide(&p, &facts, &Windows::default(), Timestamp(0)), Decision::Permit(_)));
     assert!(
         matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed)

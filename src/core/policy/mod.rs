@@ -14,4 +14,4 @@ pub use decide::{ActFacts, Decision, Denial, Facts, Permit, decide};
 pub use diff::{Diff, diff};
 pub use explain::Explanation;
 pub use parse::PolicyError;
-pub use rule::Policy;
+pub use rule::{Act, Policy};

@@ -233,11 +233,11 @@ impl Context {
         let permit = raw.effect == Kind::Permit;
         let acts: BTreeSet<Act> = match raw.acts {
             None if permit => [Act::Transfer].into(),
-            None => [Act::Transfer, Act::Approve, Act::TransferFrom, Act::Call, Act::Message].into(),
+            None => Act::NAMED.into(),
             Some(acts) if acts.is_empty() => return Err("acts is empty".into()),
             Some(acts) => acts.into_iter().collect(),
         };
-        let pays = acts.iter().any(|a| *a != Act::Message);
+        let pays = acts.iter().any(|a| a.pays());
         let moves = acts.iter().any(|a| matches!(a, Act::Transfer | Act::Approve | Act::TransferFrom));
         let name = |t: &str| Name::parse(t).ok_or_else(|| format!("{t:?} is no name"));
         let chains = set("chains", raw.chains, permit && pays, chain)?;

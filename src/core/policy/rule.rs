@@ -21,12 +21,64 @@ pub enum Act {
     Call,
     /// EIP-191 message.
     Message,
+    /// Login challenge.
+    Login,
+    /// Encrypting data.
+    Encrypt,
+    /// Decrypting data.
+    Decrypt,
+    /// Making a MAC.
+    Mac,
+    /// Verifying a MAC.
+    VerifyMac,
+    /// Random bits.
+    Random,
     /// Contract creation: no rule can permit it.
     #[serde(skip_deserializing)]
     Create,
 }
 
 impl Act {
+    /// Those that rules may name.
+    pub const NAMED: [Self; 11] = [
+        Self::Transfer,
+        Self::Approve,
+        Self::TransferFrom,
+        Self::Call,
+        Self::Message,
+        Self::Login,
+        Self::Encrypt,
+        Self::Decrypt,
+        Self::Mac,
+        Self::VerifyMac,
+        Self::Random,
+    ];
+
+    /// Whether money may move by it.
+    #[must_use]
+    pub fn pays(self) -> bool {
+        matches!(self, Self::Transfer | Self::Approve | Self::TransferFrom | Self::Call | Self::Create)
+    }
+
+    /// For people: what a rule that does not name it does not speak of.
+    #[must_use]
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Transfer => "transfers",
+            Self::Approve => "approve",
+            Self::TransferFrom => "transferFrom",
+            Self::Call => "contract calls",
+            Self::Create => "contract creation",
+            Self::Message => "messages",
+            Self::Login => "logins",
+            Self::Encrypt => "encrypting",
+            Self::Decrypt => "decrypting",
+            Self::Mac => "making MACs",
+            Self::VerifyMac => "verifying MACs",
+            Self::Random => "random bits",
+        }
+    }
+
     /// The act of an effect.
     #[must_use]
     pub fn of(effect: &Effect) -> Self {

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod fitness;
 mod supervisor;
 
-pub use ahead::Sealed;
+pub use ahead::{DRAWN, Made, Sealed, Work};
+pub use fitness::{Event, Fitness};
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -22,9 +24,11 @@ use tokio::sync::oneshot;
 use super::check::CheckRow;
 use super::pkcs11::{self, Place};
 use super::profile::{Kind, Profile};
-use super::{Description, KeySpec, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
+use crate::core::login::possession;
 use crate::core::payment::ToSign;
+use crate::core::verify::Verifier;
 use crate::secret::Pin;
 
 /// What the keeper drives.
@@ -48,6 +52,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Its profile.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        match self {
+            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } => profile,
+        }
+    }
+
     /// What a configuration stands for.
     pub fn resolve(
         profile: Profile,
@@ -64,9 +76,19 @@ impl Backend {
                 })?;
                 Ok(Self::Embedded { dir, profile })
             }
+            Kind::Yubihsm => Err(TokenError::Unsupported("this build drives no YubiHSM".into())),
             Kind::Pkcs11 => {
                 let module = pkcs11::module_path(&profile, module)?;
-                Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile, worker })
+                let init = match (&profile.init, directory) {
+                    (None, _) => None,
+                    (Some(init), Some(dir)) => Some(init.replace("{directory}", &dir.to_string_lossy())),
+                    (Some(init), None) if init.contains("{directory}") => {
+                        let why = format!("profile {} needs token.directory", profile.name);
+                        return Err(TokenError::Unsupported(why));
+                    }
+                    (Some(init), None) => Some(init.clone()),
+                };
+                Ok(Self::Pkcs11 { place: Place { module, label, serial, init }, profile, worker })
             }
         }
     }
@@ -122,6 +144,9 @@ pub struct KeeperStats {
     pub worker: Option<u32>,
 }
 
+/// A whole check makes many calls.
+pub(super) const CALLS_OF_A_CHECK: u32 = 12;
+
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
 
 struct Inner {
@@ -137,6 +162,8 @@ struct Inner {
     /// Times that this PIN was sent without the token ever saying whether it is right.
     unanswered: u32,
     expected: Vec<(KeyRef, PublicKey)>,
+    fitness: Fitness,
+    events: Vec<Event>,
     stopping: bool,
 }
 
@@ -147,6 +174,9 @@ struct Shared {
     /// Wakes the supervisor.
     change: Condvar,
     config: KeeperConfig,
+    profile: Profile,
+    /// Tells those who write events down.
+    noticed: tokio::sync::Notify,
     born: Instant,
     /// Start of each worker's call in milliseconds since `born`, 0 when idle.
     calls: Vec<AtomicI64>,
@@ -180,12 +210,13 @@ impl Shared {
     }
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
-        if inner.state != state {
+        if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
             if let KeeperState::Locked(why) = &state {
                 tracing::error!("the token is locked: {why}");
             } else {
                 tracing::info!(?state, "token");
             }
+            self.note(inner, Event::Changed(state.clone()));
         }
         self.usable.store(state == KeeperState::Usable, Ordering::Release);
         inner.state = state;
@@ -255,10 +286,14 @@ impl Keeper {
                 pin,
                 unanswered: 0,
                 expected: Vec::new(),
+                fitness: Fitness::Untried,
+                events: Vec::new(),
                 stopping: false,
             }),
             work: Condvar::new(),
             change: Condvar::new(),
+            profile: backend.profile().clone(),
+            noticed: tokio::sync::Notify::new(),
             config,
             born: Instant::now(),
             calls: (0..config.workers).map(|_| AtomicI64::new(0)).collect(),
@@ -362,17 +397,47 @@ impl Keeper {
         self.call(move |token| token.sign(reference, algorithm, &to_sign)).await
     }
 
-    /// Makes a pair.
+    /// Makes a key.
     pub async fn generate(&self, spec: KeySpec) -> Result<PublicKey, TokenError> {
+        if !spec.purpose.takes(spec.algorithm) {
+            return Err(TokenError::Refused(format!("a {} key cannot be {}", spec.purpose, spec.algorithm)));
+        }
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
         self.call(move |token| token.generate(&spec)).await
     }
 
-    /// The public half of a pair.
+    /// What is known of a key.
     pub async fn find(&self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         self.call(move |token| token.find(reference)).await
     }
 
-    /// Removes a pair.
+    /// All objects of the token.
+    pub async fn inventory(&self) -> Result<Vec<Object>, TokenError> {
+        self.call(|token| token.inventory()).await
+    }
+
+    /// What the token says of a key that it did not make for us.
+    pub async fn past(&self, reference: KeyRef) -> Result<Past, TokenError> {
+        self.call(move |token| token.past(reference)).await
+    }
+
+    /// Shows that a pair's private half belongs to this public one; secret keys are recognised by [`Self::find`].
+    pub async fn prove_possession(&self, reference: KeyRef, public: PublicKey) -> Result<(), TokenError> {
+        let Some(verifier) = Verifier::new(&public) else { return Ok(()) };
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|e| TokenError::Gone(e.to_string()))?;
+        let to_sign = possession(public.algorithm(), &random);
+        let asked = to_sign.clone();
+        let raw = self.call(move |token| token.sign(reference, public.algorithm(), &asked)).await?;
+        verifier
+            .check(&to_sign, &raw)
+            .map(drop)
+            .map_err(|e| TokenError::Corrupt(format!("its halves do not belong together: {e}")))
+    }
+
+    /// Removes a key.
     pub async fn destroy(&self, reference: KeyRef) -> Result<(), TokenError> {
         self.call(move |token| token.destroy(reference)).await
     }
@@ -385,6 +450,9 @@ impl Keeper {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.call(|token| token.check()).await
+        let shared = Arc::clone(&self.shared);
+        let (call, told) = prepare(move |token| shared.try_out(token));
+        self.shared.push(call);
+        wait(told, self.shared.config.call_timeout.saturating_mul(CALLS_OF_A_CHECK)).await
     }
 }

@@ -10,7 +10,7 @@ use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module, Place};
 use super::super::worker::Process;
 use super::super::{Description, Token, TokenError};
-use super::{Backend, Inner, KeeperState, Shared};
+use super::{Backend, Fitness, Inner, KeeperState, Shared};
 use crate::secret::Pin;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -183,13 +183,21 @@ fn connect<'a>(
         }
     };
     shared.inner().unanswered = 0;
-    match look_around(shared, &link) {
+    match look_around(shared, &link).and_then(|()| try_once(shared, &link)) {
         Ok(()) => Ok(link),
         Err(e) => {
             link.close();
             Err(e)
         }
     }
+}
+
+/// The first time, the token is tried before anything else is asked of it.
+fn try_once(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
+    if shared.inner().fitness == Fitness::Untried {
+        shared.try_out(link.session()?.as_mut())?;
+    }
+    Ok(())
 }
 
 /// A token that answers is not yet ours: its serial must be the same, and a key that we know must be there.
@@ -411,7 +419,7 @@ printf '\x12\0\0\0{"Ok":"LoggingIn"}' >&"$fd"
         fs::write(&worker, DIES).unwrap();
         fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).unwrap();
         let backend = Backend::Pkcs11 {
-            place: Place { module: "/nowhere".into(), label: None, serial: None },
+            place: Place { module: "/nowhere".into(), label: None, serial: None, init: None },
             profile: Profile::load("softhsm2").unwrap(),
             worker: Some(worker),
         };

@@ -4,7 +4,10 @@
 //! Sessions are replaced after any unexpected error, and dropped before the module is finalized.
 #![forbid(unsafe_code)]
 
+mod inventory;
+mod proving;
 mod session;
+mod template;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::profile::Profile;
 use super::{Description, TokenError};
 use crate::secret::Pin;
+use crate::sys;
 pub use session::Pkcs11Token;
 
 /// Which token, through which module.
@@ -31,6 +35,8 @@ pub struct Place {
     pub label: Option<String>,
     /// Serial, when it must match.
     pub serial: Option<String>,
+    /// What goes into `pReserved` of `C_Initialize`.
+    pub init: Option<String>,
 }
 
 /// Classes of errors (`research`: match on class, not on code).
@@ -97,7 +103,12 @@ impl Module {
     /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
     pub fn connect(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
         let flags = CInitializeFlags::OS_LOCKING_OK;
-        match self.context.initialize(CInitializeArgs::new(flags)) {
+        let arguments = match &self.place.init {
+            None => CInitializeArgs::new(flags),
+            Some(init) => sys::module_arguments(flags, init)
+                .ok_or_else(|| TokenError::Unsupported("the profile's init holds a zero byte".into()))?,
+        };
+        match self.context.initialize(arguments) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(e) => {
                 self.finalize();
@@ -159,6 +170,7 @@ impl Module {
                 "one try is left for the PIN; log in by hand with the right one first".into(),
             ));
         }
+        self.profile.pin.accepts(pin.expose()).map_err(TokenError::Locked)?;
         let text = std::str::from_utf8(pin.expose())
             .map_err(|_| TokenError::Locked("the PIN is no UTF-8 text".into()))?;
         let anchor = self.context.open_rw_session(slot).map_err(|e| class(&e))?;

@@ -1,4 +1,4 @@
-//! One thread's session with a PKCS#11 token: makes, finds, signs, destroys, and proves what its profile claims.
+//! One thread's session with a PKCS#11 token: makes, finds, uses and destroys keys.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -6,29 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
-use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 
-use super::super::check::{self, CheckRow, fresh_reference};
-use super::super::profile::Profile;
-use super::super::{Description, KeySpec, RawSignature, Token, TokenError};
-use super::class;
-use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
-use crate::core::payment::ToSign;
+use zeroize::Zeroizing;
 
-/// DER object identifiers for `CKA_EC_PARAMS`.
-fn curve(algorithm: Algorithm) -> Vec<u8> {
-    match algorithm {
-        // 1.3.132.0.10
-        Algorithm::Secp256k1 => vec![0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a],
-        // 1.2.840.10045.3.1.7
-        Algorithm::P256 => vec![0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
-        // 1.3.101.112
-        Algorithm::Ed25519 => vec![0x06, 0x03, 0x2b, 0x65, 0x70],
-    }
-}
+use super::super::check::CheckRow;
+use super::super::profile::Profile;
+use super::super::{
+    CHECK_INPUT, CHECK_NONCE, Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError,
+    Use, check_value,
+};
+use super::template::{Making, curve_of, making, raw_point};
+use super::{class, inventory};
+use crate::core::key::{Algorithm, KeyRef, PublicKey};
+use crate::core::payment::ToSign;
+use crate::core::units::sha256;
+
+/// The whole tag of AES-GCM.
+const TAG_BITS: u64 = 128;
 
 /// One thread's session.
 pub struct Pkcs11Token {
@@ -55,7 +54,7 @@ impl Pkcs11Token {
     }
 
     /// A session after an unexpected error may hold a stuck operation: it is closed, and its handles forgotten.
-    fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         self.session = None;
         self.handles.clear();
     }
@@ -67,12 +66,19 @@ impl Pkcs11Token {
             .map_err(|e| TokenError::Gone(format!("the token does not answer: {e}")))
     }
 
-    fn handle(&mut self, reference: KeyRef) -> Result<Option<ObjectHandle>, TokenError> {
+    pub(super) fn handle(&mut self, reference: KeyRef) -> Result<Option<ObjectHandle>, TokenError> {
         if let Some(handle) = self.handles.get(&reference) {
             return Ok(Some(*handle));
         }
-        let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(reference.0.to_vec())];
-        let found = self.session()?.find_objects(&template).map_err(|e| class(&e))?;
+        let session = self.session()?;
+        let mut found = Vec::new();
+        for kind in [ObjectClass::PRIVATE_KEY, ObjectClass::SECRET_KEY] {
+            let template = [Attribute::Class(kind), Attribute::Id(reference.as_bytes().to_vec())];
+            found.extend(session.find_objects(&template).map_err(|e| class(&e))?);
+            if !found.is_empty() {
+                break;
+            }
+        }
         match found.as_slice() {
             [handle] => {
                 self.handles.insert(reference, *handle);
@@ -80,24 +86,44 @@ impl Pkcs11Token {
             }
             // A token that has vanished also says "none": ask whether it is there before believing it.
             [] => self.present().map(|()| None),
-            more => Err(TokenError::Corrupt(format!("{} private keys have the id {reference}", more.len()))),
+            more => Err(TokenError::Corrupt(format!("{} keys have the id {reference}", more.len()))),
         }
     }
 
-    fn sign_once(
+    /// Does something with a key; once more on a fresh session when this one, or the handle, turns out to be stale.
+    /// Everything that a key does here may be done twice without harm.
+    fn using<T>(
         &mut self,
         reference: KeyRef,
-        mechanism: &Mechanism<'_>,
-        data: &[u8],
-    ) -> Result<Vec<u8>, TokenError> {
+        run: impl Fn(&Session, ObjectHandle) -> Result<T, cryptoki::error::Error>,
+    ) -> Result<T, TokenError> {
+        let mut outcome = self.once(reference, &run);
+        if let Err(TokenError::Gone(why)) = &outcome {
+            tracing::debug!("once more on a fresh session after: {why}");
+            self.renew();
+            self.present()?;
+            outcome = self.once(reference, &run);
+        }
+        if outcome.is_err() {
+            self.renew();
+        }
+        outcome
+    }
+
+    fn once<T>(
+        &mut self,
+        reference: KeyRef,
+        run: &impl Fn(&Session, ObjectHandle) -> Result<T, cryptoki::error::Error>,
+    ) -> Result<T, TokenError> {
         let handle = self
             .handle(reference)?
             .ok_or_else(|| TokenError::Gone(format!("the key {reference} is not in the token")))?;
-        self.session()?.sign(mechanism, handle, data).map_err(|e| class(&e))
+        run(self.session()?, handle).map_err(|e| class(&e))
     }
 
     fn public(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
-        let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(reference.0.to_vec())];
+        let template =
+            [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(reference.as_bytes().to_vec())];
         let session = self.session()?;
         let found = session.find_objects(&template).map_err(|e| class(&e))?;
         let [handle] = found.as_slice() else {
@@ -120,9 +146,7 @@ impl Pkcs11Token {
         let (Some(params), Some(point)) = (params, point) else {
             return Err(TokenError::Corrupt("a public key has no CKA_EC_PARAMS or CKA_EC_POINT".into()));
         };
-        let algorithm = Algorithm::ALL
-            .into_iter()
-            .find(|a| curve(*a) == params || (*a == Algorithm::Ed25519 && params.ends_with(b"edwards25519")))
+        let algorithm = curve_of(&params)
             .ok_or_else(|| TokenError::Corrupt("a public key is on an unknown curve".into()))?;
         raw_point(algorithm, &point)
             .and_then(|raw| PublicKey::from_bytes(algorithm, raw))
@@ -130,47 +154,72 @@ impl Pkcs11Token {
             .ok_or_else(|| TokenError::Corrupt("CKA_EC_POINT is no point".into()))
     }
 
-    fn make_pair(&mut self, spec: &KeySpec, may_sign: bool) -> Result<(), TokenError> {
-        let mechanism = match spec.algorithm {
-            Algorithm::Secp256k1 | Algorithm::P256 => Mechanism::EccKeyPairGen,
-            Algorithm::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
-        };
-        let id = spec.reference.0.to_vec();
-        let label = spec.label.clone().into_bytes();
-        let public = [
-            Attribute::Token(true),
-            Attribute::Private(false),
-            Attribute::Verify(true),
-            Attribute::EcParams(curve(spec.algorithm)),
-            Attribute::Id(id.clone()),
-            Attribute::Label(label.clone()),
-        ];
-        // [clause 8.2.5-a] made inside, never readable, never extractable, and nothing of this can be changed
-        let mut private = vec![
-            Attribute::Token(true),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Modifiable(false),
-            Attribute::Sign(may_sign),
-            Attribute::Decrypt(false),
-            Attribute::Unwrap(false),
-            Attribute::Derive(false),
-            Attribute::Id(id),
-            Attribute::Label(label),
-        ];
-        if !self.profile.copyable {
-            private.push(Attribute::Copyable(false));
+    /// What a secret key makes of a known input stands for it.
+    fn secret(&mut self, reference: KeyRef) -> Result<PublicKey, TokenError> {
+        let wanted =
+            [AttributeType::KeyType, AttributeType::Encrypt, AttributeType::Sign, AttributeType::Wrap];
+        let told = self.using(reference, |session, handle| session.get_attributes(handle, &wanted))?;
+        let is = |a: Attribute| told.contains(&a);
+        let aes = is(Attribute::KeyType(KeyType::AES));
+        let flags = [Attribute::Encrypt(true), Attribute::Sign(true), Attribute::Wrap(true)]
+            .map(|a| told.contains(&a));
+        match (aes, flags) {
+            (true, [true, false, false]) => {
+                let made = self.encrypt(reference, CHECK_NONCE, CHECK_INPUT, &[])?;
+                Ok(check_value(Algorithm::Aes256Gcm, &made))
+            }
+            (false, [false, true, false]) => {
+                let made = self.mac(reference, CHECK_INPUT)?;
+                Ok(check_value(Algorithm::HmacSha256, &made))
+            }
+            (true, [false, false, true]) => {
+                let made = self.wrap_known(reference)?;
+                Ok(check_value(Algorithm::Aes256Kw, &made))
+            }
+            _ => {
+                Err(TokenError::Corrupt(format!("the key {reference} is for more than one thing: {told:?}")))
+            }
         }
+    }
+
+    /// Wraps a key that everybody knows: RFC 3394 makes the same of it each time.
+    pub(super) fn wrap_known(&mut self, reference: KeyRef) -> Result<Vec<u8>, TokenError> {
+        let known = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::Token(false),
+            Attribute::Sensitive(false),
+            Attribute::Extractable(true),
+            Attribute::Value(sha256(CHECK_INPUT).to_vec()),
+        ];
+        let mutation = Arc::clone(&self.mutation);
+        self.using(reference, |session, handle| {
+            let _one_at_a_time = mutation.lock().unwrap_or_else(PoisonError::into_inner);
+            let object = session.create_object(&known)?;
+            let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, handle, object);
+            session.destroy_object(object)?;
+            wrapped
+        })
+    }
+
+    pub(super) fn make(&mut self, spec: &KeySpec, wanted: Option<Use>) -> Result<(), TokenError> {
+        let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
-        writer.generate_key_pair(&mechanism, &public, &private).map(|_| ()).map_err(|e| class(&e))
+        match making(spec, &self.profile, wanted) {
+            Making::Pair(mechanism, public, private) => {
+                writer.generate_key_pair(&mechanism, &public, &private).map(|_| ())
+            }
+            Making::Secret(mechanism, secret) => writer.generate_key(&mechanism, &secret).map(|_| ()),
+        }
+        .map_err(|e| class(&e))
     }
 
     /// Removes whatever has this id; tells whether anything is left.
     fn sweep(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         self.handles.remove(&reference);
+        let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
-        let template = [Attribute::Id(reference.0.to_vec())];
+        let template = [Attribute::Id(reference.as_bytes().to_vec())];
         for handle in writer.find_objects(&template).map_err(|e| class(&e))? {
             writer.destroy_object(handle).map_err(|e| class(&e))?;
         }
@@ -181,7 +230,7 @@ impl Pkcs11Token {
         }
     }
 
-    fn prove_protected(&mut self, reference: KeyRef) -> Result<(), TokenError> {
+    pub(super) fn prove_protected(&mut self, reference: KeyRef, made_inside: bool) -> Result<(), TokenError> {
         let handle =
             self.handle(reference)?.ok_or_else(|| TokenError::Corrupt("the new key is not there".into()))?;
         let wanted = [
@@ -193,29 +242,18 @@ impl Pkcs11Token {
         ];
         let told = self.session()?.get_attributes(handle, &wanted).map_err(|e| class(&e))?;
         // An attribute that is absent is unproven, and unproven is not true.
-        let made_inside = !self.profile.claims.made_inside
+        let proved = !made_inside
             || [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true), Attribute::Local(true)]
                 .iter()
                 .all(|a| told.contains(a));
         if told.contains(&Attribute::Sensitive(true))
             && told.contains(&Attribute::Extractable(false))
-            && made_inside
+            && proved
         {
             Ok(())
         } else {
             Err(TokenError::Refused(format!("the token does not protect what it makes: {told:?}")))
         }
-    }
-}
-
-/// `CKA_EC_POINT`: DER OCTET STRING, DER BIT STRING, or raw.
-fn raw_point(algorithm: Algorithm, bytes: &[u8]) -> Option<&[u8]> {
-    let length = if algorithm == Algorithm::Ed25519 { 32 } else { 65 };
-    match bytes {
-        [0x04, n, raw @ ..] if raw.len() == length && usize::from(*n) == length => Some(raw),
-        [0x03, n, 0, raw @ ..] if raw.len() == length && usize::from(*n) == length + 1 => Some(raw),
-        raw if raw.len() == length => Some(raw),
-        _ => None,
     }
 }
 
@@ -225,10 +263,11 @@ impl Token for Pkcs11Token {
     }
 
     fn generate(&mut self, spec: &KeySpec) -> Result<PublicKey, TokenError> {
-        let mutation = Arc::clone(&self.mutation);
-        let _one_at_a_time = mutation.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.make_pair(spec, true).and_then(|()| {
-            self.prove_protected(spec.reference)?;
+        let outcome = self.make(spec, Some(Use::of(spec.algorithm))).and_then(|()| {
+            self.prove_protected(spec.reference, self.profile.claims.made_inside)?;
+            if !spec.algorithm.is_pair() {
+                return self.secret(spec.reference);
+            }
             self.public(spec.reference)?
                 .ok_or_else(|| TokenError::Corrupt("the new public key is not there".into()))
         });
@@ -241,9 +280,15 @@ impl Token for Pkcs11Token {
     }
 
     fn find(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
+        // Another session may have destroyed it since.
+        self.handles.remove(&reference);
         match self.handle(reference)? {
             None => Ok(None),
-            Some(_) => self.public(reference),
+            // A secret key has no public object.
+            Some(_) => match self.public(reference)? {
+                Some(public) => Ok(Some(public)),
+                None => self.secret(reference).map(Some),
+            },
         }
     }
 
@@ -261,27 +306,53 @@ impl Token for Pkcs11Token {
             _ => return Err(TokenError::Unsupported("this key does not sign this kind of input".into())),
         };
         let data = to_sign.as_bytes();
-        let signature = match self.sign_once(reference, &mechanism, data) {
-            // A lost session or a stale handle: once more on a fresh one. Signing the same bytes twice is harmless.
-            Err(TokenError::Gone(why)) => {
-                tracing::debug!("signing again on a fresh session after: {why}");
-                self.renew();
-                self.present()?;
-                self.sign_once(reference, &mechanism, data)
-            }
-            other => other,
-        };
-        if signature.is_err() {
-            self.renew();
-        }
-        signature?
+        self.using(reference, |session, handle| session.sign(&mechanism, handle, data))?
             .try_into()
             .map_err(|s: Vec<u8>| TokenError::Corrupt(format!("a signature of {} bytes", s.len())))
     }
 
+    fn encrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, TokenError> {
+        self.using(reference, |session, handle| {
+            let mut nonce = nonce;
+            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut nonce, aad, TAG_BITS.into())?);
+            session.encrypt(&mechanism, handle, plain)
+        })
+    }
+
+    fn decrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        let outcome = self.using(reference, |session, handle| {
+            let mut nonce = nonce;
+            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut nonce, aad, TAG_BITS.into())?);
+            session.decrypt(&mechanism, handle, sealed)
+        });
+        match outcome {
+            // Modules say anything at all of a wrong tag; one that still answers was not at fault.
+            Err(TokenError::Gone(why)) if self.present().is_ok() && self.handle(reference)?.is_some() => {
+                Err(TokenError::Invalid(why))
+            }
+            other => other.map(Zeroizing::new),
+        }
+    }
+
+    fn mac(&mut self, reference: KeyRef, data: &[u8]) -> Result<[u8; 32], TokenError> {
+        self.using(reference, |session, handle| session.sign(&Mechanism::Sha256Hmac, handle, data))?
+            .try_into()
+            .map_err(|s: Vec<u8>| TokenError::Corrupt(format!("a MAC of {} bytes", s.len())))
+    }
+
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
-        let mutation = Arc::clone(&self.mutation);
-        let _one_at_a_time = mutation.lock().unwrap_or_else(PoisonError::into_inner);
         self.sweep(reference)
     }
 
@@ -289,101 +360,33 @@ impl Token for Pkcs11Token {
         self.session()?.generate_random_slice(out).map_err(|e| class(&e))
     }
 
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        inventory::inventory(self.session()?)
+    }
+
+    fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
+        let algorithm = self
+            .find(reference)?
+            .ok_or_else(|| TokenError::Refused(format!("no key has the id {reference}")))?
+            .algorithm();
+        let before = self.using(reference, |session, handle| inventory::past(session, handle, algorithm))?;
+        if before.other_uses.is_empty() {
+            return Ok(before);
+        }
+        let handle = self.handle(reference)?.ok_or(TokenError::Busy)?;
+        let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
+        inventory::narrow(&writer, handle, &before);
+        let after = inventory::past(&writer, handle, algorithm).map_err(|e| class(&e))?;
+        let narrowed = before.other_uses.into_iter().filter(|u| !after.other_uses.contains(u)).collect();
+        Ok(Past { narrowed, ..after })
+    }
+
     fn health(&mut self) -> Result<(), TokenError> {
         self.present()
     }
 
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
-        let (claims, algorithms) = (self.profile.claims, self.profile.algorithms.clone());
-        let note = if self.profile.tested { "" } else { "this profile was not tested by the project" };
-        let mut rows = check::signing(self, &algorithms);
-        let algorithm = algorithms.first().copied().unwrap_or(Algorithm::P256);
-        let spec = |reference, label: &str| KeySpec {
-            reference,
-            label: label.into(),
-            algorithm,
-            purpose: Purpose::Payment,
-        };
-        let reference = fresh_reference()?;
-        self.generate(&spec(reference, "claviger-check"))?;
-        let outcome = self.attack(reference);
-        self.destroy(reference)?;
-        let [inside, hidden, fixed, unwrapped] = outcome?;
-        rows.push(CheckRow::of("keys are made inside and say so", claims.made_inside, inside, note));
-        rows.push(CheckRow::of("the private value cannot be read", claims.value_hidden, hidden, note));
-        rows.push(CheckRow::of(
-            "protecting attributes cannot be changed",
-            claims.attributes_fixed,
-            fixed,
-            note,
-        ));
-        rows.push(CheckRow::of(
-            "a non-extractable key cannot be wrapped",
-            claims.wrap_refused,
-            unwrapped,
-            note,
-        ));
-        let silent = fresh_reference()?;
-        let made = self.make_pair(&spec(silent, "claviger-check-nosign"), false);
-        let to_sign =
-            if algorithm == Algorithm::Ed25519 { ToSign::Message(vec![1]) } else { ToSign::Prehash([1; 32]) };
-        let refused = made.is_ok() && self.sign(silent, algorithm, &to_sign).is_err();
-        self.destroy(silent)?;
-        rows.push(CheckRow::of(
-            "a key that is not for signing does not sign",
-            claims.purpose_enforced,
-            refused,
-            note,
-        ));
-        Ok(rows)
-    }
-}
-
-impl Pkcs11Token {
-    /// Tries what must not succeed; `true` for each that was refused.
-    fn attack(&mut self, reference: KeyRef) -> Result<[bool; 4], TokenError> {
-        let inside = self.prove_protected(reference).is_ok();
-        let handle =
-            self.handle(reference)?.ok_or_else(|| TokenError::Corrupt("the key is not there".into()))?;
-        let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
-        let hidden = writer.get_attributes(handle, &[AttributeType::Value]).is_ok_and(|a| a.is_empty())
-            || writer.get_attributes(handle, &[AttributeType::Value]).is_err();
-        let fixed = [Attribute::Sensitive(false), Attribute::Extractable(true)]
-            .into_iter()
-            .all(|a| writer.update_attributes(handle, &[a]).is_err());
-        let wrapper = [
-            Attribute::Token(false),
-            Attribute::Wrap(true),
-            Attribute::Encrypt(true),
-            Attribute::ValueLen(32.into()),
-        ];
-        let unwrapped = match writer.generate_key(&Mechanism::AesKeyGen, &wrapper) {
-            Ok(wrapper) => [Mechanism::AesKeyWrap, Mechanism::AesKeyWrapPad]
-                .iter()
-                .all(|m| writer.wrap_key(m, wrapper, handle).is_err()),
-            // A token without wrapping keys wraps nothing.
-            Err(_) => true,
-        };
-        Ok([inside, hidden, fixed, unwrapped])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn points_are_read_in_each_vendors_encoding() {
-        let raw = [7u8; 32];
-        let octets = [&[0x04, 32][..], &raw].concat();
-        let bits = [&[0x03, 33, 0][..], &raw].concat();
-        for bytes in [&raw[..], &octets, &bits] {
-            assert_eq!(raw_point(Algorithm::Ed25519, bytes), Some(&raw[..]));
-        }
-        assert_eq!(raw_point(Algorithm::Ed25519, &raw[1..]), None);
-        let mut point = [9u8; 65];
-        point[0] = 4;
-        assert_eq!(raw_point(Algorithm::P256, &[&[0x04, 65][..], &point].concat()), Some(&point[..]));
-        assert_eq!(raw_point(Algorithm::P256, &point), Some(&point[..]));
+        super::proving::prove(self)
     }
 }

@@ -115,8 +115,15 @@ fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
         Request::Generate(spec) => Reply::Public(Some(public(token.generate(&spec)?))),
         Request::Find(reference) => Reply::Public(token.find(reference)?.map(public)),
         Request::Sign { reference, algorithm, to_sign } => {
-            Reply::Bytes(token.sign(reference, algorithm, &to_sign)?.to_vec())
+            Reply::Bytes(token.sign(reference, algorithm, &to_sign)?.to_vec().into())
         }
+        Request::Encrypt { reference, nonce, aad, plain } => {
+            Reply::Bytes(token.encrypt(reference, nonce, &aad, &plain)?.into())
+        }
+        Request::Decrypt { reference, nonce, aad, sealed } => {
+            Reply::Bytes(token.decrypt(reference, nonce, &aad, &sealed)?)
+        }
+        Request::Mac { reference, data } => Reply::Bytes(token.mac(reference, &data)?.to_vec().into()),
         Request::Destroy(reference) => {
             token.destroy(reference)?;
             Reply::Done
@@ -124,8 +131,10 @@ fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
         Request::Random(length) => {
             let mut bytes = vec![0; length.min(1 << 16)];
             token.random(&mut bytes)?;
-            Reply::Bytes(bytes)
+            Reply::Bytes(bytes.into())
         }
+        Request::Inventory => Reply::Objects(token.inventory()?),
+        Request::Past(reference) => Reply::Past(token.past(reference)?),
         Request::Health => {
             token.health()?;
             Reply::Done

@@ -18,7 +18,7 @@ use crate::secret::MAX_PIN_BYTES;
 use crate::token::check::CheckRow;
 use crate::token::pkcs11::Place;
 use crate::token::profile::Profile;
-use crate::token::{Description, KeySpec, TokenError};
+use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
 
 /// Longest frame.
 const MAX_FRAME: usize = 1 << 20;
@@ -38,8 +38,13 @@ pub(super) enum Request {
     Generate(KeySpec),
     Find(KeyRef),
     Sign { reference: KeyRef, algorithm: Algorithm, to_sign: ToSign },
+    Encrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, plain: Zeroizing<Vec<u8>> },
+    Decrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, sealed: Vec<u8> },
+    Mac { reference: KeyRef, data: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
+    Inventory,
+    Past(KeyRef),
     Health,
     Check,
 }
@@ -51,8 +56,10 @@ pub(super) enum Reply {
     LoggingIn,
     Description(Description),
     Public(Option<(Algorithm, Vec<u8>)>),
-    Bytes(Vec<u8>),
+    Bytes(Zeroizing<Vec<u8>>),
     Rows(Vec<CheckRow>),
+    Objects(Vec<Object>),
+    Past(Past),
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;
@@ -156,7 +163,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let mut lane = Lane::new(b);
         let message = Request::Sign {
-            reference: KeyRef([3; 16]),
+            reference: KeyRef::from([3; 16]),
             algorithm: Algorithm::Ed25519,
             to_sign: ToSign::Message(vec![9; 20_000]),
         };

@@ -19,11 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use self::message::{Answer, Control, Lane, Reply, Request};
 use super::check::CheckRow;
+use super::keeper::CALLS_OF_A_CHECK;
 use super::pkcs11::{BeforeLogin, Place};
 use super::profile::Profile;
-use super::{Description, KeySpec, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -35,8 +38,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(20);
 /// How long a worker may take to end after it was told to.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// A whole check makes many calls.
-const CALLS_OF_A_CHECK: u32 = 12;
 
 /// A running worker, logged in.
 pub struct Process {
@@ -277,6 +278,13 @@ impl RemoteToken {
         }
     }
 
+    fn bytes(&mut self, request: &Request) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        match self.ask(request)? {
+            Reply::Bytes(bytes) => Ok(bytes),
+            _ => Err(nonsense()),
+        }
+    }
+
     fn public(&mut self, request: &Request) -> Result<Option<PublicKey>, TokenError> {
         match self.ask(request)? {
             Reply::Public(None) => Ok(None),
@@ -311,9 +319,35 @@ impl Token for RemoteToken {
         to_sign: &ToSign,
     ) -> Result<RawSignature, TokenError> {
         match self.ask(&Request::Sign { reference, algorithm, to_sign: to_sign.clone() })? {
-            Reply::Bytes(bytes) => bytes.try_into().map_err(|_| nonsense()),
+            Reply::Bytes(bytes) => bytes.as_slice().try_into().map_err(|_| nonsense()),
             _ => Err(nonsense()),
         }
+    }
+
+    fn encrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, TokenError> {
+        let plain = Zeroizing::new(plain.to_vec());
+        self.bytes(&Request::Encrypt { reference, nonce, aad: aad.to_vec(), plain }).map(|b| b.to_vec())
+    }
+
+    fn decrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        self.bytes(&Request::Decrypt { reference, nonce, aad: aad.to_vec(), sealed: sealed.to_vec() })
+    }
+
+    fn mac(&mut self, reference: KeyRef, data: &[u8]) -> Result<[u8; 32], TokenError> {
+        let tag = self.bytes(&Request::Mac { reference, data: data.to_vec() })?;
+        tag.as_slice().try_into().map_err(|_| nonsense())
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
@@ -326,6 +360,20 @@ impl Token for RemoteToken {
                 out.copy_from_slice(&bytes);
                 Ok(())
             }
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        match self.ask(&Request::Inventory)? {
+            Reply::Objects(objects) => Ok(objects),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
+        match self.ask(&Request::Past(reference))? {
+            Reply::Past(past) => Ok(past),
             _ => Err(nonsense()),
         }
     }

@@ -4,6 +4,8 @@
 //! purpose and public half, so that none of them can be changed. Files are replaced as a whole and fsynced.
 #![forbid(unsafe_code)]
 
+mod private;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
@@ -14,16 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use argon2::{Algorithm as Argon, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use k256::ecdsa::signature::hazmat::PrehashSigner;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::check::{self, CheckRow};
+use super::check::{self, CheckRow, Claim};
 use super::profile::Profile;
-use super::{Description, KeySpec, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::secret::{Pin, SecretBytes};
+use private::Private;
 
 const HEADER: &str = "token.json";
 /// Argon2id, RFC 9106 section 4, second recommended option.
@@ -52,37 +54,6 @@ struct Sealed {
     public: String,
     nonce: String,
     sealed: String,
-}
-
-enum Private {
-    Secp256k1(Box<k256::ecdsa::SigningKey>),
-    P256(Box<p256::ecdsa::SigningKey>),
-    Ed25519(Box<ed25519_dalek::SigningKey>),
-}
-
-impl Private {
-    fn from_bytes(algorithm: Algorithm, bytes: &[u8; 32]) -> Option<Self> {
-        Some(match algorithm {
-            Algorithm::Secp256k1 => {
-                Self::Secp256k1(Box::new(k256::ecdsa::SigningKey::from_slice(bytes).ok()?))
-            }
-            Algorithm::P256 => Self::P256(Box::new(p256::ecdsa::SigningKey::from_slice(bytes).ok()?)),
-            Algorithm::Ed25519 => Self::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(bytes))),
-        })
-    }
-
-    fn public(&self) -> Option<PublicKey> {
-        match self {
-            Self::Secp256k1(key) => PublicKey::from_bytes(
-                Algorithm::Secp256k1,
-                key.verifying_key().to_sec1_point(false).as_bytes(),
-            ),
-            Self::P256(key) => {
-                PublicKey::from_bytes(Algorithm::P256, key.verifying_key().to_sec1_point(false).as_bytes())
-            }
-            Self::Ed25519(key) => Some(PublicKey::Ed25519(key.verifying_key().to_bytes())),
-        }
-    }
 }
 
 struct Opened {
@@ -251,6 +222,12 @@ impl EmbeddedToken {
     }
 }
 
+impl EmbeddedToken {
+    fn there(&self, reference: KeyRef) -> Result<Arc<(Private, PublicKey)>, TokenError> {
+        self.load(reference)?.ok_or_else(|| TokenError::Refused("the key is not in the token".into()))
+    }
+}
+
 impl Token for EmbeddedToken {
     fn describe(&mut self) -> Result<Description, TokenError> {
         Ok(Description {
@@ -313,23 +290,32 @@ impl Token for EmbeddedToken {
         algorithm: Algorithm,
         to_sign: &ToSign,
     ) -> Result<RawSignature, TokenError> {
-        let key =
-            self.load(reference)?.ok_or_else(|| TokenError::Refused("the key is not in the token".into()))?;
-        let failed = |_| corrupt("the key did not sign");
-        match (&key.0, to_sign) {
-            (Private::Secp256k1(key), ToSign::Prehash(hash)) if algorithm == Algorithm::Secp256k1 => {
-                let signature: k256::ecdsa::Signature = key.sign_prehash(hash).map_err(failed)?;
-                Ok(signature.to_bytes().into())
-            }
-            (Private::P256(key), ToSign::Prehash(hash)) if algorithm == Algorithm::P256 => {
-                let signature: p256::ecdsa::Signature = key.sign_prehash(hash).map_err(failed)?;
-                Ok(signature.to_bytes().into())
-            }
-            (Private::Ed25519(key), ToSign::Message(message)) if algorithm == Algorithm::Ed25519 => {
-                Ok(ed25519_dalek::Signer::sign(key.as_ref(), message).to_bytes())
-            }
-            _ => Err(TokenError::Unsupported("this key does not sign this kind of input".into())),
-        }
+        let key = self.there(reference)?;
+        key.0.sign(algorithm, to_sign)
+    }
+
+    fn encrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, TokenError> {
+        self.there(reference)?.0.encrypt(nonce, aad, plain)
+    }
+
+    fn decrypt(
+        &mut self,
+        reference: KeyRef,
+        nonce: Nonce,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        self.there(reference)?.0.decrypt(nonce, aad, sealed)
+    }
+
+    fn mac(&mut self, reference: KeyRef, data: &[u8]) -> Result<[u8; 32], TokenError> {
+        self.there(reference)?.0.mac(data)
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
@@ -345,6 +331,19 @@ impl Token for EmbeddedToken {
         getrandom::fill(out).map_err(|e| TokenError::Gone(e.to_string()))
     }
 
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        let dir = &self.opened.dir;
+        let mut objects = Vec::new();
+        for file in fs::read_dir(dir).map_err(|e| gone(dir, &e))? {
+            let name = file.map_err(|e| gone(dir, &e))?.file_name().to_string_lossy().into_owned();
+            let Some(reference) = name.strip_suffix(".key").and_then(KeyRef::parse) else { continue };
+            let Some(key) = self.load(reference)? else { continue };
+            let kind = if key.1.algorithm().is_pair() { "private" } else { "secret" };
+            objects.push(Object { kind: kind.into(), id: reference.to_string(), label: String::new() });
+        }
+        Ok(objects)
+    }
+
     fn health(&mut self) -> Result<(), TokenError> {
         let path = self.opened.dir.join(HEADER);
         fs::metadata(&path).map(|_| ()).map_err(|e| gone(&path, &e))
@@ -353,8 +352,8 @@ impl Token for EmbeddedToken {
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
         let claims = self.profile.claims;
         let algorithms = self.profile.algorithms.clone();
-        let mut rows = check::signing(self, &algorithms);
-        let reference = KeyRef(random()?);
+        let mut rows = check::working(self, &algorithms);
+        let reference = KeyRef::from(random::<16>()?);
         let spec = KeySpec {
             reference,
             label: "claviger-check".into(),
@@ -366,10 +365,11 @@ impl Token for EmbeddedToken {
         let text = fs::read_to_string(&path).map_err(|e| gone(&path, &e))?;
         let changed = text.replace("\"payment\"", "\"integrity\"");
         write_file(&self.opened.dir, &Self::name(reference), changed.as_bytes())?;
+        self.opened.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference);
         let refused = matches!(self.load(reference), Err(TokenError::Corrupt(_)));
         self.destroy(reference)?;
-        rows.push(CheckRow::of("a changed sealed file is refused", claims.attributes_fixed, refused, ""));
-        rows.push(CheckRow::of("hardware", false, false, &self.profile.note));
+        rows.push(CheckRow::of(Claim::SealHolds, claims.attributes_fixed, refused));
+        rows.push(CheckRow::of(Claim::Hardware, false, false).with(&self.profile.note));
         Ok(rows)
     }
 }
@@ -393,8 +393,8 @@ mod tests {
         let profile = Profile::load("embedded").unwrap();
         let mut token = EmbeddedToken::open(&dir, &pin("correct"), profile.clone()).unwrap();
         let mut made = Vec::new();
-        for (n, algorithm) in (0..).zip(Algorithm::ALL) {
-            let reference = KeyRef([n; 16]);
+        for (n, algorithm) in (0..).zip(Algorithm::PAIRS) {
+            let reference = KeyRef::from([n; 16]);
             let spec = KeySpec { reference, label: "k".into(), algorithm, purpose: Purpose::Payment };
             made.push((reference, algorithm, token.generate(&spec).unwrap()));
             assert!(token.generate(&spec).is_err());

@@ -1,0 +1,280 @@
+//! The one path: every use of a key walks it, whatever its purpose.
+//!
+//! Every step may refuse; no step can be left out, because each hands the next one the proof that it demands.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::ledger::SignFacts;
+use super::metrics::Stage;
+use super::pending::Cancel;
+use super::{House, Key, Peer};
+use crate::core::key::Operation;
+use crate::core::policy::window::Debit;
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::units::{Name, Timestamp};
+use crate::core::verify::CheckedSignature;
+use crate::refusal::{Code, Refusal};
+use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply};
+use crate::token::keeper::{Made, Sealed, Work};
+
+/// What a request is, once it was understood, and what becomes of what the token makes of it.
+pub(super) trait Deed {
+    /// The key.
+    fn key(&self) -> &Arc<Key>;
+    /// What the token shall do.
+    fn work(&self) -> Work;
+    /// What the policy decides on.
+    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    /// What the log says of it.
+    fn act(&self) -> Value;
+    /// The account nonce that it uses.
+    fn nonce(&self) -> Option<NonceClaim>;
+    /// Checks what the token made, and turns it into the answer.
+    fn checked(&self, house: &House, made: Made) -> Result<Checked, Refusal>;
+    /// The answer of a signature that was released before for the very same payload.
+    fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal>;
+}
+
+/// An answer that was checked; nobody has it before its record is durable.
+pub(super) struct Checked {
+    body: Value,
+    signature: Option<CheckedSignature>,
+}
+
+impl Checked {
+    /// Of a signature that verified.
+    pub(super) fn signature(signature: CheckedSignature, body: Value) -> Self {
+        Self { body, signature: Some(signature) }
+    }
+
+    /// Of anything else.
+    pub(super) fn data(body: Value) -> Self {
+        Self { body, signature: None }
+    }
+}
+
+/// What the app gets: made only from a checked answer and its durable record.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The request in the log.
+    pub request: RequestId,
+    /// The members of the answer.
+    pub body: Value,
+}
+
+impl Signed {
+    fn new(checked: Checked, recorded: &Recorded) -> Self {
+        Self { request: recorded.request(), body: checked.body }
+    }
+}
+
+/// A refusal, and whether the log holds it already.
+pub(super) struct Stop {
+    refusal: Refusal,
+    logged: bool,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, logged: false }
+    }
+}
+
+/// The key, when it may be used for this now.
+pub(super) fn usable(key: Arc<Key>, operation: Operation) -> Result<Arc<Key>, Refusal> {
+    key.record.may(operation)?;
+    Ok(key)
+}
+
+/// Walks the path, or refuses and says why. Either way it is in the log before this returns.
+pub(super) async fn walk<D: Deed>(
+    house: &House,
+    peer: &Peer,
+    request: RequestId,
+    what: String,
+    cancel: &Cancel,
+    understand: impl FnOnce(&House) -> Result<D, Refusal>,
+) -> Result<Signed, Refusal> {
+    let began = Instant::now();
+    let outcome = steps(house, peer, request, cancel, understand).await;
+    house.metrics.stage(Stage::Whole, began.elapsed());
+    match outcome {
+        Ok(signed) => Ok(signed),
+        Err(stop) if stop.logged => Err(stop.refusal),
+        Err(stop) => Err(house.log_refusal(peer, Some(request), Some(what), stop.refusal).await),
+    }
+}
+
+async fn steps<D: Deed>(
+    house: &House,
+    peer: &Peer,
+    request: RequestId,
+    cancel: &Cancel,
+    understand: impl FnOnce(&House) -> Result<D, Refusal>,
+) -> Result<Signed, Stop> {
+    let rules = house.rules();
+    house.open_for_signing()?;
+    let timed = Timer::start(house);
+    let deed = understand(house)?;
+    let work = deed.work();
+    let digest = work.digest().map_err(|e| super::token_refusal(&e))?;
+    timed.stop(Stage::Decode);
+
+    let timed = Timer::start(house);
+    let vouched = peer.vouch(&rules.apps, digest)?;
+    timed.stop(Stage::Caller);
+
+    let timed = Timer::start(house);
+    cancel.begin()?;
+    let record = &deed.key().record;
+    let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
+    let ask = ask(&deed, request, &vouched, start);
+    let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
+        ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
+        ReserveReply::Already { signature, request } => {
+            // It is checked like any other, and no token is asked.
+            return Ok(Signed { request, body: deed.again(&signature)?.body });
+        }
+        ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
+    };
+    timed.stop(Stage::Reserve);
+
+    match release(house, peer, &deed, &reserved, sealed).await {
+        Ok(signed) => Ok(signed),
+        Err(refusal) => {
+            // The reservation stays: whether the token did it is not always known.
+            let failed = house.store.fail(request, refusal.code.as_str(), &refusal.sentence).await;
+            if let Err(e) = failed {
+                tracing::error!("the failure of request {request} could not be written down: {e}");
+            }
+            Err(Stop { refusal, logged: true })
+        }
+    }
+}
+
+/// The token has begun as soon as the request was decided; what it made is opened only now that the record is durable.
+async fn release<D: Deed>(
+    house: &House,
+    peer: &Peer,
+    deed: &D,
+    reserved: &Reserved,
+    sealed: Sealed,
+) -> Result<Signed, Refusal> {
+    let timed = Timer::start(house);
+    peer.unchanged()?;
+    timed.stop(Stage::Recheck);
+
+    let timed = Timer::start(house);
+    let made = sealed.open(reserved).await.map_err(|e| super::token_refusal(&e))?;
+    timed.stop(Stage::Sign);
+
+    let timed = Timer::start(house);
+    // [clause 8.2.5-b] what the token returned is verified before anybody sees it
+    let checked = deed.checked(house, made)?;
+    timed.stop(Stage::Verify);
+
+    let timed = Timer::start(house);
+    let kept = checked.signature.as_ref().map(|s| *s.bytes());
+    let recorded = house.store.finish(reserved.request(), kept).await.map_err(|e| house.store_refusal(&e))?;
+    timed.stop(Stage::Record);
+    Ok(Signed::new(checked, &recorded))
+}
+
+fn ask<D: Deed>(deed: &D, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
+    let key = deed.key().record.name.clone();
+    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
+    let debit = Debit {
+        // The writer puts the time of its own clock here.
+        at: Timestamp(0),
+        key: key.clone(),
+        app: vouched.app().clone(),
+        chain: facts.payment.as_ref().map(|p| p.chain),
+        asset: spent.map(|(asset, _)| asset),
+        amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
+    };
+    Ask {
+        request,
+        app: vouched.app().clone(),
+        tier: vouched.tier(),
+        key,
+        act: deed.act(),
+        digest: *vouched.digest(),
+        debit,
+        nonce: deed.nonce(),
+        facts: Box::new(facts),
+        start,
+    }
+}
+
+/// What the token returned as a signature, verified.
+pub(super) fn verified(
+    key: &Key,
+    to_sign: &crate::core::payment::ToSign,
+    made: &[u8; 64],
+) -> Result<CheckedSignature, Refusal> {
+    let name = &key.record.name;
+    key.verifier()?.check(to_sign, made).map_err(|e| {
+        tracing::error!(key = %name, "the token returned a signature that does not verify: {e}");
+        Refusal::new(Code::SignatureInvalid, format!("the signature by key {name} does not verify: {e}"))
+    })
+}
+
+/// For the one case that no path leads to: an answer of another kind than what was asked.
+pub(super) fn another_kind() -> Refusal {
+    Refusal::new(Code::SignatureInvalid, "the token answered something else than what it was asked")
+}
+
+impl House {
+    /// Writes a refusal down and hands it back. Strangers' refusals are rate-limited in the log, and counted.
+    pub async fn log_refusal(
+        &self,
+        peer: &Peer,
+        request: Option<RequestId>,
+        what: Option<String>,
+        refusal: Refusal,
+    ) -> Refusal {
+        let app = peer.app(&self.rules().apps).ok().map(|a| a.id.clone());
+        let suppressed = match &app {
+            Some(_) => 0,
+            None => match self.strangers.admit(self.clock_ms()) {
+                Some(suppressed) => suppressed,
+                None => return refusal,
+            },
+        };
+        let entry = EntryKind::refusal(
+            request.map(|r| r.to_string()),
+            app.map(|a| a.to_string()),
+            peer.describe(),
+            what,
+            &refusal,
+            suppressed,
+        );
+        match self.store.append(entry).await {
+            Ok(_) => refusal,
+            Err(e) => {
+                tracing::error!("a refusal ({refusal}) could not be written down: {e}");
+                refusal
+            }
+        }
+    }
+}
+
+struct Timer<'a> {
+    house: &'a House,
+    began: Instant,
+}
+
+impl<'a> Timer<'a> {
+    fn start(house: &'a House) -> Self {
+        Self { house, began: Instant::now() }
+    }
+
+    fn stop(self, stage: Stage) {
+        self.house.metrics.stage(stage, self.began.elapsed());
+    }
+}

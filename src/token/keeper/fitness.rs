@@ -1,0 +1,96 @@
+//! Whether payment keys may live in the token: tried once at every start, and whenever an operator asks.
+#![forbid(unsafe_code)]
+
+use super::{Inner, Keeper, KeeperState, Shared};
+use crate::token::check::{self, CheckRow};
+use crate::token::profile::Profile;
+use crate::token::{Description, Token, TokenError};
+
+/// What the trial came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fitness {
+    /// Not tried yet.
+    #[default]
+    Untried,
+    /// It enforces what payment keys need.
+    Fit,
+    /// It does not, or its profile refuses them.
+    Unfit(String),
+}
+
+/// What the keeper noticed, for the log.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The token was tried.
+    Tried {
+        /// Which.
+        token: Description,
+        /// Why payment keys are refused, when they are.
+        unfit: Option<String>,
+        /// Proof by proof.
+        rows: Vec<CheckRow>,
+    },
+    /// The token's availability changed.
+    Changed(KeeperState),
+}
+
+/// Events that wait for the log; older ones are more worth keeping than newer ones of a token that flaps.
+const MOST_EVENTS: usize = 64;
+
+impl Shared {
+    pub(super) fn note(&self, inner: &mut Inner, event: Event) {
+        if inner.events.len() < MOST_EVENTS {
+            inner.events.push(event);
+        }
+        self.noticed.notify_one();
+    }
+
+    /// Tries the token. `Err` is no verdict: it went away meanwhile.
+    pub(super) fn try_out(&self, session: &mut dyn Token) -> Result<Vec<CheckRow>, TokenError> {
+        let rows = session.check()?;
+        let token = session.describe()?;
+        let unfit = check::judge(&self.profile, &rows).err();
+        if let Some(why) = &unfit {
+            tracing::error!("payment keys are refused: {why}");
+        }
+        let mut inner = self.inner();
+        inner.fitness = unfit.clone().map_or(Fitness::Fit, Fitness::Unfit);
+        self.note(&mut inner, Event::Tried { token, unfit, rows: rows.clone() });
+        Ok(rows)
+    }
+}
+
+impl Keeper {
+    /// What the last trial came to.
+    #[must_use]
+    pub fn fitness(&self) -> Fitness {
+        self.shared.inner().fitness.clone()
+    }
+
+    /// The profile in use.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.shared.profile
+    }
+
+    /// Whether payment keys may be made and used.
+    // [clause 8.2.5-a] no payment key in a token that does not protect it
+    pub fn fit_for_payments(&self) -> Result<(), TokenError> {
+        match self.fitness() {
+            Fitness::Fit => Ok(()),
+            Fitness::Unfit(why) => Err(TokenError::Unfit(why)),
+            Fitness::Untried => Err(TokenError::Gone("the token has not been tried yet".into())),
+        }
+    }
+
+    /// What was noticed since the last time.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut self.shared.inner().events)
+    }
+
+    /// Waits until something was noticed.
+    pub async fn noticed(&self) {
+        self.shared.noticed.notified().await;
+    }
+}
