@@ -259,7 +259,8 @@ fn measure_daemon(daemon: &Daemon, token: &str, floors: &BTreeMap<Algorithm, f64
 fn hop(connection: &Connection, place: &Place, profile: &Profile, seconds: f64) {
     let pin = Pin::new(PIN.into()).unwrap();
     let executable = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
-    let worker = Process::start(executable, place, profile, &pin, 2, Duration::from_secs(10)).unwrap();
+    let patience = Duration::from_secs(10);
+    let worker = Process::start(executable, place, profile, &pin, 2, patience, &mut || Ok(())).unwrap();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
         let key = KeyRef::from([n; 16]);
         let near: Box<dyn Token> = Box::new(connection.session().unwrap());
@@ -317,7 +318,7 @@ fn main() {
         init: None,
     };
     let module = Module::load(place.clone(), profile.clone()).unwrap();
-    let connection = module.connect(&Pin::new(PIN.into()).unwrap()).unwrap();
+    let connection = module.connect(&Pin::new(PIN.into()).unwrap(), &mut || Ok(())).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
         let key = KeyRef::from([n; 16]);

@@ -150,7 +150,8 @@ pub(super) const CALLS_OF_A_CHECK: u32 = 12;
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
 
 struct Inner {
-    queue: VecDeque<Call>,
+    /// Each with the time that it came.
+    queue: VecDeque<(Instant, Call)>,
     state: KeeperState,
     description: Option<Description>,
     /// Workers of an older generation end.
@@ -158,6 +159,8 @@ struct Inner {
     /// A worker saw the token go.
     trouble: Option<String>,
     pin: Option<Pin>,
+    /// Times that this PIN was sent without the token ever saying whether it is right.
+    unanswered: u32,
     expected: Vec<(KeyRef, PublicKey)>,
     fitness: Fitness,
     events: Vec<Event>,
@@ -197,7 +200,7 @@ impl Shared {
         } else if inner.queue.len() >= self.config.queue {
             TokenError::Busy
         } else {
-            inner.queue.push_back(call);
+            inner.queue.push_back((Instant::now(), call));
             drop(inner);
             self.work.notify_one();
             return;
@@ -208,16 +211,19 @@ impl Shared {
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
         if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
-            tracing::info!(?state, "token");
+            if let KeeperState::Locked(why) = &state {
+                tracing::error!("the token is locked: {why}");
+            } else {
+                tracing::info!(?state, "token");
+            }
             self.note(inner, Event::Changed(state.clone()));
         }
-        let usable = matches!(state, KeeperState::Usable | KeeperState::Degraded(_));
-        self.usable.store(usable, Ordering::Release);
+        self.usable.store(state == KeeperState::Usable, Ordering::Release);
         inner.state = state;
-        if !usable {
+        if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
             // Nobody waits in a queue that nobody serves.
-            let waiting: Vec<Call> = inner.queue.drain(..).collect();
-            for call in waiting {
+            let waiting: Vec<_> = inner.queue.drain(..).collect();
+            for (_, call) in waiting {
                 call(Err(refusing(&inner.state)));
             }
         }
@@ -278,6 +284,7 @@ impl Keeper {
                 generation: 0,
                 trouble: None,
                 pin,
+                unanswered: 0,
                 expected: Vec::new(),
                 fitness: Fitness::Untried,
                 events: Vec::new(),
@@ -348,6 +355,7 @@ impl Keeper {
     pub fn unlock(&self, pin: Pin) {
         let mut inner = self.shared.inner();
         inner.pin = Some(pin);
+        inner.unanswered = 0;
         if matches!(inner.state, KeeperState::Locked(_)) {
             self.shared.set_state(&mut inner, KeeperState::Probing);
         }

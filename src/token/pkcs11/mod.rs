@@ -65,6 +65,9 @@ fn class(error: &Error) -> TokenError {
     }
 }
 
+/// Told directly before a PIN is sent to a token; an error keeps it from being sent.
+pub type BeforeLogin<'a> = &'a mut dyn FnMut() -> Result<(), TokenError>;
+
 /// A loaded module. The module stays loaded for the life of the process; only its state is initialised again.
 pub struct Module {
     context: Pkcs11,
@@ -98,7 +101,7 @@ impl Module {
     }
 
     /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
-    pub fn connect(&self, pin: &Pin) -> Result<Connection, TokenError> {
+    pub fn connect(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
         let flags = CInitializeFlags::OS_LOCKING_OK;
         let arguments = match &self.place.init {
             None => CInitializeArgs::new(flags),
@@ -112,7 +115,7 @@ impl Module {
                 return Err(TokenError::Gone(format!("the module does not start: {e}")));
             }
         }
-        self.login(pin).inspect_err(|_| self.finalize())
+        self.login(pin, before_login).inspect_err(|_| self.finalize())
     }
 
     /// Ends the module's state. Every session must have been dropped before.
@@ -155,7 +158,7 @@ impl Module {
         }
     }
 
-    fn login(&self, pin: &Pin) -> Result<Connection, TokenError> {
+    fn login(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
         let (slot, description) = self.find()?;
         let info = self.context.get_token_info(slot).map_err(|e| class(&e))?;
         // [clause 8.2.5-c] the last try is never spent by a machine
@@ -172,6 +175,7 @@ impl Module {
             .map_err(|_| TokenError::Locked("the PIN is no UTF-8 text".into()))?;
         let anchor = self.context.open_rw_session(slot).map_err(|e| class(&e))?;
         let secret = AuthPin::from(text.to_owned());
+        before_login()?;
         anchor.login(UserType::User, Some(&secret)).map_err(|e| class(&e))?;
         let opener = Opener {
             context: self.context.clone(),

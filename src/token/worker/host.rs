@@ -58,7 +58,11 @@ fn live(mut control: Lane, lanes: Vec<Lane>) -> std::io::Result<()> {
                     .inspect_err(|e| tracing::warn!("the worker is not confined: {e}")),
             );
             let module = Module::load(place, *profile)?;
-            let connection = module.connect(&pin)?;
+            // A death after this may have cost a try of the PIN. Who cannot be told of it, for him nothing is tried.
+            let connection = module.connect(&pin, &mut || {
+                let told = control.send(&Answer::Ok(Reply::LoggingIn));
+                told.map_err(|e| TokenError::Gone(format!("the daemon is not there: {e}")))
+            })?;
             Ok((module, connection))
         });
     drop(pin);

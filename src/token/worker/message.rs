@@ -52,6 +52,8 @@ pub(super) enum Request {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     Done,
+    /// The PIN is about to be sent to the token; the outcome follows.
+    LoggingIn,
     Description(Description),
     Public(Option<(Algorithm, Vec<u8>)>),
     Bytes(Zeroizing<Vec<u8>>),

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use self::message::{Answer, Control, Lane, Reply, Request};
 use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
-use super::pkcs11::Place;
+use super::pkcs11::{BeforeLogin, Place};
 use super::profile::Profile;
 use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
@@ -54,7 +54,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Process {
-    /// Starts a worker and logs in. `patience` is the deadline of a call.
+    /// Starts a worker and logs in. `patience` is the deadline of a call; `before_login` is told before the PIN
+    /// reaches the token, as far as the worker gets.
     pub fn start(
         executable: &Path,
         place: &Place,
@@ -62,6 +63,7 @@ impl Process {
         pin: &Pin,
         sessions: usize,
         patience: Duration,
+        before_login: BeforeLogin<'_>,
     ) -> Result<Arc<Self>, TokenError> {
         let gone = |e: io::Error| TokenError::Gone(format!("the token's worker does not start: {e}"));
         // One more than the threads: the keeper looks around with it.
@@ -90,7 +92,7 @@ impl Process {
             ended: AtomicBool::new(false),
             patience,
         };
-        let greeted = process.greet(place, profile, pin);
+        let greeted = process.greet(place, profile, pin, before_login);
         match greeted {
             Ok(description) => {
                 process.description = description;
@@ -103,13 +105,23 @@ impl Process {
         }
     }
 
-    fn greet(&self, place: &Place, profile: &Profile, pin: &Pin) -> Result<Description, TokenError> {
+    fn greet(
+        &self,
+        place: &Place,
+        profile: &Profile,
+        pin: &Pin,
+        before_login: BeforeLogin<'_>,
+    ) -> Result<Description, TokenError> {
         let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone() };
         let mut control = lock(&self.control);
-        let answer = control
+        let mut answer = control
             .send(&start)
             .and_then(|()| control.send_bytes(pin.expose()))
             .and_then(|()| control.receive::<Answer>(Some(START)));
+        if matches!(answer, Ok(Some(Ok(Reply::LoggingIn)))) {
+            before_login()?;
+            answer = control.receive::<Answer>(Some(START));
+        }
         drop(control);
         match self.understood(answer, START)? {
             Reply::Description(description) => Ok(description),
