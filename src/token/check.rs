@@ -159,16 +159,24 @@ pub(super) fn fresh_reference() -> Result<KeyRef, TokenError> {
 
 /// What holds for tokens of every kind. Each algorithm: makes a key, uses it, checks in software what can be checked,
 /// destroys it, looks that it is gone.
-pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Vec<CheckRow> {
-    let mut rows: Vec<CheckRow> = algorithms
-        .iter()
-        .map(|algorithm| CheckRow::from_outcome(Claim::Works(*algorithm), true, &one(token, *algorithm)))
-        .collect();
-    if let Some(algorithm) = algorithms.iter().find(|a| a.is_pair()) {
-        rows.push(CheckRow::from_outcome(Claim::Disciplined, true, &disciplined(token, *algorithm)));
+/// A token that goes away meanwhile gets no verdict: it is tried again.
+pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Result<Vec<CheckRow>, TokenError> {
+    let mut rows = Vec::new();
+    let mut row = |claim, outcome: Result<(), TokenError>| match outcome {
+        Err(e) if e.is_no_verdict() => Err(e),
+        outcome => {
+            rows.push(CheckRow::from_outcome(claim, true, &outcome));
+            Ok(())
+        }
+    };
+    for algorithm in algorithms {
+        row(Claim::Works(*algorithm), one(token, *algorithm))?;
     }
-    rows.push(CheckRow::from_outcome(Claim::RandomHealthy, true, &random_healthy(token)));
-    rows
+    if let Some(algorithm) = algorithms.iter().find(|a| a.is_pair()) {
+        row(Claim::Disciplined, disciplined(token, *algorithm))?;
+    }
+    row(Claim::RandomHealthy, random_healthy(token))?;
+    Ok(rows)
 }
 
 fn spec(reference: KeyRef, algorithm: Algorithm) -> KeySpec {

@@ -117,6 +117,14 @@ pub struct Past {
 /// Most objects that an inventory reads.
 pub const MOST_OBJECTS: usize = 4096;
 
+impl TokenError {
+    /// Whether this says something about the moment, and nothing about the token.
+    #[must_use]
+    pub fn is_no_verdict(&self) -> bool {
+        matches!(self, Self::Busy | Self::Gone(_) | Self::Timeout(_) | Self::Locked(_))
+    }
+}
+
 /// Nonce of AES-GCM. Never twice with one key: the caller draws it at random, and a key serves 2^32 times at most.
 pub type Nonce = [u8; 12];
 

@@ -216,6 +216,23 @@ def daemon_ended(rig, load, how):
     return time.monotonic()
 
 
+def started_in(*rules):
+    """A daemon that starts during a fault tries the token again when it is over, and gives no verdict before."""
+
+    def inject(rig, _load):
+        rig.fault(*rules)
+        rig.kill_daemon(signal.SIGKILL)
+        rig.daemon = rig.spawn("clavigerd", rig.bin / "clavigerd", "--config", rig.config)
+        time.sleep(3)
+        rig.fault()
+        end = time.monotonic()
+        rig.ready()
+        must(rig.token()["payment"] is True, f"payment keys are refused after the fault: {rig.token()}")
+        return end
+
+    return inject, LATE | {"stopping", "token_locked"}, ()
+
+
 def anything(rig, _load):
     """Faults as they come, one after the other and together."""
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
@@ -330,6 +347,9 @@ SCENARIOS = [
     ("daemon killed while C_Sign hangs", lambda rig, load: daemon_ended(rig, load, signal.SIGKILL), LATE, ()),
     ("daemon told to stop while C_Sign hangs", lambda rig, load: daemon_ended(rig, load, signal.SIGTERM),
      LATE | {"stopping"}, ()),
+    ("daemon started while signing fails", *started_in("C_Sign rv=CKR_DEVICE_ERROR")),
+    ("daemon started while wrapping fails", *started_in("C_WrapKey rv=CKR_DEVICE_ERROR")),
+    ("daemon started while attributes cannot be read", *started_in("C_GetAttributeValue rv=CKR_DEVICE_ERROR every=2")),
     ("C_Login hangs for 3 s", *with_kill(3, "C_Login hang")),
     ("worker dies twice in C_Login", login_dies_twice, GONE, ("token_gone",)),
     ("worker dies in each C_Login: locked after 3", login_dies, LOCKED, ("token_locked",)),

@@ -352,7 +352,7 @@ impl Token for EmbeddedToken {
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
         let claims = self.profile.claims;
         let algorithms = self.profile.algorithms.clone();
-        let mut rows = check::working(self, &algorithms);
+        let mut rows = check::working(self, &algorithms)?;
         let reference = KeyRef::from(random::<16>()?);
         let spec = KeySpec {
             reference,
