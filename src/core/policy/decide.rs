@@ -211,6 +211,9 @@ fn evaluate(
     }
     if let Some(payment) = payment {
         scope_of_payment(policy, rule, payment)?;
+    } else if rule.kind == Kind::Forbid && rule.is_about_payments() {
+        // What has no destination, chain or asset is not what such a rule speaks of, unless it says so.
+        return Err(Stop::new(2, Code::NoRule, "scope", format!("rule {id} speaks of payments")));
     }
     if let Some(hours) = &rule.hours
         && !hours.has(now.seconds())

@@ -212,6 +212,18 @@ pub struct Rule {
     pub replacement: bool,
 }
 
+impl Rule {
+    /// Whether it names chains, assets, destinations or contracts.
+    #[must_use]
+    pub fn is_about_payments(&self) -> bool {
+        matches!(self.chains, Set::Only(_))
+            || matches!(self.assets, Set::Only(_))
+            || matches!(self.to, Set::Only(_))
+            || !self.to_deny.is_empty()
+            || !self.calls.is_empty()
+    }
+}
+
 /// A named asset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssetInfo {
