@@ -140,6 +140,8 @@ pub struct Config {
     pub apps_file: PathBuf,
     /// Security policy of keys; the built-in one when absent.
     pub keys_file: Option<PathBuf>,
+    /// The people who approve; nobody when absent.
+    pub authority_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// Metrics.
@@ -162,6 +164,7 @@ struct Raw {
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
     keys_file: Option<PathBuf>,
+    authority_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
     metrics: Option<RawMetrics>,
@@ -324,6 +327,7 @@ impl Config {
             policy_file: at(raw.policy_file),
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
+            authority_file: raw.authority_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,

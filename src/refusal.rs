@@ -87,6 +87,18 @@ codes! {
     GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
     MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";
     OperationNotAllowed "operation_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app do this with this key; name the act in a permit rule";
+    ApprovalNeeded "approval_needed" 4001 Later "8.5.4-a" "people must approve it: claviger approval list shows them what; ask again with the same payload, or wait for the request";
+    ApprovalMalformed "approval_malformed" -32602 Never "8.5.4-a" "sign with ssh-keygen -Y sign, an ed25519, ecdsa-256 or sk- key, and SHA-512";
+    ApprovalNamespace "approval_namespace" -32602 Never "8.5.4-a" "sign with -n clavigerd-approval@v1, or clavigerd-rejection@v1 to refuse";
+    ApprovalWrong "approval_wrong" -32602 Never "8.5.4-a" "sign exactly the text that claviger approval show prints: line ends, spaces and all";
+    ApprovalStranger "approval_stranger" 4100 Operator "8.5.4-a" "only people whom the authority document names for this count";
+    ApprovalRevoked "approval_revoked" 4100 Operator "8.5.4-a" "the key was revoked; enrol another one";
+    ApprovalOwn "approval_own" 4100 Never "8.5.4-a" "nobody approves what they asked for; another person must";
+    ApprovalTwice "approval_twice" 4001 Never "8.5.4-a" "each person counts once; another person must approve";
+    ApprovalPresence "approval_presence" 4100 Never "8.5.4-a" "touch the authenticator, and enter its PIN where several must approve (ssh-keygen -O verify-required)";
+    ApprovalCounter "approval_counter" 4100 Operator "8.5.4-a" "the authenticator may have been copied: revoke its key and look into it";
+    ApprovalStale "approval_stale" 4001 Never "8.5.4-a" "policy or authority changed, the request ended, or its time is over: ask anew, and approve the new text";
+    ApprovalRejected "approval_rejected" 4001 Never "8.5.4-a" "somebody who may approve has refused it";
     NonceConflict "nonce_conflict" 4001 Never "8.4.3-b" "another payload was already signed for this account nonce; only a rule with replacement may allow a fee bump";
     ClockStepped "clock_stepped" -32003 Operator "8.7.1-d" "the clock went back; signing resumes when it has caught up";
     PolicyInvalid "policy_invalid" -32602 Never "8.7.1-c" "mend the policy text at the place that is named";

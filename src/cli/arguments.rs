@@ -48,6 +48,9 @@ pub enum Command {
     /// Registered apps.
     #[command(subcommand)]
     App(AppCommand),
+    /// Payments that wait for people.
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),
@@ -153,6 +156,35 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// Payments that wait for people.
+#[derive(Subcommand)]
+pub enum ApprovalCommand {
+    /// Lists them.
+    List,
+    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n clavigerd-approval@v1` signs.
+    Show {
+        /// Request id.
+        request: String,
+    },
+    /// Approves one.
+    Approve(Voice),
+    /// Refuses one.
+    Reject(Voice),
+}
+
+/// A voice: a signature that was made elsewhere, or a key to make it with here.
+#[derive(Args)]
+pub struct Voice {
+    /// Request id.
+    pub request: String,
+    /// File of the signature, as ssh-keygen made it.
+    #[arg(long, conflicts_with = "key")]
+    pub signature: Option<PathBuf>,
+    /// SSH key to sign with, through ssh-keygen; the text is shown first.
+    #[arg(long)]
+    pub key: Option<PathBuf>,
 }
 
 /// Which key, and why.

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, client, doctor, key, log, payment, show};
+use super::{Failure, Output, approval, client, doctor, key, log, payment, show};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, keys};
@@ -27,6 +27,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
         Command::Key(command) => key::run(command, &ask),
+        Command::Approval(command) => approval::run(command, &ask),
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);

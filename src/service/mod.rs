@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+pub mod approvals;
 pub mod house;
 pub mod init;
 pub mod keys;
