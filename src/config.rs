@@ -60,6 +60,13 @@ pub enum PinSource {
     File(PathBuf),
     /// A systemd credential (`LoadCredential=`), by name.
     Credential(String),
+    /// A file that this machine's TPM opens, after the right boot and until a counter in it is raised.
+    Tpm {
+        /// What `claviger tpm seal` wrote.
+        file: PathBuf,
+        /// Where the TPM is.
+        tcti: String,
+    },
     /// Nowhere: an operator runs `claviger unlock`.
     Unlock,
 }
@@ -193,11 +200,19 @@ struct RawToken {
     directory: Option<PathBuf>,
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
+    pin_tpm: Option<RawTpm>,
     workers: Option<usize>,
     queue: Option<usize>,
     timeout_ms: Option<u64>,
     #[serde(default)]
     in_process: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTpm {
+    file: PathBuf,
+    tcti: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -225,6 +240,9 @@ struct RawLimits {
     connections: Option<usize>,
     stall_seconds: Option<u64>,
 }
+
+/// The kernel's own resource manager for the TPM.
+pub const DEFAULT_TCTI: &str = "device:/dev/tpmrm0";
 
 fn default_policy() -> PathBuf {
     "policy.toml".into()
@@ -272,11 +290,12 @@ impl Config {
                 .filter(|m| *m <= 0o777)
                 .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
         };
-        let pin = match (raw.token.pin_file, raw.token.pin_credential) {
-            (Some(_), Some(_)) => return Err("name pin_file or pin_credential, not both".into()),
-            (Some(path), None) => PinSource::File(at(path)),
-            (None, Some(name)) => PinSource::Credential(name),
-            (None, None) => PinSource::Unlock,
+        let pin = match (raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm) {
+            (None, None, None) => PinSource::Unlock,
+            (Some(path), None, None) => PinSource::File(at(path)),
+            (None, Some(name), None) => PinSource::Credential(name),
+            (None, None, Some(tpm)) => sealed(at(tpm.file), tpm.tcti)?,
+            _ => return Err("name one of pin_file, pin_credential and pin_tpm".into()),
         };
         let profile = if raw.token.profile.contains('/') {
             at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
@@ -370,6 +389,15 @@ impl Config {
     }
 }
 
+/// A build without the feature must say so when it reads this, not when the PIN is wanted.
+fn sealed(file: PathBuf, tcti: Option<String>) -> Result<PinSource, String> {
+    if cfg!(feature = "tpm") {
+        Ok(PinSource::Tpm { file, tcti: tcti.unwrap_or_else(|| DEFAULT_TCTI.into()) })
+    } else {
+        Err("token.pin_tpm: this program knows no TPM: build it with --features tpm".into())
+    }
+}
+
 fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(MetricsListen::Unix(base.join(path)));
@@ -385,11 +413,11 @@ fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
 }
 
 impl PinSource {
-    /// Fetches the PIN; `None` when it comes by `claviger unlock`.
-    pub fn fetch(&self) -> Result<Option<Pin>, ConfigError> {
+    /// Reads the PIN where a file holds it; `None` where none does.
+    pub fn read(&self) -> Result<Option<Pin>, ConfigError> {
         use std::os::unix::fs::MetadataExt;
         let path = match self {
-            Self::Unlock => return Ok(None),
+            Self::Unlock | Self::Tpm { .. } => return Ok(None),
             Self::File(path) => path.clone(),
             Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
                 Some(dir) if !name.contains('/') => PathBuf::from(dir).join(name),
@@ -453,14 +481,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sealed_pin_needs_a_build_that_knows_a_tpm() {
+        let text = format!("{GOOD}pin_tpm = {{ file = \"pin.sealed\" }}\n");
+        let parsed = Config::parse(Path::new("/etc/claviger/c.toml"), &text);
+        if cfg!(feature = "tpm") {
+            let PinSource::Tpm { file, tcti } = parsed.unwrap().token.pin else { panic!("another source") };
+            assert_eq!(
+                (file.as_path(), tcti.as_str()),
+                (Path::new("/etc/claviger/pin.sealed"), DEFAULT_TCTI)
+            );
+        } else {
+            assert!(parsed.unwrap_err().contains("--features tpm"));
+        }
+        let both = format!("{text}pin_file = \"pin\"\n");
+        assert!(Config::parse(Path::new("/c.toml"), &both).unwrap_err().contains("name one of"));
+    }
+
+    #[test]
     fn a_pin_file_that_others_can_read_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pin");
         std::fs::write(&path, "1234\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(PinSource::File(path.clone()).fetch().is_err());
+        assert!(PinSource::File(path.clone()).read().is_err());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(PinSource::File(path).fetch().unwrap().unwrap().expose(), b"1234");
+        assert_eq!(PinSource::File(path).read().unwrap().unwrap().expose(), b"1234");
     }
 }

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod log;
 pub mod payment;
 pub mod show;
+pub mod tpm;
 
 use std::process::ExitCode;
 
