@@ -32,7 +32,6 @@ const NV_READ_PUBLIC: u32 = 0x169;
 const START_SESSION: u32 = 0x176;
 const PCR_READ: u32 = 0x17e;
 const POLICY_PCR: u32 = 0x17f;
-const POLICY_DIGEST: u32 = 0x189;
 
 /// Answers that are told apart. Format-one codes are without the number of the parameter that they are about.
 pub mod rc {
@@ -103,14 +102,12 @@ fn sealed_template(policy: &[u8]) -> Writer {
     Writer::new().u16(0x0008).u16(SHA256).u32(SEALED).sized(policy).u16(NO_ALGORITHM)
 }
 
-/// The policy of a sealed object; `None` when it is no such object as [`Tpm::seal`] makes.
-pub fn policy_of(public: &[u8]) -> Option<[u8; 32]> {
+/// Whether this is an object as [`Tpm::seal`] makes them, which opens by its policy alone.
+pub fn is_sealed(public: &[u8]) -> bool {
     let mut reader = Reader::new(public);
-    reader.raw(8)?;
-    let policy: [u8; 32] = reader.sized()?.try_into().ok()?;
-    let template = sealed_template(&policy);
-    let unique = public.strip_prefix(template.bytes())?;
-    (unique.len() == 34).then_some(policy)
+    let policy = reader.raw(8).and_then(|_| reader.sized()).unwrap_or_default();
+    let template = sealed_template(policy);
+    policy.len() == 32 && public.strip_prefix(template.bytes()).is_some_and(|unique| unique.len() == 34)
 }
 
 enum Auth<'a> {
@@ -351,13 +348,7 @@ impl Tpm {
     }
 
     /// Starts a session and fulfils in it what the policy asks: the counter at this value, the PCRs as they are now.
-    /// Gives the policy that came out.
-    pub fn fulfil(
-        &mut self,
-        root: &Root,
-        counter: &Counter,
-        value: u64,
-    ) -> Result<(Session, [u8; 32]), TpmError> {
+    pub fn fulfil(&mut self, root: &Root, counter: &Counter, value: u64) -> Result<Session, TpmError> {
         let session = self.session(root, 1)?;
         let here = session.handle;
         let handles: [(u32, &[u8]); 3] = [(counter.index, &[]), (counter.index, &[]), (here, &[])];
@@ -365,10 +356,7 @@ impl Tpm {
         self.run("PolicyNV", POLICY_NV, &handles, Auth::Empty, parameters, false)?;
         let parameters = Writer::new().sized(&[]).raw(&SELECTION);
         self.run("PolicyPCR", POLICY_PCR, &[(here, &[])], Auth::None, parameters, false)?;
-        let answer =
-            self.run("PolicyGetDigest", POLICY_DIGEST, &[(here, &[])], Auth::None, Writer::new(), false)?;
-        let policy = answer.read().sized().and_then(|b| b.try_into().ok());
-        Ok((session, policy.ok_or_else(odd("PolicyGetDigest"))?))
+        Ok(session)
     }
 
     /// Opens a loaded object in a session that fulfils its policy. The answer comes encrypted.
@@ -419,16 +407,18 @@ mod tests {
     }
 
     #[test]
-    fn only_objects_of_our_kind_have_a_policy() {
+    fn only_what_opens_by_its_policy_alone_is_ours() {
         let public = Writer::new().raw(sealed_template(&[7; 32]).bytes()).sized(&[9; 32]);
-        assert_eq!(policy_of(public.bytes()), Some([7; 32]));
+        assert!(is_sealed(public.bytes()));
         let mut weaker = public.bytes().to_vec();
         // userWithAuth: opened by a password in place of the policy.
         if let Some(byte) = weaker.get_mut(7) {
             *byte |= 0x40;
         }
-        assert_eq!(policy_of(&weaker), None);
-        assert_eq!(policy_of(public.bytes().get(..20).unwrap_or_default()), None);
-        assert_eq!(policy_of(&[]), None);
+        assert!(!is_sealed(&weaker));
+        let open = Writer::new().raw(sealed_template(&[]).bytes()).sized(&[9; 32]);
+        assert!(!is_sealed(open.bytes()));
+        assert!(!is_sealed(public.bytes().get(..20).unwrap_or_default()));
+        assert!(!is_sealed(&[]));
     }
 }

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use blob::Blob;
-use commands::{PCRS, Tpm, policy, policy_of, rc};
+use commands::{Counter, PCRS, Tpm, is_sealed, policy, rc};
 use device::Device;
 
 /// Longest PIN, bytes: a TPM seals 128, and one tells the length.
@@ -201,13 +201,16 @@ pub fn unseal(path: &Path, address: &str) -> Result<Pin, TpmError> {
     open(&mut connect(address)?, &blob)
 }
 
-// [clause 8.2.5-d] the TPM decides; what is looked at before it only tells a person why
+// [clause 8.2.5-d] the TPM decides: whatever the file says, it is asked, and what is looked at afterwards only tells why
 fn open(tpm: &mut Tpm, blob: &Blob) -> Result<Pin, TpmError> {
     let root = tpm.root()?;
+    // Before anything is encrypted to it.
     if root.name != blob.root {
         return Err(TpmError::OtherTpm);
     }
-    let wanted = policy_of(&blob.public).ok_or(TpmError::Damaged("its public part is not ours"))?;
+    if !is_sealed(&blob.public) {
+        return Err(TpmError::Damaged("its public part is not ours"));
+    }
     let object = match tpm.load(&root, &blob.public, &blob.private) {
         // A format-one code: what is wrong is in what was sent.
         Err(TpmError::Refused { code, .. }) if code & 0x80 != 0 => {
@@ -216,29 +219,24 @@ fn open(tpm: &mut Tpm, blob: &Blob) -> Result<Pin, TpmError> {
         other => other?,
     };
     let counter = tpm.counter(blob.nv_index)?.ok_or(TpmError::CounterMissing(blob.nv_index))?;
-    let now = tpm.value(&counter)?;
-    let raised = TpmError::CounterRaised { index: blob.nv_index, sealed: blob.counter, now };
-    if now != blob.counter {
-        return Err(raised);
-    }
-    let (mut session, reached) = match tpm.fulfil(&root, &counter, blob.counter) {
-        Err(TpmError::Refused { code: rc::POLICY, .. }) => return Err(raised),
-        other => other?,
-    };
-    if reached != wanted {
-        return Err(why_another(tpm, blob)?);
-    }
-    match tpm.unseal(object, &blob.public, &mut session) {
-        Err(TpmError::Refused { code: rc::POLICY_FAIL | rc::PCR_CHANGED, .. }) => {
-            Err(why_another(tpm, blob)?)
+    let frame = tpm
+        .fulfil(&root, &counter, blob.counter)
+        .and_then(|mut session| tpm.unseal(object, &blob.public, &mut session));
+    match frame {
+        Err(TpmError::Refused { code: rc::POLICY | rc::POLICY_FAIL | rc::PCR_CHANGED, .. }) => {
+            Err(why_closed(tpm, blob, &counter)?)
         }
         Err(e) => Err(e),
         Ok(frame) => unframed(&frame).ok_or(TpmError::Damaged("what it holds is no PIN")),
     }
 }
 
-/// Why the policy is not fulfilled, though the counter stands where the file says.
-fn why_another(tpm: &mut Tpm, blob: &Blob) -> Result<TpmError, TpmError> {
+/// Why the policy is not fulfilled.
+fn why_closed(tpm: &mut Tpm, blob: &Blob, counter: &Counter) -> Result<TpmError, TpmError> {
+    let value = tpm.value(counter)?;
+    if value != blob.counter {
+        return Ok(TpmError::CounterRaised { index: blob.nv_index, sealed: blob.counter, now: value });
+    }
     let now = tpm.pcrs()?;
     let changed: Vec<String> = PCRS
         .into_iter()
