@@ -85,7 +85,10 @@ impl Device {
         let mut answer = Vec::with_capacity(MAX_MESSAGE);
         let mut piece = [0; MAX_MESSAGE];
         loop {
-            let count = self.channel.read(&mut piece).map_err(|e| silent(e.to_string()))?;
+            let count = match self.channel.read(&mut piece) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other.map_err(|e| silent(e.to_string()))?,
+            };
             answer.extend_from_slice(piece.get(..count).unwrap_or_default());
             let said = size_of_answer(&answer);
             match said {

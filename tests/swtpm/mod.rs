@@ -58,11 +58,21 @@ fn launch(dir: &Path) -> Child {
         .spawn()
         .unwrap();
     let began = Instant::now();
-    while !dir.join("tpm").exists() || !dir.join("control").exists() {
+    while !(listens(&dir.join("tpm")) && listens(&dir.join("control"))) {
         assert!(began.elapsed() < Duration::from_secs(10), "swtpm does not start");
         std::thread::sleep(Duration::from_millis(10));
     }
     child
+}
+
+/// Whether somebody listens there, without a connection, which the TPM might take for its client's.
+fn listens(path: &Path) -> bool {
+    let path = path.to_str().unwrap();
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+        // __SO_ACCEPTCON
+        fields.last() == Some(&path) && fields[3] == "00010000"
+    })
 }
 
 impl Swtpm {
