@@ -4,13 +4,15 @@
 //! named by where it comes from.
 #![forbid(unsafe_code)]
 
+mod pin;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::secret::Pin;
 use crate::wire::frame::Limits;
+pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,24 +53,6 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Loopback(std::net::SocketAddr),
-}
-
-/// Where the PIN comes from.
-#[derive(Clone, Debug)]
-pub enum PinSource {
-    /// A file readable by the daemon's user alone.
-    File(PathBuf),
-    /// A systemd credential (`LoadCredential=`), by name.
-    Credential(String),
-    /// A file that this machine's TPM opens, after the right boot and until a counter in it is raised.
-    Tpm {
-        /// What `claviger tpm seal` wrote.
-        file: PathBuf,
-        /// Where the TPM is.
-        tcti: String,
-    },
-    /// Nowhere: an operator runs `claviger unlock`.
-    Unlock,
 }
 
 /// The token to use.
@@ -200,19 +184,12 @@ struct RawToken {
     directory: Option<PathBuf>,
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
-    pin_tpm: Option<RawTpm>,
+    pin_tpm: Option<pin::RawTpm>,
     workers: Option<usize>,
     queue: Option<usize>,
     timeout_ms: Option<u64>,
     #[serde(default)]
     in_process: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTpm {
-    file: PathBuf,
-    tcti: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -240,9 +217,6 @@ struct RawLimits {
     connections: Option<usize>,
     stall_seconds: Option<u64>,
 }
-
-/// The kernel's own resource manager for the TPM.
-pub const DEFAULT_TCTI: &str = "device:/dev/tpmrm0";
 
 fn default_policy() -> PathBuf {
     "policy.toml".into()
@@ -290,13 +264,7 @@ impl Config {
                 .filter(|m| *m <= 0o777)
                 .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
         };
-        let pin = match (raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm) {
-            (None, None, None) => PinSource::Unlock,
-            (Some(path), None, None) => PinSource::File(at(path)),
-            (None, Some(name), None) => PinSource::Credential(name),
-            (None, None, Some(tpm)) => sealed(at(tpm.file), tpm.tcti)?,
-            _ => return Err("name one of pin_file, pin_credential and pin_tpm".into()),
-        };
+        let pin = PinSource::resolve(&base, raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm)?;
         let profile = if raw.token.profile.contains('/') {
             at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
         } else {
@@ -389,15 +357,6 @@ impl Config {
     }
 }
 
-/// A build without the feature must say so when it reads this, not when the PIN is wanted.
-fn sealed(file: PathBuf, tcti: Option<String>) -> Result<PinSource, String> {
-    if cfg!(feature = "tpm") {
-        Ok(PinSource::Tpm { file, tcti: tcti.unwrap_or_else(|| DEFAULT_TCTI.into()) })
-    } else {
-        Err("token.pin_tpm: this program knows no TPM: build it with --features tpm".into())
-    }
-}
-
 fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(MetricsListen::Unix(base.join(path)));
@@ -409,36 +368,6 @@ fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
         Ok(MetricsListen::Loopback(address))
     } else {
         Err(format!("metrics.listen = {text:?} is not a loopback address"))
-    }
-}
-
-impl PinSource {
-    /// Reads the PIN where a file holds it; `None` where none does.
-    pub fn read(&self) -> Result<Option<Pin>, ConfigError> {
-        use std::os::unix::fs::MetadataExt;
-        let path = match self {
-            Self::Unlock | Self::Tpm { .. } => return Ok(None),
-            Self::File(path) => path.clone(),
-            Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(dir) if !name.contains('/') => PathBuf::from(dir).join(name),
-                _ => {
-                    return Err(ConfigError::Value {
-                        path: name.into(),
-                        why: "is a credential, but the service manager passed none (LoadCredential=)".into(),
-                    });
-                }
-            },
-        };
-        let meta =
-            std::fs::metadata(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        if matches!(self, Self::File(_)) && meta.mode() & 0o077 != 0 {
-            return Err(ConfigError::Value {
-                path,
-                why: format!("mode {:04o} lets others read the PIN: chmod 0600", meta.mode() & 0o7777),
-            });
-        }
-        let text = read_text(&path)?;
-        Pin::new(text).map(Some).ok_or(ConfigError::Value { path, why: "holds no PIN".into() })
     }
 }
 
@@ -495,17 +424,5 @@ mod tests {
         }
         let both = format!("{text}pin_file = \"pin\"\n");
         assert!(Config::parse(Path::new("/c.toml"), &both).unwrap_err().contains("name one of"));
-    }
-
-    #[test]
-    fn a_pin_file_that_others_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pin");
-        std::fs::write(&path, "1234\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(PinSource::File(path.clone()).read().is_err());
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(PinSource::File(path).read().unwrap().unwrap().expose(), b"1234");
     }
 }
