@@ -143,8 +143,9 @@ impl Drop for Tpm {
     }
 }
 
-fn odd(what: &'static str) -> impl Fn() -> TpmError {
-    move || TpmError::Refused { command: what, code: 0 }
+/// An answer that does not have the parts that the command answers with.
+fn odd() -> TpmError {
+    TpmError::Tampered("its answer is not one to the command")
 }
 
 impl Tpm {
@@ -179,24 +180,28 @@ impl Tpm {
             body = body.u32(*handle);
         }
         if let Some(area) = &area {
-            let length = u32::try_from(area.bytes().len()).map_err(|_| odd(command)())?;
+            let length = u32::try_from(area.bytes().len()).map_err(|_| odd())?;
             body = body.u32(length).raw(area.bytes());
         }
         body = body.raw(parameters.bytes());
         let tag = if area.is_some() { 0x8002 } else { 0x8001 };
-        let size = u32::try_from(body.bytes().len() + 10).map_err(|_| odd(command)())?;
+        let size = u32::try_from(body.bytes().len() + 10).map_err(|_| odd())?;
         let message = Writer::new().u16(tag).u32(size).u32(code).raw(body.bytes());
-        let answer = self.send(command, message.bytes())?;
+        let answer = self.send(command, message.bytes()).inspect_err(|e| {
+            // A TPM that is gone holds nothing for us, and is not waited for again at the end.
+            if matches!(e, TpmError::Absent { .. }) {
+                self.held.clear();
+            }
+        })?;
         let mut reader = Reader::new(&answer);
-        reader.raw(10).ok_or_else(odd(command))?;
-        let handle = if gives_handle { reader.u32().ok_or_else(odd(command))? } else { 0 };
+        reader.raw(10).ok_or_else(odd)?;
+        let handle = if gives_handle { reader.u32().ok_or_else(odd)? } else { 0 };
         if gives_handle {
             self.held.push(handle);
         }
         let parameters = if area.is_some() {
-            let length =
-                usize::try_from(reader.u32().ok_or_else(odd(command))?).map_err(|_| odd(command)())?;
-            reader.raw(length).ok_or_else(odd(command))?.to_vec()
+            let length = usize::try_from(reader.u32().ok_or_else(odd)?).map_err(|_| odd())?;
+            reader.raw(length).ok_or_else(odd)?.to_vec()
         } else {
             return Ok(Answer { handle, parameters: Zeroizing::new(reader.rest().to_vec()) });
         };
@@ -212,8 +217,8 @@ impl Tpm {
         for _ in 0..ROUNDS {
             let answer = Zeroizing::new(self.device.exchange(message)?);
             let mut reader = Reader::new(&answer);
-            reader.raw(6).ok_or_else(odd(command))?;
-            match plain(reader.u32().ok_or_else(odd(command))?) {
+            reader.raw(6).ok_or_else(odd)?;
+            match plain(reader.u32().ok_or_else(odd)?) {
                 0 => return Ok(answer),
                 code if AGAIN.contains(&code) => std::thread::sleep(PAUSE),
                 rc::LOCKOUT => return Err(TpmError::LockedOut),
@@ -235,14 +240,14 @@ impl Tpm {
         let answer = self
             .run(WHAT, CREATE_PRIMARY, &[(OWNER, &[])], Auth::Empty, parameters, true)
             .map_err(owner_password)?;
-        let public = answer.read().sized().ok_or_else(odd(WHAT))?;
+        let public = answer.read().sized().ok_or_else(odd)?;
         let mut point = Reader::new(
             public
                 .strip_prefix(template.bytes())
                 .ok_or(TpmError::Tampered("the storage root key is another"))?,
         );
-        let x = point.sized().ok_or_else(odd(WHAT))?.to_vec();
-        let y = point.sized().ok_or_else(odd(WHAT))?.to_vec();
+        let x = point.sized().ok_or_else(odd)?.to_vec();
+        let y = point.sized().ok_or_else(odd)?.to_vec();
         Ok(Root { handle: answer.handle, name: name(public), x, y })
     }
 
@@ -254,7 +259,7 @@ impl Tpm {
         let parameters = parameters.u16(0x0006).u16(128).u16(0x0043).u16(SHA256);
         let handles: [(u32, &[u8]); 2] = [(root.handle, &root.name), (NULL, &[])];
         let answer = self.run(WHAT, START_SESSION, &handles, Auth::None, parameters, true)?;
-        let theirs = answer.read().sized().ok_or_else(odd(WHAT))?;
+        let theirs = answer.read().sized().ok_or_else(odd)?;
         Session::new(answer.handle, salt, ours, theirs)
     }
 
@@ -279,7 +284,7 @@ impl Tpm {
             Err(TpmError::Refused { code: rc::HANDLE, .. }) => return Ok(None),
             other => other?,
         };
-        let public = answer.read().sized().ok_or_else(odd("NV_ReadPublic"))?;
+        let public = answer.read().sized().ok_or_else(odd)?;
         let ours = |attributes| public == nv_public(index, attributes).bytes();
         let written = ours(COUNTER | WRITTEN);
         if !written && !ours(COUNTER) {
@@ -317,7 +322,7 @@ impl Tpm {
         let handles: [(u32, &[u8]); 2] = [(counter.index, &[]), (counter.index, &[])];
         let answer =
             self.run("NV_Read", NV_READ, &handles, Auth::Empty, Writer::new().u16(8).u16(0), false)?;
-        let bytes = answer.read().sized().and_then(|b| b.try_into().ok()).ok_or_else(odd("NV_Read"))?;
+        let bytes = answer.read().sized().and_then(|b| b.try_into().ok()).ok_or_else(odd)?;
         Ok(u64::from_be_bytes(bytes))
     }
 
@@ -335,8 +340,8 @@ impl Tpm {
         let auth = Auth::Session(&mut session, CONTINUE | DECRYPT);
         let answer = self.run("Create", CREATE, &[(root.handle, &root.name)], auth, parameters, false)?;
         let mut reader = answer.read();
-        let private = reader.sized().ok_or_else(odd("Create"))?.to_vec();
-        let public = reader.sized().ok_or_else(odd("Create"))?.to_vec();
+        let private = reader.sized().ok_or_else(odd)?.to_vec();
+        let public = reader.sized().ok_or_else(odd)?.to_vec();
         Ok((public, private))
     }
 
@@ -369,7 +374,7 @@ impl Tpm {
         let name = name(public);
         let auth = Auth::Session(session, CONTINUE | ENCRYPT);
         let answer = self.run("Unseal", UNSEAL, &[(object, &name)], auth, Writer::new(), false)?;
-        Ok(Zeroizing::new(answer.read().sized().ok_or_else(odd("Unseal"))?.to_vec()))
+        Ok(Zeroizing::new(answer.read().sized().ok_or_else(odd)?.to_vec()))
     }
 }
 
