@@ -18,6 +18,7 @@ use crate::service::pin;
 pub fn run(command: TpmCommand) -> Result<Output, Failure> {
     match command {
         TpmCommand::Seal { out, tcti, nv_index, pin_file } => {
+            pin::available()?;
             let value = pin::seal(&ask(pin_file)?, &tcti, nv_index, &out)?;
             let text = format!("the PIN is sealed\n{}\n{}", show::fields(&value), advice(&value));
             Ok(Output { text, value })

@@ -24,6 +24,11 @@ pub fn fetch(source: &PinSource) -> Result<Option<Pin>, Refusal> {
     }
 }
 
+/// Whether this program knows a TPM: to be asked before a person is asked for a PIN.
+pub fn available() -> Result<(), Refusal> {
+    tpm::available()
+}
+
 /// Seals a PIN into a file, and tells what it was sealed to.
 pub fn seal(pin: &Pin, tcti: &str, nv_index: u32, file: &Path) -> Result<Value, Refusal> {
     tpm::seal(pin, tcti, nv_index, file)
@@ -44,6 +49,11 @@ mod tpm {
     use super::{Path, Pin, Refusal, Value};
     use crate::tpm;
     use serde_json::json;
+
+    #[expect(clippy::unnecessary_wraps, reason = "a build without the feature refuses here")]
+    pub fn available() -> Result<(), Refusal> {
+        Ok(())
+    }
 
     pub fn unseal(file: &Path, tcti: &str) -> Result<Pin, Refusal> {
         Ok(tpm::unseal(file, tcti)?)
@@ -70,6 +80,10 @@ mod tpm {
 mod tpm {
     use super::{Code, Path, Pin, Refusal, Value};
 
+    pub fn available() -> Result<(), Refusal> {
+        not_built()
+    }
+
     fn not_built<T>() -> Result<T, Refusal> {
         Err(Refusal::new(Code::TpmNotBuilt, "this program knows no TPM: build it with --features tpm"))
     }
@@ -95,6 +109,7 @@ mod tpm {
             let pin = Pin::new("1234".to_owned()).unwrap();
             let file = Path::new("/nonexistent/pin.sealed");
             for refusal in [
+                available().unwrap_err(),
                 unseal(file, "device").map(drop).unwrap_err(),
                 seal(&pin, "device", super::super::NV_INDEX, file).map(drop).unwrap_err(),
                 raise("device", super::super::NV_INDEX).map(drop).unwrap_err(),
