@@ -3,8 +3,9 @@
 //! The PIN is sealed under the storage root key with the policy "NV counter equals what it showed at sealing, and PCRs 7
 //! and 11 are what they were". The disk alone gives nothing; a disk of before a [`raise`] gives nothing in its own machine
 //! either, because no TPM counts down. The talk with the TPM runs in a session salted by the storage root key, with the
-//! PIN encrypted both ways and every answer under a MAC, so that a listener on the bus learns nothing; the key is compared
-//! with the one of the sealing, so that at opening nobody can stand in for the TPM either.
+//! PIN encrypted both ways and every answer under a MAC, so that a listener on the bus learns nothing and can bend
+//! nothing. Who can send commands of his own on the bus of the rightly started machine is not stopped: the policy asks
+//! for a state, not for a secret.
 //!
 //! The commands are spoken to the kernel's device directly: there are few, and a C library in the daemon's memory
 //! would be a bigger risk than they are.
@@ -204,7 +205,6 @@ pub fn unseal(path: &Path, address: &str) -> Result<Pin, TpmError> {
 // [clause 8.2.5-d] the TPM decides: whatever the file says, it is asked, and what is looked at afterwards only tells why
 fn open(tpm: &mut Tpm, blob: &Blob) -> Result<Pin, TpmError> {
     let root = tpm.root()?;
-    // Before anything is encrypted to it.
     if root.name != blob.root {
         return Err(TpmError::OtherTpm);
     }
