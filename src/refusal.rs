@@ -105,6 +105,14 @@ codes! {
     TokenBusy "token_busy" -32005 Later "8.2.5-b" "the token's queue is full; ask again";
     TokenGone "token_gone" -32002 Later "8.2.5-b" "the token is not answering; the daemon keeps trying and resumes by itself";
     TokenLocked "token_locked" -32002 Operator "8.2.5-c" "check the PIN source and the token's PIN state, then run claviger unlock or restart";
+    TpmAbsent "tpm_absent" -32002 Operator "8.2.5-d" "look whether the machine has a TPM, whether it is switched on in the firmware, and whether the daemon's user may open it (group tss)";
+    TpmBootChanged "tpm_boot_changed" -32002 Operator "8.2.5-d" "find out what changed in firmware, Secure Boot or kernel; if it was you, seal the PIN again with claviger tpm seal";
+    TpmInactivated "tpm_inactivated" -32002 Operator "8.2.5-d" "the sealed PIN was made useless on purpose; if the machine is in the right hands, seal the PIN again with claviger tpm seal";
+    TpmOther "tpm_other" -32002 Operator "8.2.5-d" "use the machine that the PIN was sealed in, or seal the PIN again with claviger tpm seal";
+    TpmBlobDamaged "tpm_blob_damaged" -32002 Operator "8.2.5-d" "look at the file of the sealed PIN, or seal the PIN again with claviger tpm seal";
+    TpmLockedOut "tpm_locked_out" -32002 Operator "8.2.5-d" "wait until the TPM forgets the guesses, or have its lockout administrator reset it (tpm2_dictionarylockout --clear-lockout)";
+    TpmRefused "tpm_refused" -32002 Operator "8.2.5-d" "look what the sentence says about the TPM; claviger tpm check tries it without the daemon";
+    TpmNotBuilt "tpm_not_built" -32002 Operator "8.2.5-d" "install a build with cargo build --features tpm, or give the PIN in another way";
     TokenRefused "token_refused" -32002 Operator "8.2.5-b" "run claviger token check";
     TokenUnfit "token_unfit" -32002 Operator "8.2.5-a" "payment keys are refused in a token that does not protect them; see claviger token check, and use another token";
     DataInvalid "data_invalid" -32602 Never "8.7.2-b" "the data, its associated data or the key is not the one that was used to protect it";

@@ -12,6 +12,7 @@ pub mod key;
 pub mod log;
 pub mod payment;
 pub mod show;
+pub mod tpm;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod operate;
 mod path;
 pub mod pending;
+pub mod pin;
 pub mod report;
 pub mod sign;
 pub mod start;
