@@ -146,6 +146,14 @@ fn a_payment_above_the_line_is_signed_when_two_people_have_signed_its_text() {
     for line in ["deployment: test-1", "pay: ", "key: hot", "needs: 2 of ops", "account nonce: 1"] {
         assert!(text.contains(line), "{line} is missing:\n{text}");
     }
+    // What a person saves from the terminal is what is signed, byte for byte.
+    let printed = Command::new(env!("CARGO_BIN_EXE_claviger"))
+        .arg("--config")
+        .arg(board.daemon.home.join("clavigerd.toml"))
+        .args(["approval", "show", &request])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), text);
     assert!(text.is_ascii() && text.ends_with('\n') && !text.contains('\r'));
     // It survives a restart, and so does a voice.
     assert_eq!(board.approves("alice", &request), "ok");
