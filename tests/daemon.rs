@@ -164,6 +164,47 @@ fn a_crash_and_a_reload_forget_nothing_that_was_spent() {
     assert_eq!(daemon.verify_log()["results"], 3);
 }
 
+// [clause 8.7.1-c] test
+#[test]
+fn a_new_policy_is_held_against_the_past_before_it_is_in_force() {
+    let daemon = Daemon::start();
+    let mut wallet = daemon.wallet();
+    for (nonce, value, wanted) in
+        [(0, 100, "ok"), (1, 60, "ok"), (2, 101, "over_limit"), (2, 100, "window_exceeded")]
+    {
+        assert_eq!(code(&wallet.call("eth_signTransaction", &json!([daemon.tx(nonce, value)]))), wanted);
+    }
+    let outcomes = |policy: String| {
+        let file = daemon.home.join("replay.toml");
+        std::fs::write(&file, policy).unwrap();
+        let told = support::cli_ok(&daemon.home, &["policy", "replay", file.to_str().unwrap()]);
+        assert_eq!(told["judged"], 4, "{told}");
+        let changed = told["changed"].as_array().unwrap().clone();
+        changed
+            .iter()
+            .map(|c| (c["was"].as_str().unwrap().to_owned(), c["now"].as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let pair = |was: &str, now: &str| (was.to_owned(), now.to_owned());
+    assert_eq!(outcomes(support::POLICY.to_owned()), []);
+    // A wider window lets the last one through; a lower line stops the first, which leaves room for the others.
+    assert_eq!(outcomes(support::POLICY.replace("\"250\"", "\"1000\"")), [pair("window_exceeded", "permit")]);
+    assert_eq!(
+        outcomes(support::POLICY.replace("\"100\"", "\"99\"")),
+        [pair("permit", "over_limit"), pair("window_exceeded", "over_limit")]
+    );
+    assert_eq!(
+        outcomes(support::POLICY.replace("bob = \"0x2222", "bob = \"0x3222")).len(),
+        4,
+        "nobody is on the list any more"
+    );
+    let asks = "per_tx.max = \"100\"\napprove = [{ above = \"60\", quorum = 1, of = \"ops\" }]";
+    assert_eq!(
+        outcomes(support::POLICY.replace("per_tx.max = \"100\"", asks)),
+        [pair("permit", "approval_needed")]
+    );
+}
+
 #[test]
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();

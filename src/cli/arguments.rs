@@ -261,6 +261,11 @@ pub enum PolicyCommand {
         /// File.
         file: PathBuf,
     },
+    /// Decides the payments of the past again under a text: which would end otherwise.
+    Replay {
+        /// File.
+        file: PathBuf,
+    },
     /// Puts a policy in force.
     Apply {
         /// File.

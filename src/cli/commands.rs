@@ -228,6 +228,23 @@ fn policy(
                 value,
             })
         }
+        PolicyCommand::Replay { file } => {
+            let value = ask("operator_policyReplay", json!({"text": read(&file)?}))?;
+            let rows: Vec<Vec<String>> = value
+                .get("changed")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|c| ["seq", "at", "was", "now", "request"].iter().map(|m| show::text(c, m)).collect())
+                .collect();
+            let table = show::table(&["ENTRY", "AT", "WAS", "WOULD BE", "REQUEST"], &rows);
+            let text = format!(
+                "{table}\n{} of {} payments would end otherwise",
+                rows.len(),
+                show::text(&value, "judged")
+            );
+            Ok(Output { text, value })
+        }
         PolicyCommand::Apply { file } => {
             let value = ask("operator_policyApply", json!({"text": read(&file)?}))?;
             Ok(Output {

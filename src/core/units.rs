@@ -100,6 +100,12 @@ impl Name {
         (fits && numbered).then(|| Self(text.to_owned()))
     }
 
+    /// The line of a key: its name without a generation.
+    #[must_use]
+    pub fn line(&self) -> Self {
+        Self(self.0.split_once('@').map_or(self.0.as_str(), |(line, _)| line).to_owned())
+    }
+
     /// The name of a later generation: `hot-1@2`.
     #[must_use]
     pub fn of_generation(line: &Self, generation: u32) -> Option<Self> {

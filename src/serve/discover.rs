@@ -250,6 +250,12 @@ pub const OPERATOR: &[Method] = &[
         result: "{class, text}",
     },
     Method {
+        name: "operator_policyReplay",
+        summary: "Which payments of the past would end otherwise",
+        params: &[("text", true, "policy TOML")],
+        result: "{judged, entries, changed: [{seq, at, app, key, request, was, now}]}",
+    },
+    Method {
         name: "operator_policyApply",
         summary: "Puts a policy in force",
         params: &[("text", true, "policy TOML")],

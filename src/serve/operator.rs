@@ -200,6 +200,10 @@ impl Operator {
                     json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
                 )
             }
+            "operator_policyReplay" => {
+                let params: TextParams = named(params)?;
+                house.replay_policy(&params.text).await
+            }
             "operator_policyApply" => {
                 let params: TextParams = named(params)?;
                 house.apply_policy(&params.text, uid).await

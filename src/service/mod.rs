@@ -13,6 +13,7 @@ pub mod operate;
 mod path;
 pub mod pending;
 pub mod pin;
+mod replay;
 pub mod report;
 pub mod sign;
 pub mod start;

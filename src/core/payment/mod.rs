@@ -64,6 +64,13 @@ impl Serialize for Chain {
     }
 }
 
+impl<'de> Deserialize<'de> for Chain {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a chain is eip155:N"))
+    }
+}
+
 /// What moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Asset {
@@ -89,8 +96,19 @@ impl Serialize for Asset {
     }
 }
 
+impl<'de> Deserialize<'de> for Asset {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        match text.strip_prefix("erc20:").map(Address::parse) {
+            None if text == "native" => Ok(Self::Native),
+            Some(Some(contract)) => Ok(Self::Erc20(contract)),
+            _ => Err(serde::de::Error::custom("an asset is native or erc20:0x…")),
+        }
+    }
+}
+
 /// What a transaction does with money, as far as its bytes say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Effect {
     /// Money of the key's account goes to `to`.
@@ -130,7 +148,7 @@ pub enum Effect {
         /// The contract.
         contract: Address,
         /// First four bytes of the call data; `None` when there are fewer.
-        #[serde(serialize_with = "selector_hex")]
+        #[serde(serialize_with = "selector_hex", deserialize_with = "hex_selector", default)]
         selector: Option<[u8; 4]>,
         /// Coin sent along, wei.
         #[serde(with = "decimal")]
@@ -156,8 +174,17 @@ fn selector_hex<S: serde::Serializer>(selector: &Option<[u8; 4]>, s: S) -> Resul
     }
 }
 
+fn hex_selector<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<[u8; 4]>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+    let mut selector = [0; 4];
+    text.strip_prefix("0x")
+        .and_then(|digits| hex::decode_to_slice(digits, &mut selector).ok())
+        .ok_or_else(|| serde::de::Error::custom("a selector is 0x and 8 hex digits"))?;
+    Ok(Some(selector))
+}
+
 /// A decoded payment: who, what, to whom, how much, at what highest fee.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     /// Where.
     pub chain: Chain,

@@ -7,6 +7,7 @@ pub mod decide;
 pub mod diff;
 pub mod explain;
 pub mod parse;
+pub mod replay;
 pub mod rule;
 pub mod window;
 

@@ -1,0 +1,104 @@
+//! The recorded past under a new policy: which payments would have ended otherwise.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+
+use super::decide::{ActFacts, Decision, Facts, decide};
+use super::rule::Policy;
+use super::window::{Debit, Windows};
+use crate::core::payment::Payment;
+use crate::core::units::{Name, Timestamp};
+
+/// A payment of the past, as the log tells it.
+pub struct Past {
+    /// Index of its entry.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who asked.
+    pub app: Name,
+    /// With which line of keys.
+    pub key: Name,
+    /// What.
+    pub payment: Payment,
+    /// How it ended: `permit`, or the code of its refusal.
+    pub was: String,
+}
+
+/// One that would end otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// Index of its entry.
+    pub seq: u64,
+    /// When.
+    pub at: String,
+    /// Who asked.
+    pub app: Name,
+    /// With which line of keys.
+    pub key: Name,
+    /// What, in words.
+    pub request: String,
+    /// How it ended.
+    pub was: String,
+    /// How it would end: `permit`, `approval_needed`, or the code of a refusal.
+    pub now: String,
+}
+
+/// Decides the past again, one payment after the other, with windows of its own: what would be permitted counts.
+pub struct Replay<'a> {
+    policy: &'a Policy,
+    windows: Windows,
+    /// How many payments were decided again.
+    pub judged: u64,
+    /// Those that would end otherwise.
+    pub changed: Vec<Changed>,
+}
+
+impl<'a> Replay<'a> {
+    /// Begins with nothing spent.
+    #[must_use]
+    pub fn new(policy: &'a Policy) -> Self {
+        Self { policy, windows: Windows::for_policy(policy), judged: 0, changed: Vec::new() }
+    }
+
+    /// The next payment, in the order of the log.
+    pub fn next(&mut self, past: Past) {
+        let facts = Facts {
+            app: &past.app,
+            key: &past.key,
+            act: ActFacts::Payment(&past.payment),
+            digest: [0; 32],
+            sweeping: false,
+        };
+        let (now, request) = match decide(self.policy, &facts, &self.windows, past.at) {
+            Decision::Permit(permit) => {
+                let spent = past.payment.effect.debit();
+                self.windows.add(&Debit {
+                    at: past.at,
+                    key: past.key.clone(),
+                    app: past.app.clone(),
+                    chain: Some(past.payment.chain),
+                    asset: spent.map(|(asset, _)| asset),
+                    amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
+                });
+                let word = if permit.needs.is_some() { "approval_needed" } else { "permit" };
+                (word.to_owned(), permit.explanation.request)
+            }
+            Decision::Deny(denial) => (denial.refusal.code.as_str().to_owned(), denial.explanation.request),
+        };
+        self.judged += 1;
+        // What people approved was permitted too; whether they would again is theirs to say.
+        let same = now == past.was || (now == "approval_needed" && past.was == "approved");
+        if !same {
+            self.changed.push(Changed {
+                seq: past.seq,
+                at: past.at.to_string(),
+                app: past.app,
+                key: past.key,
+                request,
+                was: past.was,
+                now,
+            });
+        }
+    }
+}
