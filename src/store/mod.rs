@@ -9,6 +9,7 @@ mod keys;
 mod open;
 mod reserve;
 mod schema;
+mod story;
 mod writer;
 
 use std::any::Any;

@@ -164,9 +164,9 @@ fn write_intent(
         approved_by,
     })?;
     let request = ask.request.0.to_be_bytes();
-    let at = debited.unwrap_or(work.now().0);
+    let at = debited.unwrap_or(work.entry_time().0);
     if debited.is_none() {
-        let row = Debit { at: work.now(), ..ask.debit.clone() };
+        let row = Debit { at: work.entry_time(), ..ask.debit.clone() };
         work.debit(&row)?;
     }
     let slot = match &ask.nonce {

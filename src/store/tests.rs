@@ -4,7 +4,7 @@ use super::*;
 use crate::core::key::{Origin, PublicKey, Purpose};
 use crate::core::log::entry::Entry;
 use crate::core::payment::Asset;
-use crate::core::units::U256;
+use crate::core::units::{Address, U256};
 use crate::refusal::Code;
 
 /// A ledger with one limit over everything.
@@ -93,7 +93,10 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         app,
         tier: Tier::T1,
         key,
-        act: Value::Null,
+        act: serde_json::json!({
+            "chain": "eip155:1", "from": Address([1; 20]), "max_fee": "1", "fee_per_gas": "1", "nonce": nonce,
+            "effect": {"kind": "transfer", "asset": "native", "to": Address([2; 20]), "amount": amount.to_string()},
+        }),
         operation: Operation::SignPayment,
         authority: None,
         digest: [digest; 32],
@@ -243,7 +246,10 @@ async fn removed_entries_are_found_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = ready(dir.path(), 100).await;
     store.append(EntryKind::stop()).await.unwrap();
-    store.save_checkpoint(store.log_head().size, "note".into()).await.unwrap();
+    let head = store.log_head();
+    let body = crate::core::log::checkpoint::body("o", head.size, &head.root);
+    let note = crate::core::log::checkpoint::note(&body, "o", &[0; 32], &[0; 64]);
+    store.save_checkpoint(head.size, note).await.unwrap();
     store.close().await;
     drop(store);
     let file = dir.path().join("state/claviger.db");
@@ -275,7 +281,9 @@ async fn removed_entries_are_found_at_the_start() {
 async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
-    let record = KeyRecord { state: State::Active, activated: Some(Timestamp(5)), ..key("old", 7) };
+    let now = store.now().await.unwrap();
+    let record =
+        KeyRecord { state: State::Active, created: now, since: now, activated: Some(now), ..key("old", 7) };
     store.insert_key(record.clone(), 0).await.unwrap();
     store.close().await;
     drop(store);
@@ -295,4 +303,67 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     drop(store);
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
     assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
+}
+
+// [clause 8.7.1-e] test
+#[tokio::test]
+async fn every_table_must_tell_what_the_log_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 1000).await;
+    for n in 0..4u8 {
+        let asked = store.reserve(ask(u128::from(n), 7, u64::from(n), 1)).await.unwrap();
+        let ReserveReply::New(reserved) = asked else { panic!("not reserved") };
+        if n < 3 {
+            let _recorded = store.finish(reserved.request(), Some([n; 64])).await.unwrap();
+        }
+    }
+    store.insert_key(key("next", 9), 0).await.unwrap();
+    store.begin_destroying(Name::parse("next").unwrap(), because()).await.unwrap().unwrap();
+    store.close().await;
+    drop(store);
+    let file = dir.path().join("state/claviger.db");
+    Connection::open(&file).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    let kept = std::fs::read(&file).unwrap();
+    let put_back = || {
+        for beside in ["state/claviger.db-wal", "state/claviger.db-shm"] {
+            drop(std::fs::remove_file(dir.path().join(beside)));
+        }
+        std::fs::write(&file, &kept).unwrap();
+    };
+    for change in [
+        "UPDATE keys SET state = 'active' WHERE name = 'next'",
+        "UPDATE keys SET state = 'suspended' WHERE name = 'k'",
+        "UPDATE keys SET purpose = 'authentication' WHERE name = 'k'",
+        "UPDATE keys SET destroying = 0 WHERE name = 'next'",
+        "UPDATE keys SET activated = activated + 100000000 WHERE name = 'k'",
+        "UPDATE keys SET line = 'next' WHERE name = 'k'",
+        "UPDATE keys SET token_serial = 'other' WHERE name = 'k'",
+        "DELETE FROM keys WHERE name = 'next'",
+        "INSERT INTO keys SELECT 'more', x'77', purpose, state, algorithm, zeroblob(32), token_serial, created, origin, 'more', 1, since, activated, compromised, warned, destroying FROM keys WHERE name = 'k'",
+        "DELETE FROM debits WHERE id = 2",
+        "UPDATE debits SET amount = zeroblob(32) WHERE id = 1",
+        "UPDATE debits SET key = 'other' WHERE id = 1",
+        "UPDATE debits SET app = 'other' WHERE id = 1",
+        "UPDATE debits SET chain = 2 WHERE id = 1",
+        "UPDATE debits SET asset = zeroblob(20) WHERE id = 1",
+        "INSERT INTO debits(at, key, app, chain, asset, amount) SELECT at, key, app, chain, asset, amount FROM debits LIMIT 1",
+        "UPDATE nonces SET digest = zeroblob(32) WHERE nonce = 1",
+        "UPDATE nonces SET signature = NULL WHERE nonce = 1",
+        "UPDATE nonces SET signature = zeroblob(64) WHERE nonce = 1",
+        "UPDATE nonces SET app = 'other' WHERE nonce = 1",
+        "UPDATE nonces SET nonce = 9 WHERE nonce = 1",
+        "DELETE FROM nonces WHERE nonce = 3",
+        "INSERT INTO nonces SELECT key, chain, 77, app, digest, fingerprint, request, at, signature FROM nonces WHERE nonce = 1",
+    ] {
+        put_back();
+        let changed = Connection::open(&file).unwrap().execute(change, []).unwrap();
+        assert_eq!(changed, 1, "{change}");
+        let found = open(dir.path()).err();
+        assert!(
+            matches!(&found, Some(StoreError::Open(why)) if why.contains("log says")),
+            "{change}: {found:?}"
+        );
+    }
+    put_back();
+    assert!(open(dir.path()).is_ok());
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::keys::{States, states};
 use super::open::OpenRequests;
 use super::schema::int;
+use super::story::{self, Told};
 use super::{EntryKind, Ledger, LogHead, StoreError};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
@@ -74,7 +75,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn load(db: Connection, lock: File) -> Result<Self, StoreError> {
-        let mut tree = match saved(&db, "frontier")? {
+        let saved_tree = match saved(&db, "frontier")? {
             None => Frontier::default(),
             Some(bytes) => Frontier::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved edge of the log's tree cannot be read".into()))?,
@@ -84,45 +85,7 @@ impl Work {
             Some(bytes) => OpenRequests::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
-        let mut last_ms = 0;
-        // [clause 8.7.1-e] the whole log is hashed again: what was changed, removed or moved is found before it is used
-        let mut again = Frontier::default();
-        {
-            let mut query = db.prepare("SELECT seq, data FROM entries ORDER BY seq")?;
-            let mut rows = query.query([])?;
-            while let Some(row) = rows.next()? {
-                if row.get::<_, i64>(0)? != int(again.size()) {
-                    return Err(StoreError::Open(format!("entry {} of the log is missing", again.size())));
-                }
-                let data = row.get_ref(1)?.as_blob().map_err(|e| StoreError::Open(e.to_string()))?;
-                if again.size() == tree.size() && again.root() != tree.root() {
-                    return Err(changed());
-                }
-                if again.size() >= tree.size() {
-                    open.replay(&read_entry(data)?.kind);
-                }
-                again.push(leaf_hash(data));
-            }
-        }
-        if again.size() < tree.size() {
-            return Err(StoreError::Open("the log is shorter than its tree: entries were removed".into()));
-        }
-        if again.size() == tree.size() && again.root() != tree.root() {
-            return Err(changed());
-        }
-        tree = again;
-        let last: Option<Vec<u8>> = db
-            .query_row("SELECT data FROM entries ORDER BY seq DESC LIMIT 1", [], |r| r.get(0))
-            .optional()?;
-        if let Some(bytes) = last {
-            let entry = read_entry(&bytes)?;
-            if entry.seq.checked_add(1) != Some(tree.size()) {
-                return Err(StoreError::Open(
-                    "the log is shorter than its tree: entries were removed".into(),
-                ));
-            }
-            last_ms = entry.at_ms;
-        }
+        let Told { tree, last_ms } = story::read(&db, &saved_tree, &mut open)?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
         let shared = Arc::new(Shared {
@@ -164,6 +127,11 @@ impl Work {
     /// The writer's clock: the wall's, and never less than it was.
     pub(super) fn now(&self) -> Timestamp {
         Timestamp(wall().max(self.last_ms))
+    }
+
+    /// The time of the last entry: rows that belong to it bear the same.
+    pub(super) fn entry_time(&self) -> Timestamp {
+        Timestamp(self.last_ms)
     }
 
     /// How far the wall clock went back, when that is more than is tolerated.
@@ -325,17 +293,8 @@ impl Work {
     }
 }
 
-fn changed() -> StoreError {
-    StoreError::Open("the log is not the one that was signed: entries were changed".into())
-}
-
 fn saved(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?)
-}
-
-fn read_entry(data: &[u8]) -> Result<Entry, StoreError> {
-    serde_json::from_slice(data)
-        .map_err(|e| StoreError::Open(format!("an entry of the log cannot be read: {e}")))
 }
 
 trait Job: Send {

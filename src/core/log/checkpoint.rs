@@ -63,6 +63,12 @@ pub fn verifier_key(name: &str, public: &[u8]) -> String {
     format!("{name}+{}+{}", hex::encode(key_id(name, public)), BASE64.encode(blob))
 }
 
+/// The root that a note names, whoever signed it.
+#[must_use]
+pub fn unverified_root(note: &str) -> Option<[u8; 32]> {
+    BASE64.decode(note.lines().nth(2)?).ok()?.try_into().ok()
+}
+
 /// Verifies a note under a verifier key.
 // [clause 8.7.1-e] the head of the log is believed only under the key that the auditor holds
 pub fn verify(note: &str, vkey: &str) -> Result<Head, CheckpointError> {
