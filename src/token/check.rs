@@ -34,6 +34,10 @@ pub enum Claim {
     SecretPurposes,
     /// A changed file of the embedded token is refused.
     SealHolds,
+    /// The daemon's login to the token has no more rights than it needs.
+    LeastRights,
+    /// The token writes down what its keys do.
+    DeviceLog,
     /// The token is hardware.
     Hardware,
 }
@@ -56,6 +60,8 @@ impl Claim {
             Self::PurposeEnforced => "a key that is not for signing does not sign".into(),
             Self::SecretPurposes => "secret keys do only what they were made for".into(),
             Self::SealHolds => "a changed sealed file is refused".into(),
+            Self::LeastRights => "the daemon's login has no more rights than it needs".into(),
+            Self::DeviceLog => "the device writes down what its keys do".into(),
             Self::Hardware => "hardware".into(),
         }
     }
@@ -157,7 +163,8 @@ pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Vec<Ch
 
 fn one(token: &mut dyn Token, algorithm: Algorithm) -> Result<(), TokenError> {
     let reference = fresh_reference()?;
-    let spec = KeySpec { reference, label: "claviger-check".into(), algorithm, purpose: Purpose::Payment };
+    let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap_or(Purpose::Payment);
+    let spec = KeySpec { reference, label: "claviger-check".into(), algorithm, purpose };
     let public = token.generate(&spec)?;
     let outcome = match Use::of(algorithm) {
         Use::Sign => sign_some(token, reference, algorithm, &public),

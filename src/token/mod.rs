@@ -3,12 +3,14 @@
 //! One small object-safe trait; vendor quirks end below it. [clause 8.2.5]
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod check;
 pub mod embedded;
 pub mod keeper;
 pub mod pkcs11;
 pub mod profile;
 pub mod worker;
+pub mod yubihsm;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -168,6 +170,10 @@ pub trait Token: Send {
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError>;
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;
+    /// What a token with a log of its own wrote down since the last time that is not our doing.
+    fn audit(&mut self) -> Result<audit::Audit, TokenError> {
+        Ok(audit::Audit::default())
+    }
     /// Proves on the device what its profile claims.
     fn check(&mut self) -> Result<Vec<check::CheckRow>, TokenError>;
 }

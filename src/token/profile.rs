@@ -156,9 +156,10 @@ pub struct Profile {
 #[error("profile {0}: {1}")]
 pub struct ProfileError(pub String, pub String);
 
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 3] = [
     ("embedded", include_str!("../../hsm-profiles/embedded.toml")),
     ("softhsm2", include_str!("../../hsm-profiles/softhsm2.toml")),
+    ("yubihsm2", include_str!("../../hsm-profiles/yubihsm2.toml")),
 ];
 
 impl Profile {

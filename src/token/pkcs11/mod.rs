@@ -95,6 +95,8 @@ impl Module {
 
     /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
     pub fn connect(&self, pin: &Pin) -> Result<Connection, TokenError> {
+        // [clause 8.2.5-c] a PIN that cannot be right is not sent
+        self.profile.pin.accepts(pin.expose()).map_err(TokenError::Locked)?;
         let flags = CInitializeFlags::OS_LOCKING_OK;
         match self.context.initialize(CInitializeArgs::new(flags)) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
