@@ -77,6 +77,8 @@ pub struct TokenConfig {
     pub module: Option<PathBuf>,
     /// Directory of the embedded token.
     pub directory: Option<PathBuf>,
+    /// Connector of a YubiHSM: `http://HOST:PORT`, or `usb`.
+    pub connector: Option<String>,
     /// Where the PIN comes from.
     pub pin: PinSource,
     /// Worker threads, a session each.
@@ -191,6 +193,7 @@ struct RawToken {
     serial: Option<String>,
     module: Option<PathBuf>,
     directory: Option<PathBuf>,
+    connector: Option<String>,
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
     workers: Option<usize>,
@@ -312,6 +315,7 @@ impl Config {
                 serial: raw.token.serial,
                 module: raw.token.module.map(at),
                 directory: raw.token.directory.map(at),
+                connector: raw.token.connector.map(connector).transpose()?,
                 pin,
                 workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
                 queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
@@ -367,6 +371,22 @@ impl Config {
             },
             file,
         })
+    }
+}
+
+/// Frames are encrypted and authenticated from end to end; what this way shows is who signs when. TLS is not spoken.
+fn connector(text: String) -> Result<String, String> {
+    let usb = text == "usb" || text.strip_prefix("usb:").is_some_and(|serial| serial.parse::<u32>().is_ok());
+    let http = text
+        .strip_prefix("http://")
+        .and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'))
+        .is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|p| p > 0)
+        });
+    if usb || http {
+        Ok(text)
+    } else {
+        Err(format!("token.connector = {text:?} is neither http://HOST:PORT, usb nor usb:SERIAL"))
     }
 }
 
@@ -441,8 +461,12 @@ mod tests {
             ("[limits]\nbatch = 0\n", "limits.batch"),
             ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
+            ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
+            ("connector = \"http://127.0.0.1\"\n", "token.connector"),
+            ("connector = \"usb:x\"\n", "token.connector"),
         ] {
-            let text = if add.starts_with('[') { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };
+            let text =
+                if add.starts_with(['[', 'c']) { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };
             let why = Config::parse(Path::new("/c.toml"), &text).unwrap_err();
             assert!(why.contains(word), "{why}");
         }
@@ -450,6 +474,16 @@ mod tests {
             Config::parse(Path::new("/c.toml"), &GOOD.replace("[wallet]", "[wallet]\nmode = \"999\""))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_connector_is_named_with_host_and_port() {
+        for good in
+            ["http://127.0.0.1:12345", "http://[::1]:12345", "http://hsm.example:1/", "usb", "usb:7654321"]
+        {
+            let text = format!("{GOOD}connector = {good:?}\n");
+            assert_eq!(Config::parse(Path::new("/c.toml"), &text).unwrap().token.connector.unwrap(), good);
+        }
     }
 
     #[test]

@@ -22,9 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::check::CheckRow;
-use super::pkcs11::{self, Place};
 use super::profile::{Kind, Profile};
-use super::{Description, KeySpec, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, RawSignature, Token, TokenError, pkcs11, worker, yubihsm};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -41,12 +40,38 @@ pub enum Backend {
     /// A PKCS#11 module.
     Pkcs11 {
         /// Which token.
-        place: Place,
+        place: pkcs11::Place,
         /// Profile.
         profile: Profile,
         /// The executable that hosts the module in a process of its own; `None` loads it into this one.
         worker: Option<PathBuf>,
     },
+    /// A YubiHSM 2.
+    Yubihsm {
+        /// `http://HOST:PORT` of its connector, or `usb`.
+        connector: String,
+        /// Serial, when it must match.
+        serial: Option<String>,
+        /// Profile.
+        profile: Profile,
+        /// The executable that hosts the way to it in a process of its own.
+        worker: PathBuf,
+    },
+}
+
+/// Where a token is, as the configuration says it. What a kind of token does not need is left out.
+#[derive(Clone, Debug, Default)]
+pub struct Whereabouts {
+    /// PKCS#11 module, in place of the profile's.
+    pub module: Option<PathBuf>,
+    /// Label, when it must match.
+    pub label: Option<String>,
+    /// Serial, when it must match.
+    pub serial: Option<String>,
+    /// Directory of the embedded token.
+    pub directory: Option<PathBuf>,
+    /// Connector of a YubiHSM.
+    pub connector: Option<String>,
 }
 
 impl Backend {
@@ -54,31 +79,55 @@ impl Backend {
     #[must_use]
     pub fn profile(&self) -> &Profile {
         match self {
-            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } => profile,
+            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } | Self::Yubihsm { profile, .. } => {
+                profile
+            }
         }
     }
 
     /// What a configuration stands for.
     pub fn resolve(
         profile: Profile,
-        module: Option<PathBuf>,
-        label: Option<String>,
-        serial: Option<String>,
-        directory: Option<PathBuf>,
+        place: Whereabouts,
         worker: Option<PathBuf>,
     ) -> Result<Self, TokenError> {
+        let lacking = |what: &str| TokenError::Unsupported(what.to_owned());
+        let Whereabouts { module, label, serial, directory, connector } = place;
         match profile.kind {
             Kind::Embedded => {
-                let dir = directory.ok_or_else(|| {
-                    TokenError::Unsupported("the embedded token needs token.directory".into())
-                })?;
+                let dir = directory.ok_or_else(|| lacking("the embedded token needs token.directory"))?;
                 Ok(Self::Embedded { dir, profile })
             }
-            Kind::Yubihsm => Err(TokenError::Unsupported("this build drives no YubiHSM".into())),
+            Kind::Yubihsm => {
+                let connector = connector.ok_or_else(|| {
+                    lacking("a YubiHSM needs token.connector, such as \"http://127.0.0.1:12345\"")
+                })?;
+                let worker = worker.ok_or_else(|| {
+                    lacking("a YubiHSM is driven from a worker only: take token.in_process out")
+                })?;
+                Ok(Self::Yubihsm { connector, serial, profile, worker })
+            }
             Kind::Pkcs11 => {
                 let module = pkcs11::module_path(&profile, module)?;
-                Ok(Self::Pkcs11 { place: Place { module, label, serial }, profile, worker })
+                Ok(Self::Pkcs11 { place: pkcs11::Place { module, label, serial }, profile, worker })
             }
+        }
+    }
+
+    /// What a worker is told, for a call that may take `patience`. `None` when there is no worker.
+    fn hosted(&self, patience: Duration) -> Option<(&PathBuf, worker::Place, &Profile)> {
+        match self {
+            Self::Pkcs11 { place, profile, worker: Some(worker) } => {
+                Some((worker, worker::Place::Pkcs11(place.clone()), profile))
+            }
+            Self::Yubihsm { connector, serial, profile, worker } => {
+                // An exchange that is lost leaves time for a login and a second try.
+                let patience_ms = u64::try_from(patience.as_millis() / 4).unwrap_or(u64::MAX).max(50);
+                let place =
+                    yubihsm::Place { connector: connector.clone(), serial: serial.clone(), patience_ms };
+                Some((worker, worker::Place::Yubihsm(place), profile))
+            }
+            Self::Embedded { .. } | Self::Pkcs11 { worker: None, .. } => None,
         }
     }
 }
@@ -149,6 +198,8 @@ struct Inner {
     pin: Option<Pin>,
     expected: Vec<(KeyRef, PublicKey)>,
     fitness: Fitness,
+    /// What the token did that nobody here asked for, until an operator has looked.
+    strange: Option<String>,
     events: Vec<Event>,
     stopping: bool,
 }
@@ -201,7 +252,7 @@ impl Shared {
             self.note(inner, Event::Changed(state.clone()));
         }
         let usable = matches!(state, KeeperState::Usable | KeeperState::Degraded(_));
-        self.usable.store(usable, Ordering::Release);
+        self.usable.store(state == KeeperState::Usable, Ordering::Release);
         inner.state = state;
         if !usable {
             // Nobody waits in a queue that nobody serves.
@@ -269,6 +320,7 @@ impl Keeper {
                 pin,
                 expected: Vec::new(),
                 fitness: Fitness::Untried,
+                strange: None,
                 events: Vec::new(),
                 stopping: false,
             }),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::super::audit::Handover;
 use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module};
 use super::super::worker::Process;
@@ -55,6 +56,11 @@ impl Link<'_> {
         }
     }
 
+    /// What the next link must know of this one.
+    fn handover(&self) -> Handover {
+        if let Self::Worker(process) = self { process.handover() } else { Handover::default() }
+    }
+
     /// Process id of the worker.
     fn worker(&self) -> Option<u32> {
         if let Self::Worker(process) = self { Some(process.id()) } else { None }
@@ -74,15 +80,17 @@ impl Link<'_> {
 
 pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
     let mut module = None;
+    let mut handover = Handover::default();
     let mut wait = FIRST_WAIT;
     loop {
         let Some(pin) = next_pin(shared) else { return };
-        match connect(shared, backend, &mut module, &pin) {
+        match connect(shared, backend, &mut module, &mut handover, &pin) {
             Ok(link) => {
                 wait = FIRST_WAIT;
                 shared.worker.store(link.worker().unwrap_or_default(), Ordering::Relaxed);
                 let why = serve(shared, &link);
                 shared.worker.store(0, Ordering::Relaxed);
+                handover = link.handover();
                 link.close();
                 let mut inner = shared.inner();
                 inner.pin.get_or_insert(pin);
@@ -135,25 +143,34 @@ fn connect<'a>(
     shared: &Shared,
     backend: &Backend,
     module: &'a mut Option<Module>,
+    handover: &mut Handover,
     pin: &Pin,
 ) -> Result<Link<'a>, TokenError> {
-    let link = match backend {
-        Backend::Embedded { dir, profile } => Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?),
-        Backend::Pkcs11 { place, profile, worker: Some(executable) } => {
-            let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
-            Link::Worker(Process::start(executable, place, profile, pin, sessions, patience)?)
-        }
-        Backend::Pkcs11 { place, profile, worker: None } => {
-            let module = match module {
-                Some(module) => module,
-                None => module.insert(Module::load(place.clone(), profile.clone())?),
-            };
-            Link::Pkcs11(module, module.connect(pin)?)
+    let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
+    let link = if let Some((executable, place, profile)) = backend.hosted(patience) {
+        let handover = handover.clone();
+        Link::Worker(Process::start(executable, &place, profile, pin, sessions, patience, handover)?)
+    } else {
+        match backend {
+            Backend::Embedded { dir, profile } => {
+                Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?)
+            }
+            Backend::Pkcs11 { place, profile, .. } => {
+                let module = match module {
+                    Some(module) => module,
+                    None => module.insert(Module::load(place.clone(), profile.clone())?),
+                };
+                Link::Pkcs11(module, module.connect(pin)?)
+            }
+            Backend::Yubihsm { .. } => {
+                return Err(TokenError::Unsupported("a YubiHSM is driven from a worker only".into()));
+            }
         }
     };
     match look_around(shared, &link).and_then(|()| try_once(shared, &link)) {
         Ok(()) => Ok(link),
         Err(e) => {
+            *handover = link.handover();
             link.close();
             Err(e)
         }
@@ -217,6 +234,8 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
             Err(e) => tracing::warn!("token worker {slot} did not start: {e}"),
         }
     }
+    // A session of its own, since those of the workers may all be waiting for the token.
+    let mut watcher = if shared.profile.own_log { link.session().ok() } else { None };
     let mut inner = shared.inner();
     let why = if workers.is_empty() {
         "no session could be opened".to_owned()
@@ -234,7 +253,11 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
             let (guard, _) =
                 shared.change.wait_timeout(inner, HEALTH_EVERY).unwrap_or_else(PoisonError::into_inner);
             drop(guard);
-            if let Err(e) = link.alive() {
+            let looked = link.alive().and_then(|()| match &mut watcher {
+                Some(watcher) => shared.look_into_log(watcher.as_mut()),
+                None => Ok(()),
+            });
+            if let Err(e) = looked {
                 inner = shared.inner();
                 break e.to_string();
             }
@@ -244,6 +267,7 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     };
     inner.generation = inner.generation.wrapping_add(1);
     let in_order = inner.stopping;
+    drop(watcher);
     shared.set_state(&mut inner, KeeperState::Unusable(why.clone()));
     drop(inner);
     if !in_order {
@@ -269,7 +293,10 @@ fn watch_for_stuck_calls(shared: &Shared, inner: &mut Inner) {
         .filter(|began| *began > 0 && now.saturating_sub(*began) > patience)
         .count();
     let state = match stuck {
-        0 => KeeperState::Usable,
+        0 => match &inner.strange {
+            Some(why) => KeeperState::Degraded(why.clone()),
+            None => KeeperState::Usable,
+        },
         n if n < shared.calls.len() => KeeperState::Degraded(format!("{n} calls do not come back")),
         n => KeeperState::Unusable(format!("all {n} calls do not come back")),
     };

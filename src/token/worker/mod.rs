@@ -1,7 +1,7 @@
-//! A PKCS#11 module in a process of its own. [clause 8.2.5]
+//! A PKCS#11 module, or the way to a YubiHSM, in a process of its own. [clause 8.2.5]
 //!
-//! Modules of other people crash, hang and cannot be cancelled. The daemon starts itself again as a worker, which loads
-//! the module; deadlines are held here, outside. A worker that is late or talks nonsense is killed, whatever it is at,
+//! The code of other people crashes, hangs and cannot be cancelled. The daemon starts itself again as a worker, which
+//! runs it; deadlines are held here, outside. A worker that is late or talks nonsense is killed, whatever it is at,
 //! and the keeper starts another.
 #![forbid(unsafe_code)]
 
@@ -19,14 +19,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use self::message::{Answer, Control, Lane, Reply, Request};
+use super::audit::{Asked, Audit, Handover, Mark};
 use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
-use super::pkcs11::Place;
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, RawSignature, Token, TokenError, pkcs11, yubihsm};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -39,6 +40,24 @@ const START: Duration = Duration::from_secs(20);
 /// How long a worker may take to end after it was told to.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// What a worker hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Place {
+    /// A PKCS#11 module.
+    Pkcs11(pkcs11::Place),
+    /// A YubiHSM 2.
+    Yubihsm(yubihsm::Place),
+}
+
+/// What was asked of a token with a log of its own since that log was last read: what may stand there.
+#[derive(Default)]
+struct Ledger {
+    mark: Option<Mark>,
+    next: u64,
+    asked: Vec<(u64, Asked)>,
+    under_way: Vec<u64>,
+}
+
 /// A running worker, logged in.
 pub struct Process {
     child: Mutex<Child>,
@@ -47,6 +66,8 @@ pub struct Process {
     description: Description,
     ended: AtomicBool,
     patience: Duration,
+    /// Kept for tokens with a log of their own.
+    ledger: Option<Mutex<Ledger>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,6 +76,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts a worker and logs in. `patience` is the deadline of a call.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one fact about the worker, and there is one caller"
+    )]
     pub fn start(
         executable: &Path,
         place: &Place,
@@ -62,6 +87,7 @@ impl Process {
         pin: &Pin,
         sessions: usize,
         patience: Duration,
+        handover: Handover,
     ) -> Result<Arc<Self>, TokenError> {
         let gone = |e: io::Error| TokenError::Gone(format!("the token's worker does not start: {e}"));
         // One more than the threads: the keeper looks around with it.
@@ -89,8 +115,14 @@ impl Process {
             description: Description::default(),
             ended: AtomicBool::new(false),
             patience,
+            ledger: profile.own_log.then(|| {
+                // What the worker before this one was asked stays asked until the log was read.
+                let asked = (0..).zip(handover.asked.iter().copied()).collect::<Vec<_>>();
+                let next = asked.len() as u64;
+                Mutex::new(Ledger { mark: handover.mark, next, asked, under_way: Vec::new() })
+            }),
         };
-        let greeted = process.greet(place, profile, pin);
+        let greeted = process.greet(place, profile, pin, handover);
         match greeted {
             Ok(description) => {
                 process.description = description;
@@ -103,8 +135,14 @@ impl Process {
         }
     }
 
-    fn greet(&self, place: &Place, profile: &Profile, pin: &Pin) -> Result<Description, TokenError> {
-        let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone() };
+    fn greet(
+        &self,
+        place: &Place,
+        profile: &Profile,
+        pin: &Pin,
+        handover: Handover,
+    ) -> Result<Description, TokenError> {
+        let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone(), handover };
         let mut control = lock(&self.control);
         let answer = control
             .send(&start)
@@ -190,6 +228,53 @@ impl Process {
         self.understood(answer, SIGN_OF_LIFE).map(|_| ())
     }
 
+    /// What the next worker must know, for the token's own log to be understood.
+    pub fn handover(&self) -> Handover {
+        let Some(ledger) = &self.ledger else { return Handover::default() };
+        let ledger = lock(ledger);
+        Handover { mark: ledger.mark, asked: ledger.asked.iter().map(|(_, asked)| *asked).collect() }
+    }
+
+    /// Notes what is asked before it goes out.
+    fn begin(&self, request: &Request) -> Option<u64> {
+        let asked = match request {
+            Request::Sign { reference, .. } | Request::Mac { reference, .. } | Request::Find(reference) => {
+                Asked::Use(*reference)
+            }
+            Request::Generate(_) => Asked::Make,
+            Request::Destroy(_) => Asked::Remove,
+            Request::Check => Asked::Check,
+            _ => return None,
+        };
+        let mut ledger = lock(self.ledger.as_ref()?);
+        let number = ledger.next;
+        ledger.next += 1;
+        ledger.asked.push((number, asked));
+        ledger.under_way.push(number);
+        Some(number)
+    }
+
+    fn over(&self, number: u64) {
+        if let Some(ledger) = &self.ledger {
+            lock(ledger).under_way.retain(|n| *n != number);
+        }
+    }
+
+    /// What has ended by now will have been read when the log was.
+    fn settled(&self) -> Vec<u64> {
+        let Some(ledger) = &self.ledger else { return Vec::new() };
+        let ledger = lock(ledger);
+        ledger.asked.iter().map(|(n, _)| *n).filter(|n| !ledger.under_way.contains(n)).collect()
+    }
+
+    fn read(&self, settled: &[u64], mark: Option<Mark>) {
+        if let Some(ledger) = &self.ledger {
+            let mut ledger = lock(ledger);
+            ledger.asked.retain(|(n, _)| !settled.contains(n));
+            ledger.mark = mark;
+        }
+    }
+
     /// A session for one thread.
     pub fn session(self: &Arc<Self>) -> Result<RemoteToken, TokenError> {
         let lane = lock(&self.idle).pop().ok_or(TokenError::Busy)?;
@@ -238,6 +323,18 @@ impl RemoteToken {
     }
 
     fn ask_for(&mut self, request: &Request, patience: Duration) -> Answer {
+        let number = self.process.begin(request);
+        let answer = self.ask_now(request, patience);
+        // An answer that did not come in time leaves open whether it was done.
+        if let Some(number) = number
+            && !matches!(answer, Err(TokenError::Gone(_) | TokenError::Timeout(_)))
+        {
+            self.process.over(number);
+        }
+        answer
+    }
+
+    fn ask_now(&mut self, request: &Request, patience: Duration) -> Answer {
         let Some(lane) = &mut self.lane else {
             return Err(TokenError::Gone("the token's worker has ended".into()));
         };
@@ -354,6 +451,17 @@ impl Token for RemoteToken {
 
     fn health(&mut self) -> Result<(), TokenError> {
         self.done(&Request::Health)
+    }
+
+    fn audit(&mut self) -> Result<Audit, TokenError> {
+        let settled = self.process.settled();
+        match self.ask(&Request::Audit)? {
+            Reply::Audit(audit) => {
+                self.process.read(&settled, audit.mark);
+                Ok(audit)
+            }
+            _ => Err(nonsense()),
+        }
     }
 
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
