@@ -5,6 +5,7 @@
     python3 tests/tokens/stranger.py URL sign             signs with every asymmetric key
     python3 tests/tokens/stranger.py URL imitate          the same in a session of the daemon's own authentication key
     python3 tests/tokens/stranger.py URL make             makes a key, and removes it
+    python3 tests/tokens/stranger.py URL modern           makes an AES key, and removes it
     python3 tests/tokens/stranger.py URL steal            takes entries out of the log before the daemon reads them
     python3 tests/tokens/stranger.py URL hold SECONDS     holds every free session
     python3 tests/tokens/stranger.py URL plant LABEL      makes a key that bears another's label, but came from outside
@@ -18,7 +19,7 @@ from yubihsm import YubiHsm
 from yubihsm.backends.http import HttpBackend
 from yubihsm.defs import ALGORITHM, AUDIT, CAPABILITY, COMMAND, OBJECT
 from yubihsm.exceptions import YubiHsmDeviceError
-from yubihsm.objects import AsymmetricKey, AuthenticationKey
+from yubihsm.objects import AsymmetricKey, AuthenticationKey, SymmetricKey
 
 # Nothing is learnt from these, and each look at the device would write one.
 QUIET = (
@@ -29,6 +30,7 @@ QUIET = (
     COMMAND.DEVICE_INFO,
     COMMAND.GET_LOG_ENTRIES,
     COMMAND.SET_LOG_INDEX,
+    COMMAND.GET_PSEUDO_RANDOM,
     COMMAND.CLOSE_SESSION,
 )
 USES = CAPABILITY.SIGN_ECDSA | CAPABILITY.SIGN_EDDSA | CAPABILITY.SIGN_HMAC
@@ -65,6 +67,11 @@ def make(session):
     AsymmetricKey.generate(session, 0x7001, "stranger", 1, CAPABILITY.SIGN_ECDSA, ALGORITHM.EC_K256).delete()
 
 
+def modern(session):
+    """What came after the crate: it reads no log past this."""
+    SymmetricKey.generate(session, 0x7003, "modern", 1, CAPABILITY.NONE, ALGORITHM.AES128).delete()
+
+
 def steal(session):
     AsymmetricKey.generate(session, 0x7001, "stranger", 1, CAPABILITY.SIGN_ECDSA, ALGORITHM.EC_K256)
     session.set_log_index(session.get_log_entries().entries[-1].number)
@@ -98,7 +105,7 @@ def main():
         hold(device, *more)
         return
     key, password = (2, "correct horse") if act == "imitate" else (1, "password")
-    acts = {"prepare": prepare, "sign": sign, "imitate": sign, "make": make, "steal": steal, "plant": plant}
+    acts = {"prepare": prepare, "sign": sign, "imitate": sign, "make": make, "modern": modern, "steal": steal, "plant": plant}
     with device.create_session_derived(key, password) as session:
         acts[act](session, *more)
 

@@ -1,7 +1,7 @@
 //! A session of our own (SCP03) for the device's log and options.
 //!
-//! The crate cannot read them: it stops in silence at the first entry of a boot, of a refused command, or of a command
-//! that it does not know, and it cannot close a session.
+//! The crate reads them up to the first command that it does not know (those for AES keys, and newer ones) and says
+//! nothing of the rest; and it cannot close a session.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

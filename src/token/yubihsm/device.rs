@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use yubihsm::{Client, Connector, Credentials, HttpConfig, authentication, client};
+use yubihsm::{Client, Connector, Credentials, HttpConfig, authentication, client, device};
 use zeroize::Zeroizing;
 
 use super::channel::{Channel, plain};
@@ -23,12 +23,12 @@ use crate::token::profile::Profile;
 const DEVICE_INFO: u8 = 0x06;
 /// Commands after which the log is read before anything else: the device keeps 62 entries.
 const READ_AFTER: u32 = 25;
-/// Where the device logs our reading of the log itself, its entries wait this long.
+/// How often the log is read although it has not grown.
 const REST: Duration = Duration::from_secs(30);
 /// The device holds a session that was not closed for this long, and the crate cannot close any.
 const HELD: Duration = Duration::from_secs(30);
 /// Sessions that we take at most in that time, of the device's sixteen.
-const MOST_SESSIONS: usize = 8;
+const MOST_SESSIONS: usize = 12;
 
 /// What a device says to everybody.
 pub(super) struct Told {
@@ -107,8 +107,6 @@ fn fault(error: &client::Error, trouble: Option<TokenError>) -> Fault {
         (None, None) => Fault::Broken(TokenError::Corrupt(format!("the YubiHSM: {error}"))),
     }
 }
-
-use yubihsm::device;
 
 /// A panic of the crate poisons its own lock for ever: its client is thrown away like after any other failure.
 fn guarded<T>(trouble: Option<&Trouble>, ask: impl FnOnce() -> Result<T, client::Error>) -> Result<T, Fault> {
@@ -308,8 +306,9 @@ impl Device {
         }
         let strange = inner.book.judge(&links, self.key_id);
         inner.strange.extend(strange);
-        if let Some(last) = links.last() {
-            self.own(inner, log::SET_LOG_INDEX, &last.entry.number.to_be_bytes())?;
+        // The last entry stays: where it is gone before we take it, somebody else has been at the log.
+        if let [.., before, _] = links.as_slice() {
+            self.own(inner, log::SET_LOG_INDEX, &before.entry.number.to_be_bytes())?;
         }
         inner.since = 0;
         inner.read = Some(Instant::now());
@@ -337,7 +336,7 @@ impl Device {
         let used = self.told()?.used;
         let mut inner = self.lock();
         let rested = inner.read.is_none_or(|read| read.elapsed() > REST);
-        if used != inner.residue || (used > 0 && rested) {
+        if used != inner.residue || rested {
             self.look(&mut inner)?;
         }
         Ok(Audit { strange: std::mem::take(&mut inner.strange), mark: inner.book.mark() })

@@ -149,6 +149,8 @@ pub(super) struct Book {
     forgiving: bool,
     /// The session before this one may have read on without saying so.
     gap_allowed: bool,
+    /// That entries are missing was told, and none came since.
+    gap_told: bool,
     /// Refused commands of others.
     pub(super) refused: u64,
 }
@@ -222,19 +224,22 @@ impl Book {
         let new = links.get(seen.map_or(0, |at| at + 1)..).unwrap_or_default();
         let history = self.mark.is_none();
         let mut before = self.mark.map(|mark| mark.digest);
-        if let (Some(mark), Some(first), None) = (self.mark, new.first(), seen)
-            && first.entry.number != mark.number.wrapping_add(1)
+        // Our last entry was left there.
+        let first = new.first().map(|link| link.entry.number);
+        if let (Some(mark), None) = (self.mark, seen)
+            && first != Some(mark.number.wrapping_add(1))
         {
             before = None;
             let what = format!(
-                "entries of the YubiHSM's log after {} and before {} are missing: somebody else took them out, or they were overwritten",
-                mark.number, first.entry.number
+                "entries of the YubiHSM's log from {} on are missing: somebody else took them out, or they were overwritten",
+                mark.number
             );
             if self.gap_allowed {
                 tracing::warn!("{what}; a worker that ended may have read them");
-            } else {
+            } else if !self.gap_told {
                 odd(what, None);
             }
+            self.gap_told = links.is_empty();
         }
         for link in new {
             if before.is_some_and(|digest| !link.follows(&digest)) {
@@ -338,10 +343,10 @@ mod tests {
         let numbers: Vec<u16> = strange.iter().map(|s| s.entry.unwrap().number).collect();
         assert_eq!(numbers, [2, 3, 4]);
         assert!(strange[0].what.contains("did not ask for"), "{}", strange[0].what);
-        // The same reading again, and no reading at all: nothing new.
-        assert!(book.judge(&links, KEY).is_empty() && book.judge(&[], KEY).is_empty());
+        // The same reading again: nothing new.
+        assert!(book.judge(&links, KEY).is_empty());
         book.doubt(SIGN_ECDSA, 7);
-        book.judge(&[], KEY);
+        book.judge(&links, KEY);
         let late = log(&[(5, SIGN_ECDSA, KEY, 7)], links[4].digest);
         assert!(book.judge(&late, KEY).is_empty(), "an answer that never came may come true later");
     }
@@ -356,12 +361,18 @@ mod tests {
         let missing = log(&[(4, 1, KEY, 7)], last);
         let found = book.judge(&missing, KEY);
         assert!(found.len() == 1 && found[0].what.contains("missing"), "{found:?}");
+        // Our last entry stays in the device: without it somebody else has been there. That is told once.
+        assert_eq!((book.judge(&[], KEY).len(), book.judge(&[], KEY).len()), (1, 0));
+        assert_eq!(
+            book.judge(&log(&[(9, SIGN_ECDSA, KEY, 7)], last), KEY).len(),
+            1,
+            "and what comes then is judged"
+        );
     }
 
     #[test]
     fn a_session_that_ended_hands_over_what_it_asked() {
-        let (mut first, mark) = book();
-        first.judge(&[], KEY);
+        let (first, mark) = book();
         let handover =
             Handover { mark: first.mark(), asked: vec![Asked::Use(KeyRef([1; 16])), Asked::Remove] };
         let mut book = Book::default();
