@@ -76,10 +76,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts a worker and logs in. `patience` is the deadline of a call.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one fact about the worker, and there is one caller"
-    )]
     pub fn start(
         executable: &Path,
         place: &Place,

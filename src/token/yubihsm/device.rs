@@ -276,12 +276,11 @@ impl Device {
     ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
         let mut lost = inner.channel.is_none();
         loop {
-            let channel = match &mut inner.channel {
-                Some(channel) => channel,
-                None => {
-                    Self::birth(inner)?;
-                    inner.channel.insert(Channel::open(&self.wire, self.key_id, &self.key)?)
-                }
+            let channel = if let Some(channel) = &mut inner.channel {
+                channel
+            } else {
+                Self::birth(inner)?;
+                inner.channel.insert(Channel::open(&self.wire, self.key_id, &self.key)?)
             };
             match channel.command(command, data) {
                 Err(TokenError::Gone(_) | TokenError::Corrupt(_)) if !lost => {
