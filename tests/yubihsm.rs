@@ -317,6 +317,38 @@ async fn a_rejected_pin_is_sent_once_and_a_misshapen_one_never() {
     keeper.stop();
 }
 
+// [clause 8.2.5-c] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_was_taken_back_is_not_tried_again() {
+    let Some(sim) = Sim::start() else { return };
+    let keeper = sim.keeper().await;
+    let key = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await;
+    sim.stranger(&["expel"]);
+    // The device forgets our session with the key that it belonged to.
+    sim.advance(31);
+    assert!(matches!(checkpoint(&keeper, &key, 1).await, Err(TokenError::Locked(_))));
+    until(&keeper, |s| matches!(s, KeeperState::Locked(_)), 5).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let state = sim.state();
+    assert_eq!(state["sessions"].as_array().unwrap().len(), 1, "the one that was tried: {state}");
+    keeper.unlock(Pin::new("0002another".into()).unwrap());
+    until(&keeper, |s| matches!(s, KeeperState::Usable | KeeperState::Degraded(_)), 20).await;
+    checkpoint(&keeper, &key, 2).await.unwrap();
+    keeper.stop();
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_at_once() {
+    let profile = Profile::load("yubihsm2").unwrap();
+    let url = Whereabouts { connector: Some("http://127.0.0.1:12345".into()), ..Whereabouts::default() };
+    for (place, worker, word) in
+        [(url, None, "in_process"), (Whereabouts::default(), Some(PathBuf::from("/x")), "token.connector")]
+    {
+        let refused = Backend::resolve(profile.clone(), place, worker).map(drop);
+        assert!(matches!(&refused, Err(TokenError::Unsupported(why)) if why.contains(word)), "{refused:?}");
+    }
+}
+
 /// What the crate does by itself. When one of these fails the crate was mended, and a workaround can go.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_crate_still_has_the_faults_that_we_work_around() {

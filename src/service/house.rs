@@ -179,7 +179,9 @@ impl House {
             return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
         }
         match self.keeper.state() {
-            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
+            KeeperState::Usable | KeeperState::Degraded(_) => {
+                self.keeper.not_strange().map_err(|e| token_refusal(&e))
+            }
             KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
             KeeperState::Unusable(why) => {
                 Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))

@@ -2,6 +2,7 @@
 """Somebody else at the YubiHSM, with Yubico's own client.
 
     python3 tests/tokens/stranger.py URL prepare          the daemon's authentication key 2, and the audit of commands on
+    python3 tests/tokens/stranger.py URL expel            gives that key another password
     python3 tests/tokens/stranger.py URL sign             signs with every asymmetric key
     python3 tests/tokens/stranger.py URL imitate          the same in a session of the daemon's own authentication key
     python3 tests/tokens/stranger.py URL make             makes a key, and removes it
@@ -55,6 +56,12 @@ def prepare(session):
     session.set_log_index(log.entries[-1].number)
 
 
+def expel(session):
+    """Gives the daemon's authentication key another password."""
+    AuthenticationKey(session, 2).delete()
+    AuthenticationKey.put_derived(session, 2, "daemon", 0x003F, RIGHTS, USES, "another")
+
+
 def sign(session):
     for found in session.list_objects(object_type=OBJECT.ASYMMETRIC_KEY):
         if found.get_info().algorithm == ALGORITHM.EC_ED25519:
@@ -105,7 +112,7 @@ def main():
         hold(device, *more)
         return
     key, password = (2, "correct horse") if act == "imitate" else (1, "password")
-    acts = {"prepare": prepare, "sign": sign, "imitate": sign, "make": make, "modern": modern, "steal": steal, "plant": plant}
+    acts = {"prepare": prepare, "expel": expel, "sign": sign, "imitate": sign, "make": make, "modern": modern, "steal": steal, "plant": plant}
     with device.create_session_derived(key, password) as session:
         acts[act](session, *more)
 

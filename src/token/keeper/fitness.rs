@@ -96,7 +96,7 @@ impl Keeper {
     }
 
     /// Whether the token did nothing that nobody asked for.
-    pub(super) fn not_strange(&self) -> Result<(), TokenError> {
+    pub fn not_strange(&self) -> Result<(), TokenError> {
         match &self.shared.inner().strange {
             Some(why) => Err(TokenError::Unfit(why.clone())),
             None => Ok(()),

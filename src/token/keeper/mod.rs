@@ -194,7 +194,7 @@ struct Inner {
     /// Workers of an older generation end.
     generation: u64,
     /// A worker saw the token go.
-    trouble: Option<String>,
+    trouble: Option<TokenError>,
     pin: Option<Pin>,
     expected: Vec<(KeyRef, PublicKey)>,
     fitness: Fitness,

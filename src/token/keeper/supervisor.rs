@@ -88,17 +88,26 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
             Ok(link) => {
                 wait = FIRST_WAIT;
                 shared.worker.store(link.worker().unwrap_or_default(), Ordering::Relaxed);
-                let why = serve(shared, &link);
+                let end = serve(shared, &link);
                 shared.worker.store(0, Ordering::Relaxed);
                 handover = link.handover();
                 link.close();
                 let mut inner = shared.inner();
-                inner.pin.get_or_insert(pin);
                 if inner.stopping {
                     return;
                 }
-                shared.reinits.fetch_add(1, Ordering::Relaxed);
-                shared.set_state(&mut inner, KeeperState::Unusable(why));
+                match end {
+                    // [clause 8.2.5-c] a login that was taken back while it was in use is not tried again either
+                    TokenError::Locked(why) => {
+                        drop(pin);
+                        shared.set_state(&mut inner, KeeperState::Locked(why));
+                    }
+                    end => {
+                        inner.pin.get_or_insert(pin);
+                        shared.reinits.fetch_add(1, Ordering::Relaxed);
+                        shared.set_state(&mut inner, KeeperState::Unusable(end.to_string()));
+                    }
+                }
             }
             // [clause 8.2.5-c] the rejected PIN is dropped here, and nothing sends it again
             Err(TokenError::Locked(why)) => {
@@ -213,7 +222,7 @@ fn look_around(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
 }
 
 /// Runs workers until the token goes or the keeper stops; tells why.
-fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
+fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
     let generation = {
         let mut inner = shared.inner();
         inner.trouble = None;
@@ -238,14 +247,14 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     let mut watcher = if shared.profile.own_log { link.session().ok() } else { None };
     let mut inner = shared.inner();
     let why = if workers.is_empty() {
-        "no session could be opened".to_owned()
+        TokenError::Gone("no session could be opened".into())
     } else {
         if inner.generation == generation {
             shared.set_state(&mut inner, KeeperState::Usable);
         }
         loop {
             if inner.stopping {
-                break "stopping".to_owned();
+                break TokenError::Gone("stopping".into());
             }
             if let Some(why) = inner.trouble.take() {
                 break why;
@@ -259,7 +268,7 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
             });
             if let Err(e) = looked {
                 inner = shared.inner();
-                break e.to_string();
+                break e;
             }
             inner = shared.inner();
             watch_for_stuck_calls(shared, &mut inner);
@@ -268,7 +277,7 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     inner.generation = inner.generation.wrapping_add(1);
     let in_order = inner.stopping;
     drop(watcher);
-    shared.set_state(&mut inner, KeeperState::Unusable(why.clone()));
+    shared.set_state(&mut inner, KeeperState::Unusable(why.to_string()));
     drop(inner);
     if !in_order {
         link.abort();
@@ -329,9 +338,8 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
             if let TokenError::Gone(_) | TokenError::Timeout(_) = error
                 && inner.generation == generation
             {
-                let why = error.to_string();
-                inner.trouble = Some(why.clone());
-                shared.set_state(&mut inner, KeeperState::Unusable(why));
+                shared.set_state(&mut inner, KeeperState::Unusable(error.to_string()));
+                inner.trouble = Some(error);
                 shared.change.notify_all();
             }
         }

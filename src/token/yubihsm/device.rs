@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,8 @@ pub(super) struct Device {
     key: authentication::Key,
     pub(super) serial: String,
     pub(super) profile: Arc<Profile>,
+    /// The password was rejected: it is not sent again.
+    locked: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -129,7 +132,15 @@ impl Device {
         serial: String,
         profile: Arc<Profile>,
     ) -> Result<Self, TokenError> {
-        let device = Self { wire, key_id, key, serial, profile, inner: Mutex::default() };
+        let device = Self {
+            wire,
+            key_id,
+            key,
+            serial,
+            profile,
+            locked: AtomicBool::new(false),
+            inner: Mutex::default(),
+        };
         let mut inner = device.lock();
         device.login(&mut inner)?;
         drop(inner);
@@ -179,8 +190,23 @@ impl Device {
         Ok(())
     }
 
+    fn rejected(&self) -> TokenError {
+        TokenError::Locked(format!(
+            "the YubiHSM does not accept authentication key {:#06x} with this password",
+            self.key_id
+        ))
+    }
+
+    /// Whether it answers, is the same, and still lets us in.
+    pub(super) fn alive(&self) -> Result<(), TokenError> {
+        if self.locked.load(Ordering::Acquire) {
+            return Err(self.rejected());
+        }
+        self.told().map(|_| ())
+    }
+
     fn login(&self, inner: &mut Inner) -> Result<(), TokenError> {
-        self.told()?;
+        self.alive()?;
         Self::birth(inner)?;
         inner.known.clear();
         let (connector, relay) = match self.wire.as_ref() {
@@ -204,10 +230,8 @@ impl Device {
             Ok(Ok(client)) => client,
             // [clause 8.2.5-c] a password that the device does not know is not tried again
             Ok(Err(e)) if *e.kind() == client::ErrorKind::AuthenticationError => {
-                return Err(TokenError::Locked(format!(
-                    "the YubiHSM does not accept authentication key {:#06x} with this password",
-                    self.key_id
-                )));
+                self.locked.store(true, Ordering::Release);
+                return Err(self.rejected());
             }
             Ok(Err(e)) => {
                 return Err(match fault(&e, trouble.as_ref().and_then(Trouble::take)) {

@@ -135,9 +135,9 @@ impl Connection {
         &self.description
     }
 
-    /// Whether the device answers and is still the same.
+    /// Whether the device answers, is still the same, and lets us in.
     pub fn alive(&self) -> Result<(), TokenError> {
-        self.device.told().map(|_| ())
+        self.device.alive()
     }
 
     /// A session for one thread.
