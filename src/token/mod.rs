@@ -10,6 +10,10 @@ pub mod keeper;
 pub mod pkcs11;
 pub mod profile;
 pub mod worker;
+#[cfg(feature = "yubihsm")]
+pub mod yubihsm;
+#[cfg(not(feature = "yubihsm"))]
+#[path = "no_yubihsm.rs"]
 pub mod yubihsm;
 
 use serde::{Deserialize, Serialize};

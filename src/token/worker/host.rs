@@ -65,7 +65,7 @@ impl Opener {
     fn session(&self) -> Result<Box<dyn Token>, TokenError> {
         Ok(match self {
             Self::Pkcs11(opener) => Box::new(opener.session()?),
-            Self::Yubihsm(opener) => Box::new(opener.session()),
+            Self::Yubihsm(opener) => opener.session(),
         })
     }
 }

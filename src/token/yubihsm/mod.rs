@@ -25,9 +25,9 @@ use self::device::{Device, ask_device};
 use self::wire::Wire;
 use super::audit::{Asked, Handover};
 use super::profile::{PinShape, Profile};
-use super::{Description, TokenError};
+use super::{Description, Token, TokenError};
 use crate::secret::Pin;
-pub use session::YubihsmToken;
+use session::YubihsmToken;
 
 /// Which device, and the way to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,7 +115,7 @@ impl Connection {
         let device = Arc::new(Device::open(wire, credentials, told.serial, Arc::new(profile))?);
         let connection = Self { device, description };
         if own_log {
-            let mut session = connection.session();
+            let mut session = connection.opener().token();
             let mut ids = HashMap::new();
             for asked in &handover.asked {
                 if let Asked::Use(reference) = asked
@@ -140,12 +140,6 @@ impl Connection {
         self.device.alive()
     }
 
-    /// A session for one thread.
-    #[must_use]
-    pub fn session(&self) -> YubihsmToken {
-        self.opener().session()
-    }
-
     /// What opens sessions elsewhere.
     #[must_use]
     pub fn opener(&self) -> Opener {
@@ -161,7 +155,11 @@ impl Connection {
 impl Opener {
     /// A session for one thread.
     #[must_use]
-    pub fn session(&self) -> YubihsmToken {
+    pub fn session(&self) -> Box<dyn Token> {
+        Box::new(self.token())
+    }
+
+    fn token(&self) -> YubihsmToken {
         YubihsmToken { device: Arc::clone(&self.device), description: self.description.clone() }
     }
 }

@@ -24,7 +24,7 @@ const MOST_DATA: usize = 1900;
 const MOST_RANDOM: usize = 1024;
 
 /// A session for one thread of the daemon.
-pub struct YubihsmToken {
+pub(super) struct YubihsmToken {
     pub(super) device: Arc<Device>,
     pub(super) description: Description,
 }
