@@ -464,8 +464,24 @@ async fn a_device_that_hangs_or_vanishes_is_told_in_time_and_comes_back_by_itsel
         assert!(back < Duration::from_secs(5), "{back:?}");
         checkpoint(&keeper, &key, 4).await.unwrap();
     }
+    // On and off, at any moment of a connection's beginning.
+    for n in 0..12 {
+        sim.stop();
+        tokio::time::sleep(Duration::from_millis(30 * n)).await;
+        sim.again();
+        tokio::time::sleep(Duration::from_millis(900 - 70 * n)).await;
+    }
+    until(&keeper, |s| *s == KeeperState::Usable, 20).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_nothing_strange(&keeper);
+    // What a stranger does while the daemon cannot look is found when it can.
+    let worker = keeper.stats().worker.unwrap().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &worker]).status().unwrap();
+    assert!(signal("-STOP").success());
+    sim.stranger(&["sign"]);
+    assert!(signal("-KILL").success());
+    let (what, took) = strange(&keeper, 10, Instant::now()).await;
+    println!("found by the next worker after {took:?}: {what}");
     keeper.stop();
 }
 
@@ -508,9 +524,11 @@ async fn exhausted_sessions_are_busy_and_recover() {
     let Some(sim) = Sim::start() else { return };
     let keeper = sim.keeper().await;
     let key = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await;
+    let began = Instant::now();
     for n in 0..300 {
         checkpoint(&keeper, &key, n).await.unwrap();
     }
+    println!("300 signatures one after the other in {:?}", began.elapsed());
     assert!(sim.sessions() <= 3, "300 calls and {} sessions", sim.sessions());
     sim.fault(json!({"error": {"command": "create_session", "code": "sessions_full"}}));
     sim.fault(json!({"lose_sessions": true}));

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::key::KeyRef;
-
 /// One entry of a device's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEntry {
@@ -57,7 +55,7 @@ pub struct Audit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {
     /// A signature or a MAC.
-    Use(KeyRef),
+    Use,
     /// A key was made.
     Make,
     /// A key was removed.
@@ -73,4 +71,6 @@ pub struct Handover {
     pub mark: Option<Mark>,
     /// What was asked since then, and may stand there.
     pub asked: Vec<Asked>,
+    /// The log may have been read further than was told.
+    pub unsure: bool,
 }

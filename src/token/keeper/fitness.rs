@@ -50,6 +50,7 @@ impl Shared {
 
     /// Tries the token. `Err` is no verdict: it went away meanwhile.
     pub(super) fn try_out(&self, session: &mut dyn Token) -> Result<Vec<CheckRow>, TokenError> {
+        let known = self.inner().strange.clone();
         let rows = session.check()?;
         let token = session.describe()?;
         let unfit = check::judge(&self.profile, &rows).err();
@@ -57,7 +58,10 @@ impl Shared {
             tracing::error!("payment keys are refused: {why}");
         }
         let mut inner = self.inner();
-        inner.strange = None;
+        // What was found while it was tried, nobody has looked into.
+        if inner.strange == known {
+            inner.strange = None;
+        }
         inner.fitness = unfit.clone().map_or(Fitness::Fit, Fitness::Unfit);
         self.note(&mut inner, Event::Tried { token, unfit, rows: rows.clone() });
         Ok(rows)

@@ -157,8 +157,10 @@ fn connect<'a>(
 ) -> Result<Link<'a>, TokenError> {
     let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
     let link = if let Some((executable, place, profile)) = backend.hosted(patience) {
-        let handover = handover.clone();
-        Link::Worker(Process::start(executable, &place, profile, pin, sessions, patience, handover)?)
+        let process = Process::start(executable, &place, profile, pin, sessions, patience, handover.clone());
+        // A worker that failed may have read the token's log before it did.
+        handover.unsure |= process.is_err();
+        Link::Worker(process?)
     } else {
         match backend {
             Backend::Embedded { dir, profile } => {
@@ -176,7 +178,10 @@ fn connect<'a>(
             }
         }
     };
-    match look_around(shared, &link).and_then(|()| try_once(shared, &link)) {
+    match first_look(shared, &link)
+        .and_then(|()| look_around(shared, &link))
+        .and_then(|()| try_once(shared, &link))
+    {
         Ok(()) => Ok(link),
         Err(e) => {
             *handover = link.handover();
@@ -184,6 +189,11 @@ fn connect<'a>(
             Err(e)
         }
     }
+}
+
+/// What happened in the token while it was away comes before everything else.
+fn first_look(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
+    if shared.profile.own_log { shared.look_into_log(link.session()?.as_mut()) } else { Ok(()) }
 }
 
 /// The first time, the token is tried before anything else is asked of it.

@@ -51,7 +51,7 @@ fn run(descriptors: &[i32]) -> ExitCode {
 
 /// What is hosted here.
 enum Hosted {
-    Pkcs11(pkcs11::Module, pkcs11::Connection),
+    Pkcs11(pkcs11::Module, Box<pkcs11::Connection>),
     Yubihsm(yubihsm::Connection),
 }
 
@@ -75,7 +75,7 @@ impl Hosted {
         Ok(match place {
             Place::Pkcs11(place) => {
                 let module = pkcs11::Module::load(place, profile)?;
-                let connection = module.connect(pin)?;
+                let connection = Box::new(module.connect(pin)?);
                 Self::Pkcs11(module, connection)
             }
             Place::Yubihsm(place) => {

@@ -56,6 +56,8 @@ struct Ledger {
     next: u64,
     asked: Vec<(u64, Asked)>,
     under_way: Vec<u64>,
+    /// This worker has told how far it had read.
+    told: bool,
 }
 
 /// A running worker, logged in.
@@ -115,7 +117,7 @@ impl Process {
                 // What the worker before this one was asked stays asked until the log was read.
                 let asked = (0..).zip(handover.asked.iter().copied()).collect::<Vec<_>>();
                 let next = asked.len() as u64;
-                Mutex::new(Ledger { mark: handover.mark, next, asked, under_way: Vec::new() })
+                Mutex::new(Ledger { mark: handover.mark, next, asked, ..Ledger::default() })
             }),
         };
         let greeted = process.greet(place, profile, pin, handover);
@@ -228,15 +230,16 @@ impl Process {
     pub fn handover(&self) -> Handover {
         let Some(ledger) = &self.ledger else { return Handover::default() };
         let ledger = lock(ledger);
-        Handover { mark: ledger.mark, asked: ledger.asked.iter().map(|(_, asked)| *asked).collect() }
+        // A worker reads on by itself while it works.
+        let unsure = !ledger.told || !ledger.asked.is_empty();
+        Handover { mark: ledger.mark, asked: ledger.asked.iter().map(|(_, asked)| *asked).collect(), unsure }
     }
 
     /// Notes what is asked before it goes out.
     fn begin(&self, request: &Request) -> Option<u64> {
         let asked = match request {
-            Request::Sign { reference, .. } | Request::Mac { reference, .. } | Request::Find(reference) => {
-                Asked::Use(*reference)
-            }
+            // Of a secret key its check value is made anew.
+            Request::Sign { .. } | Request::Mac { .. } | Request::Find(_) => Asked::Use,
             Request::Generate(_) => Asked::Make,
             Request::Destroy(_) => Asked::Remove,
             Request::Check => Asked::Check,
@@ -268,6 +271,7 @@ impl Process {
             let mut ledger = lock(ledger);
             ledger.asked.retain(|(n, _)| !settled.contains(n));
             ledger.mark = mark;
+            ledger.told = true;
         }
     }
 

@@ -148,13 +148,9 @@ impl Device {
     }
 
     /// Takes over what the session before this one knew of the log, and reads on from there.
-    pub(super) fn begin_audit(
-        &self,
-        handover: Handover,
-        ids: &HashMap<KeyRef, u16>,
-    ) -> Result<(), TokenError> {
+    pub(super) fn begin_audit(&self, handover: Handover) -> Result<(), TokenError> {
         let mut inner = self.lock();
-        inner.book.inherit(handover, |reference| ids.get(reference).copied());
+        inner.book.inherit(handover);
         self.look(&mut inner)
     }
 
@@ -268,13 +264,18 @@ impl Device {
             }
             match guarded(open.relay.as_ref().map(|relay| &relay.trouble), || ask(&open.client)) {
                 Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(e)) if is_log_full(&e) && !emptied => {
+                Err(Fault::Refused(e)) => {
+                    if let Some((command, target)) = logged {
+                        inner.book.retract(command, target);
+                    }
+                    if emptied || !is_log_full(&e) {
+                        return Err(e);
+                    }
                     emptied = true;
                     self.read_log(inner).map_err(|why| {
                         TokenError::Refused(format!("{LOG_FULL}, and cannot be read: {why}"))
                     })?;
                 }
-                Err(Fault::Refused(e)) => return Err(e),
                 Err(Fault::Broken(e)) => {
                     inner.open = None;
                     inner.known.clear();

@@ -143,8 +143,8 @@ pub(super) struct Book {
     issued: HashMap<(u8, u16), u32>,
     /// Commands whose answer never came.
     doubts: Vec<(u8, u16, Instant)>,
-    /// Operations of the session before this one: any of these commands, for any key.
-    inherited: Vec<(Vec<u8>, Option<u16>)>,
+    /// Operations of the session before this one: any of these commands, for any key. They may be carried out late.
+    inherited: Vec<(&'static [u8], Instant)>,
     /// The session before this one was in the middle of a check.
     forgiving: bool,
     /// The session before this one may have read on without saying so.
@@ -156,22 +156,17 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Takes over from a session that ended without a last look. `ids` tells the object of a key, where it is known.
-    pub(super) fn inherit(
-        &mut self,
-        handover: Handover,
-        ids: impl Fn(&crate::core::key::KeyRef) -> Option<u16>,
-    ) {
+    /// Takes over from a session that ended without a last look.
+    pub(super) fn inherit(&mut self, handover: Handover) {
+        let until = Instant::now() + DOUBT;
         self.mark = handover.mark;
-        self.gap_allowed = !handover.asked.is_empty();
+        self.gap_allowed = handover.unsure;
         for asked in handover.asked {
             match asked {
-                Asked::Use(reference) => self.inherited.push((USES.to_vec(), ids(&reference))),
-                Asked::Make => {
-                    self.inherited.push((MAKES.to_vec(), None));
-                    self.inherited.push((USES.to_vec(), None));
-                }
-                Asked::Remove => self.inherited.push((vec![DELETE_OBJECT], None)),
+                Asked::Use => self.inherited.push((&USES, until)),
+                // A secret key that was made is used at once, for its check value.
+                Asked::Make => self.inherited.extend([(MAKES.as_slice(), until), (USES.as_slice(), until)]),
+                Asked::Remove => self.inherited.push((&[DELETE_OBJECT], until)),
                 Asked::Check => self.forgiving = true,
             }
         }
@@ -185,6 +180,13 @@ impl Book {
     /// A command goes out; it may stand in the log once.
     pub(super) fn issue(&mut self, command: u8, target: u16) {
         *self.issued.entry((command, target)).or_default() += 1;
+    }
+
+    /// The device said that it did not do it.
+    pub(super) fn retract(&mut self, command: u8, target: u16) {
+        if let Some(count) = self.issued.get_mut(&(command, target)) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Its answer never came: it may be carried out later.
@@ -205,10 +207,7 @@ impl Book {
             self.doubts.remove(at);
             return true;
         }
-        let inherited = |(commands, id): &(Vec<u8>, Option<u16>)| {
-            commands.contains(&command) && id.is_none_or(|id| id == target)
-        };
-        if let Some(at) = self.inherited.iter().position(inherited) {
+        if let Some(at) = self.inherited.iter().position(|(commands, _)| commands.contains(&command)) {
             self.inherited.remove(at);
             return true;
         }
@@ -276,11 +275,11 @@ impl Book {
         }
         // Every command of ours has ended: what does not stand there by now is not logged by this device.
         self.issued.clear();
-        self.inherited.clear();
         self.forgiving = false;
         self.gap_allowed = false;
         let now = Instant::now();
         self.doubts.retain(|(_, _, until)| *until > now);
+        self.inherited.retain(|(_, until)| *until > now);
         strange
     }
 }
@@ -288,7 +287,6 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::key::KeyRef;
 
     const KEY: u16 = 2;
 
@@ -373,10 +371,9 @@ mod tests {
     #[test]
     fn a_session_that_ended_hands_over_what_it_asked() {
         let (first, mark) = book();
-        let handover =
-            Handover { mark: first.mark(), asked: vec![Asked::Use(KeyRef([1; 16])), Asked::Remove] };
+        let handover = Handover { mark: first.mark(), asked: vec![Asked::Use, Asked::Remove], unsure: true };
         let mut book = Book::default();
-        book.inherit(handover, |_| Some(7));
+        book.inherit(handover);
         let links = log(&[(0, SIGN_HMAC, KEY, 7), (1, DELETE_OBJECT, KEY, 8), (2, SIGN_HMAC, KEY, 7)], mark);
         let strange = book.judge(&links, KEY);
         assert_eq!(strange.len(), 1);

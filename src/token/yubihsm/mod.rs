@@ -14,7 +14,6 @@ mod relay;
 mod session;
 mod wire;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use yubihsm::authentication;
 
 use self::device::{Device, ask_device};
 use self::wire::Wire;
-use super::audit::{Asked, Handover};
+use super::audit::Handover;
 use super::profile::{PinShape, Profile};
 use super::{Description, Token, TokenError};
 use crate::secret::Pin;
@@ -115,16 +114,7 @@ impl Connection {
         let device = Arc::new(Device::open(wire, credentials, told.serial, Arc::new(profile))?);
         let connection = Self { device, description };
         if own_log {
-            let mut session = connection.opener().token();
-            let mut ids = HashMap::new();
-            for asked in &handover.asked {
-                if let Asked::Use(reference) = asked
-                    && let Some(id) = session.object_id(*reference)?
-                {
-                    ids.insert(*reference, id);
-                }
-            }
-            connection.device.begin_audit(handover, &ids)?;
+            connection.device.begin_audit(handover)?;
         }
         Ok(connection)
     }
@@ -156,11 +146,7 @@ impl Opener {
     /// A session for one thread.
     #[must_use]
     pub fn session(&self) -> Box<dyn Token> {
-        Box::new(self.token())
-    }
-
-    fn token(&self) -> YubihsmToken {
-        YubihsmToken { device: Arc::clone(&self.device), description: self.description.clone() }
+        Box::new(YubihsmToken { device: Arc::clone(&self.device), description: self.description.clone() })
     }
 }
 

@@ -144,8 +144,11 @@ fn exported(
         })
     };
     if !may_export {
-        let kept = refused(export(inner, 2, id))?;
-        return Ok((kept, "our authentication key may not export"));
+        // Only the refusal of the right itself proves anything without a wrap key and a control.
+        return Ok(match export(inner, 2, id) {
+            Err(e) if e == refusal(0x09) => (true, "our authentication key may not export"),
+            _ => (false, "our authentication key may export, but may make no wrap key to try it with"),
+        });
     }
     let right = objects::capability(algorithm)? | Capability::EXPORTABLE_UNDER_WRAP;
     let free = spec(algorithm)?;

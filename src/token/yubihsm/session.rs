@@ -86,12 +86,6 @@ impl YubihsmToken {
             .ok_or_else(|| TokenError::Gone(format!("the key {reference} is not in the YubiHSM")))
     }
 
-    /// The object of a key.
-    pub(super) fn object_id(&mut self, reference: KeyRef) -> Result<Option<object::Id>, TokenError> {
-        let mut inner = self.device.lock();
-        Ok(self.locate(&mut inner, reference)?.map(|known| known.id))
-    }
-
     fn tag(&self, inner: &mut Inner, id: object::Id, data: &[u8]) -> Result<[u8; 32], TokenError> {
         fits(data)?;
         let tag = self
