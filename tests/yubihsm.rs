@@ -340,9 +340,15 @@ async fn a_login_that_was_taken_back_is_not_tried_again() {
 fn a_configuration_that_cannot_work_is_refused_at_once() {
     let profile = Profile::load("yubihsm2").unwrap();
     let url = Whereabouts { connector: Some("http://127.0.0.1:12345".into()), ..Whereabouts::default() };
-    for (place, worker, word) in
-        [(url, None, "in_process"), (Whereabouts::default(), Some(PathBuf::from("/x")), "token.connector")]
-    {
+    let usb = Whereabouts { connector: Some("usb".into()), ..Whereabouts::default() };
+    let mut wrong = vec![
+        (url, None, "in_process"),
+        (Whereabouts::default(), Some(PathBuf::from("/x")), "token.connector"),
+    ];
+    if !cfg!(feature = "yubihsm-usb") {
+        wrong.push((usb, Some(PathBuf::from("/x")), "yubihsm-usb"));
+    }
+    for (place, worker, word) in wrong {
         let refused = Backend::resolve(profile.clone(), place, worker).map(drop);
         assert!(matches!(&refused, Err(TokenError::Unsupported(why)) if why.contains(word)), "{refused:?}");
     }

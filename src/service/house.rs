@@ -224,6 +224,7 @@ impl House {
         self.metrics
             .token_usable
             .set(i64::from(matches!(self.keeper.state(), KeeperState::Usable | KeeperState::Degraded(_))));
+        self.metrics.token_strange.set(i64::from(self.keeper.not_strange().is_err()));
         self.metrics.token_reinits.set(token.reinits);
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));

@@ -21,6 +21,15 @@ pub struct Place {
     pub patience_ms: u64,
 }
 
+fn none<T>() -> Result<T, TokenError> {
+    Err(TokenError::Unsupported("this build drives no YubiHSM (feature yubihsm)".into()))
+}
+
+/// Refuses.
+pub fn knows_way(_: &str) -> Result<(), TokenError> {
+    none()
+}
+
 /// There is none.
 pub struct Connection(Infallible);
 
@@ -30,7 +39,7 @@ pub struct Opener(Infallible);
 impl Connection {
     /// Refuses.
     pub fn open(_: &Place, _: Profile, _: &Pin, _: Handover) -> Result<Self, TokenError> {
-        Err(TokenError::Unsupported("this build drives no YubiHSM (feature yubihsm)".into()))
+        none()
     }
 
     /// Never called.

@@ -102,6 +102,7 @@ impl Backend {
                 let connector = connector.ok_or_else(|| {
                     lacking("a YubiHSM needs token.connector, such as \"http://127.0.0.1:12345\"")
                 })?;
+                yubihsm::knows_way(&connector)?;
                 let worker = worker.ok_or_else(|| {
                     lacking("a YubiHSM is driven from a worker only: take token.in_process out")
                 })?;

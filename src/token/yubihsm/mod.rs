@@ -39,6 +39,11 @@ pub struct Place {
     pub patience_ms: u64,
 }
 
+/// Whether this build knows a way to such a connector.
+pub fn knows_way(connector: &str) -> Result<(), TokenError> {
+    Wire::open(connector, Duration::from_secs(1)).map(drop)
+}
+
 /// What the device says when its log has no room.
 const LOG_FULL: &str = "the YubiHSM's audit log is full";
 
