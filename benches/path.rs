@@ -28,7 +28,7 @@ use claviger::token::audit::Handover;
 use claviger::token::embedded::EmbeddedToken;
 use claviger::token::pkcs11::{Connection, Module, Place, module_path};
 use claviger::token::profile::Profile;
-use claviger::token::worker::{self, Process};
+use claviger::token::worker::{self, Hosting, Process};
 use claviger::token::{KeySpec, Token};
 
 const PIN: &str = "123456";
@@ -135,13 +135,31 @@ fn daemon(home: PathBuf, init: &[&str], in_process: bool) -> Daemon {
     let me = std::env::current_exe().unwrap();
     cli(&daemon.home, &["app", "add", "bench", "--path", me.to_str().unwrap()]);
     let policy = daemon.home.join("bench-policy.toml");
-    std::fs::write(&policy, "schema = 1\n[assets.ETH]\nchain = \"eip155:1\"\nnative = true\ndecimals = 18\n[[rule]]\nid = \"bench\"\neffect = \"permit\"\nkeys = [\"*\"]\napps = [\"bench\"]\nchains = [\"eip155:1\"]\nassets = [\"ETH\"]\nto.allow = [\"*\"]\nper_tx.max = \"10\"\nfee.max = \"1000000000000000\"\nwindow = [{ len = \"24h\", max = \"1000000000000000000\", scope = \"key\" }, { len = \"1h\", count = 1000000000, scope = \"app\" }]\n").unwrap();
+    std::fs::write(&policy, "schema = 1\n[assets.ETH]\nchain = \"eip155:1\"\nnative = true\ndecimals = 18\n[[rule]]\nid = \"bench\"\neffect = \"permit\"\nkeys = [\"*\"]\napps = [\"bench\"]\nacts = [\"transfer\", \"login\"]\nchains = [\"eip155:1\"]\nassets = [\"ETH\"]\nto.allow = [\"*\"]\nper_tx.max = \"10\"\nfee.max = \"1000000000000000\"\nwindow = [{ len = \"24h\", max = \"1000000000000000000\", scope = \"key\" }, { len = \"1h\", count = 1000000000, scope = \"app\" }]\n").unwrap();
     cli(&daemon.home, &["policy", "apply", policy.to_str().unwrap()]);
     daemon
 }
 
+/// What the clients ask: a payment, or a login with a key that no EVM chain knows. Both walk the same path.
+fn request(algorithm: Algorithm, account: &str, nonce: u64) -> String {
+    if algorithm == Algorithm::Ed25519 {
+        return format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"claviger_signLogin\",\"params\":{{\"key\":\"k-ed25519\",\"audience\":\"https://example.org\",\"challenge\":\"0x{nonce:064x}\"}}}}\n"
+        );
+    }
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":[{{\"from\":\"{account}\",\"to\":\"0x2222222222222222222222222222222222222222\",\"value\":\"0x1\",\"gas\":\"0x5208\",\"maxFeePerGas\":\"0x3b9aca00\",\"maxPriorityFeePerGas\":\"0x1\",\"nonce\":\"{nonce:#x}\",\"chainId\":\"0x1\"}}]}}\n"
+    )
+}
+
 /// Drives the daemon with so many clients, one request in flight each.
-fn whole(home: &Path, account: &str, clients: u64, seconds: f64, nonces: &Arc<AtomicU64>) -> Figures {
+fn whole(
+    home: &Path,
+    (algorithm, account): (Algorithm, &str),
+    clients: u64,
+    seconds: f64,
+    nonces: &Arc<AtomicU64>,
+) -> Figures {
     let stop = Arc::new(AtomicBool::new(false));
     let all = Arc::new(Mutex::new(Vec::new()));
     let barrier = Arc::new(std::sync::Barrier::new(usize::try_from(clients).unwrap() + 1));
@@ -156,9 +174,7 @@ fn whole(home: &Path, account: &str, clients: u64, seconds: f64, nonces: &Arc<At
                 barrier.wait();
                 while !stop.load(Ordering::Relaxed) {
                     let nonce = nonces.fetch_add(1, Ordering::Relaxed);
-                    let request = format!(
-                        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_signTransaction\",\"params\":[{{\"from\":\"{account}\",\"to\":\"0x2222222222222222222222222222222222222222\",\"value\":\"0x1\",\"gas\":\"0x5208\",\"maxFeePerGas\":\"0x3b9aca00\",\"maxPriorityFeePerGas\":\"0x1\",\"nonce\":\"{nonce:#x}\",\"chainId\":\"0x1\"}}]}}\n"
-                    );
+                    let request = request(algorithm, &account, nonce);
                     let call = Instant::now();
                     stream.write_all(request.as_bytes()).unwrap();
                     line.clear();
@@ -207,17 +223,19 @@ fn row(what: &str, clients: &str, f: &Figures, floor: Option<f64>) {
 }
 
 fn measure_daemon(daemon: &Daemon, token: &str, floors: &BTreeMap<Algorithm, f64>, seconds: f64) {
-    for algorithm in [Algorithm::Secp256k1, Algorithm::P256] {
+    for algorithm in Algorithm::PAIRS {
+        let purpose = if algorithm == Algorithm::Ed25519 { "authentication" } else { "payment" };
+        let name = format!("k-{algorithm}");
         let made = cli(
             &daemon.home,
-            &["key", "create", &format!("k-{algorithm}"), "--algorithm", algorithm.as_str()],
+            &["key", "create", &name, "--purpose", purpose, "--algorithm", algorithm.as_str()],
         );
-        let account = made["address"].as_str().unwrap().to_lowercase();
+        let account = made["address"].as_str().unwrap_or_default().to_lowercase();
         let nonces = Arc::new(AtomicU64::new(0));
-        whole(&daemon.home, &account, 4, 0.3, &nonces);
+        whole(&daemon.home, (algorithm, &account), 4, 0.3, &nonces);
         for clients in [1, 4, 16, 64] {
             let before = stages(&daemon.home);
-            let f = whole(&daemon.home, &account, clients, seconds, &nonces);
+            let f = whole(&daemon.home, (algorithm, &account), clients, seconds, &nonces);
             row(
                 &format!("whole path, {token}, {algorithm}"),
                 &clients.to_string(),
@@ -242,11 +260,12 @@ fn measure_daemon(daemon: &Daemon, token: &str, floors: &BTreeMap<Algorithm, f64
 fn hop(connection: &Connection, place: &Place, profile: &Profile, seconds: f64) {
     let pin = Pin::new(PIN.into()).unwrap();
     let executable = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
-    let (hosted, patience) = (worker::Place::Pkcs11(place.clone()), Duration::from_secs(10));
-    let worker =
-        Process::start(executable, &hosted, profile, &pin, 2, patience, Handover::default()).unwrap();
+    let hosted = worker::Place::Pkcs11(place.clone());
+    let hosting =
+        Hosting { executable, place: &hosted, profile, sessions: 2, patience: Duration::from_secs(10) };
+    let worker = Process::start(hosting, &pin, Handover::default(), &mut || Ok(())).unwrap();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         let near: Box<dyn Token> = Box::new(connection.session().unwrap());
         let near = bare(vec![near], key, algorithm, seconds);
         for threads in [1, 2] {
@@ -295,13 +314,17 @@ fn main() {
     println!("{:<34} {:>7} {:>9} {:>9} {:>9} {:>7}", "", "clients", "per s", "p50 us", "p99 us", "ratio");
 
     let profile = Profile::load("softhsm2").unwrap();
-    let place =
-        Place { module: module_path(&profile, None).unwrap(), label: Some("bench".into()), serial: None };
+    let place = Place {
+        module: module_path(&profile, None).unwrap(),
+        label: Some("bench".into()),
+        serial: None,
+        init: None,
+    };
     let module = Module::load(place.clone(), profile.clone()).unwrap();
-    let connection = module.connect(&Pin::new(PIN.into()).unwrap()).unwrap();
+    let connection = module.connect(&Pin::new(PIN.into()).unwrap(), &mut || Ok(())).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         let mut session = connection.session().unwrap();
         session
             .generate(&KeySpec {
@@ -349,7 +372,7 @@ fn main() {
     let mut token = EmbeddedToken::open(&embedded_dir, &pin, Profile::load("embedded").unwrap()).unwrap();
     let mut floors = BTreeMap::new();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
-        let key = KeyRef([n; 16]);
+        let key = KeyRef::from([n; 16]);
         token
             .generate(&KeySpec { reference: key, label: "b".into(), algorithm, purpose: Purpose::Payment })
             .unwrap();

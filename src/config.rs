@@ -4,6 +4,8 @@
 //! named by where it comes from.
 #![forbid(unsafe_code)]
 
+mod address;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -140,6 +142,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// App file.
     pub apps_file: PathBuf,
+    /// Security policy of keys; the built-in one when absent.
+    pub keys_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// Metrics.
@@ -161,6 +165,7 @@ struct Raw {
     policy_file: PathBuf,
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
+    keys_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
     metrics: Option<RawMetrics>,
@@ -315,7 +320,7 @@ impl Config {
                 serial: raw.token.serial,
                 module: raw.token.module.map(at),
                 directory: raw.token.directory.map(at),
-                connector: raw.token.connector.map(connector).transpose()?,
+                connector: raw.token.connector.map(address::connector).transpose()?,
                 pin,
                 workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
                 queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
@@ -324,6 +329,7 @@ impl Config {
             },
             policy_file: at(raw.policy_file),
             apps_file: at(raw.apps_file),
+            keys_file: raw.keys_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,
@@ -341,7 +347,7 @@ impl Config {
             },
             metrics: match raw.metrics {
                 None => None,
-                Some(m) => Some(metrics_listen(&m.listen, &base)?),
+                Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
             },
             limits: LimitsConfig {
                 frame: Limits {
@@ -371,36 +377,6 @@ impl Config {
             },
             file,
         })
-    }
-}
-
-/// Frames are encrypted and authenticated from end to end; what this way shows is who signs when. TLS is not spoken.
-fn connector(text: String) -> Result<String, String> {
-    let usb = text == "usb" || text.strip_prefix("usb:").is_some_and(|serial| serial.parse::<u32>().is_ok());
-    let http = text
-        .strip_prefix("http://")
-        .and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'))
-        .is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|p| p > 0)
-        });
-    if usb || http {
-        Ok(text)
-    } else {
-        Err(format!("token.connector = {text:?} is neither http://HOST:PORT, usb nor usb:SERIAL"))
-    }
-}
-
-fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(MetricsListen::Unix(base.join(path)));
-    }
-    let address: std::net::SocketAddr = text
-        .parse()
-        .map_err(|_| format!("metrics.listen = {text:?} is neither unix:PATH nor ADDRESS:PORT"))?;
-    if address.ip().is_loopback() {
-        Ok(MetricsListen::Loopback(address))
-    } else {
-        Err(format!("metrics.listen = {text:?} is not a loopback address"))
     }
 }
 
@@ -474,16 +450,6 @@ mod tests {
             Config::parse(Path::new("/c.toml"), &GOOD.replace("[wallet]", "[wallet]\nmode = \"999\""))
                 .is_err()
         );
-    }
-
-    #[test]
-    fn a_connector_is_named_with_host_and_port() {
-        for good in
-            ["http://127.0.0.1:12345", "http://[::1]:12345", "http://hsm.example:1/", "usb", "usb:7654321"]
-        {
-            let text = format!("{GOOD}connector = {good:?}\n");
-            assert_eq!(Config::parse(Path::new("/c.toml"), &text).unwrap().token.connector.unwrap(), good);
-        }
     }
 
     #[test]

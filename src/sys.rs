@@ -9,6 +9,9 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 
 /// Who called `connect()`, as the kernel recorded it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,17 @@ fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Resul
     }
     // SAFETY: the call succeeded and filled all of `T`, which is plain data.
     Ok(unsafe { value.assume_init() })
+}
+
+/// Arguments of `C_Initialize` with a text in `pReserved`, as NSS softokn and a few others want it. `None` when the text
+/// holds a zero byte. The text stays in memory for good: some modules keep the pointer.
+#[must_use]
+pub fn module_arguments(flags: CInitializeFlags, text: &str) -> Option<CInitializeArgs> {
+    let kept = Box::leak(CString::new(text).ok()?.into_boxed_c_str());
+    let pointer = NonNull::new(kept.as_ptr().cast_mut().cast())?;
+    // SAFETY: the pointer is to a text that ends with a zero byte and is never freed; that is what modules which read
+    // `pReserved` at all expect there, and a profile names it for those alone.
+    Some(unsafe { CInitializeArgs::new_with_reserved(flags, pointer) })
 }
 
 /// `SO_PEERCRED`.

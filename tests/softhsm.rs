@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
 use claviger::secret::Pin;
@@ -52,17 +52,13 @@ async fn make(
     algorithm: Algorithm,
     purpose: Purpose,
 ) -> Result<KeyRecord, TokenError> {
-    let reference = KeyRef([n; 16]);
+    let reference = KeyRef::from([n; 16]);
     let spec = KeySpec { reference, label: format!("k{n}"), algorithm, purpose };
-    Ok(KeyRecord {
-        name: Name::parse(&format!("k{n}")).unwrap(),
-        reference,
-        purpose,
-        state: State::Active,
-        public: keeper.generate(spec).await?,
-        token_serial: String::new(),
-        created: Timestamp(0),
-    })
+    let name = Name::parse(&format!("k{n}")).unwrap();
+    let public = keeper.generate(spec).await?;
+    let record =
+        KeyRecord::new(name, reference, purpose, public, String::new(), Origin::Generated, Timestamp(0));
+    Ok(KeyRecord { state: State::Active, ..record })
 }
 
 async fn checkpoint(keeper: &Keeper, key: &KeyRecord) -> Result<(), TokenError> {

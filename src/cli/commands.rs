@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::arguments::{
-    AppCommand, Arguments, Command, Init, KeyCommand, LogCommand, Payment, PolicyCommand, TokenCommand,
+    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, client, doctor, log, payment, show};
+use super::{Failure, Output, client, doctor, key, log, payment, show};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, keys};
@@ -26,18 +26,15 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
     match arguments.command {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
-        Command::Key(KeyCommand::Create { name, purpose, algorithm }) => {
-            let words = json!({"name": name, "purpose": purpose, "algorithm": algorithm});
-            let value = ask("operator_keyCreate", words)?;
-            Ok(Output { text: format!("made in the token\n{}", show::fields(&value)), value })
-        }
-        Command::Key(KeyCommand::List) => {
-            let value = ask("operator_keyList", Value::Null)?;
-            Ok(Output { text: show::keys(&value), value })
-        }
-        Command::Key(KeyCommand::Show { name }) => {
-            let value = ask("operator_keyShow", json!({"name": name}))?;
-            Ok(Output { text: show::fields(&value), value })
+        Command::Key(command) => key::run(command, &ask),
+        Command::Token(TokenCommand::Inventory) => {
+            let value = ask("operator_inventory", Value::Null)?;
+            let text = show::fields(&value);
+            if value.get("equal") == Some(&json!(true)) {
+                Ok(Output { text, value })
+            } else {
+                Err(Failure::Refused(format!("token and registered keys differ\n{text}"), value))
+            }
         }
         Command::Sign(words) => sign(&config()?.wallet.path, &words),
         Command::Policy(command) => policy(command, &ask),

@@ -123,6 +123,7 @@ fn look(found: &mut Findings, config: &Config) {
             let word = show::text(&token, "state");
             if word == "usable" {
                 found.good("daemon", "answers, and the token is usable");
+                token_of(found, config, &token);
             } else {
                 found.bad(
                     "daemon",
@@ -131,6 +132,36 @@ fn look(found: &mut Findings, config: &Config) {
             }
         }
         Err(e) => found.bad("daemon", e.to_string()),
+    }
+}
+
+/// What the token was found to be, and whether it holds what is registered and nothing else.
+fn token_of(found: &mut Findings, config: &Config, token: &Value) {
+    if token.get("payment") == Some(&json!(true)) {
+        found.good("token", "was tried: payment keys may live in it");
+    } else {
+        found.bad("token", format!("payment keys are refused: {}", show::text(token, "payment_refused")));
+    }
+    if token.get("profile_tested") != Some(&json!(true)) {
+        found.good(
+            "profile",
+            "was not tested by the project with this vendor's device; claviger token check tries it",
+        );
+    }
+    match client::call(&config.operator.path, "operator_inventory", Value::Null) {
+        Ok(told) if told.get("equal") == Some(&json!(true)) => {
+            found.good("inventory", format!("the token's {} objects are the registered keys", show::text(&told, "objects")));
+        }
+        Ok(told) => found.bad(
+            "inventory",
+            format!(
+                "missing in the token: {}; strangers in it: {}; take them over with claviger key adopt, or remove them",
+                show::text(&told, "missing"),
+                show::text(&told, "strangers")
+            ),
+        ),
+        Err(Failure::Refused(why, _)) => found.bad("inventory", why),
+        Err(_) => {}
     }
 }
 

@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod client;
 pub mod commands;
 pub mod doctor;
+pub mod key;
 pub mod log;
 pub mod payment;
 pub mod show;

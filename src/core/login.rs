@@ -12,6 +12,18 @@ use super::units::sha256;
 /// its content, and the version byte that Solana reserves for what is not a transaction.
 pub const PREFIX: &[u8] = b"\xffclaviger login, version 1\n";
 
+/// What a key signs to show that it is the private half of its public one: random bytes under a name of their own.
+#[must_use]
+pub fn possession(algorithm: Algorithm, random: &[u8; 32]) -> ToSign {
+    let message =
+        [b"\xffclaviger proof of possession, version 1\n".as_slice(), hex::encode(random).as_bytes()]
+            .concat();
+    match algorithm {
+        Algorithm::Ed25519 => ToSign::Message(message),
+        _ => ToSign::Prehash(sha256(&message)),
+    }
+}
+
 /// Shortest challenge, bytes: a guessable one could be answered before it is asked.
 pub const SHORTEST: usize = 16;
 /// Longest challenge, bytes.

@@ -21,6 +21,35 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
+    /// Midnight, UTC, of a day written `2035-12-31`; `None` for what is no day of the years 1970 to 9999.
+    #[must_use]
+    pub fn parse_day(text: &str) -> Option<Self> {
+        let digits = |part: &str, length| {
+            (part.len() == length && part.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| part.parse::<i64>().ok())?
+        };
+        let mut parts = text.split('-');
+        let (year, month, day) =
+            (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
+        if parts.next().is_some() || year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+            return None;
+        }
+        // Days from civil, the inverse of what Display does; a day that is none comes back as another.
+        let shifted_year = if month <= 2 { year - 1 } else { year };
+        let (era, year_of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
+        let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+        let days =
+            era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+        let midnight = Self(days * 86_400_000);
+        midnight.to_string().starts_with(text).then_some(midnight)
+    }
+
+    /// This moment, `millis` later.
+    #[must_use]
+    pub fn plus(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
     /// This moment, `millis` earlier.
     #[must_use]
     pub fn minus(self, millis: i64) -> Self {
@@ -48,7 +77,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A name that people chose (key, app, rule, asset, address book): 1 to 64 of `A-Z a-z 0-9 . _ -`.
+/// A name that people chose (key, app, rule, asset, address book): 1 to 64 of `A-Z a-z 0-9 . _ -`; a key that rotation made
+/// has `@` and its generation behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
@@ -58,7 +88,22 @@ impl Name {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        (!text.is_empty() && text.len() <= 64 && text.bytes().all(good)).then(|| Self(text.to_owned()))
+        // What rotation made has the number of its generation behind it.
+        let (base, generation) = text.split_once('@').map_or((text, None), |(b, g)| (b, Some(g)));
+        let numbered = generation.is_none_or(|g| {
+            !g.starts_with('0')
+                && g.len() <= 6
+                && g.parse::<u32>().is_ok_and(|n| n > 1)
+                && !g.starts_with('+')
+        });
+        let fits = !base.is_empty() && base.len() <= 64 && base.bytes().all(good);
+        (fits && numbered).then(|| Self(text.to_owned()))
+    }
+
+    /// The name of a later generation: `hot-1@2`.
+    #[must_use]
+    pub fn of_generation(line: &Self, generation: u32) -> Option<Self> {
+        Self::parse(&format!("{line}@{generation}"))
     }
 
     /// The text.

@@ -93,6 +93,7 @@ pub async fn run(config: Config) -> Result<(), String> {
             }
         });
     }
+    let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -117,6 +118,9 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::warn!("some requests were still in flight after {GRACE:?}");
     }
     house.close();
+    if let Err(e) = lives.await {
+        tracing::error!("the task that looks after keys failed: {e}");
+    }
     if let Err(e) = checkpoints.await {
         tracing::error!("the checkpoint task failed: {e}");
     }

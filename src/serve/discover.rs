@@ -173,6 +173,44 @@ pub const OPERATOR: &[Method] = &[
         ],
         result: "key",
     },
+    Method {
+        name: "operator_keyAdopt",
+        summary: "Takes a key over that is in the token, with what is unproven about it",
+        params: &[
+            ("name", true, "key name"),
+            ("id", true, "CKA_ID, hex"),
+            ("purpose", true, "its one purpose"),
+        ],
+        result: "key",
+    },
+    Method {
+        name: "operator_keyMove",
+        summary: "Moves a key along its life: active, suspended, sweep-only, deactivated, compromised, destroyed",
+        params: &[
+            ("name", true, "key name"),
+            ("to", true, "state"),
+            ("reason", true, "one line, for those who read the log in years"),
+        ],
+        result: "key",
+    },
+    Method {
+        name: "operator_keyRotate",
+        summary: "Makes a successor and puts it in the key's place between two requests",
+        params: &[("name", true, "key name"), ("reason", true, "one line")],
+        result: "{line, successor, predecessor}",
+    },
+    Method {
+        name: "operator_keysDue",
+        summary: "When keys end, and what is overdue",
+        params: &[],
+        result: "array of {name, state, to, at, days, overdue}",
+    },
+    Method {
+        name: "operator_inventory",
+        summary: "Compares the token's objects with the registered keys",
+        params: &[],
+        result: "{equal, strangers, missing, objects, keys}",
+    },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
     Method {
         name: "operator_keyShow",

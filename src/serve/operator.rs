@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::connection::Handler;
 use super::{clip, discover, named, serve_listed};
-use crate::core::key::{Algorithm, Purpose};
+use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
-use crate::service::sign::{self, Asked};
+use crate::service::sign::{self, Asked, Payer};
 use crate::service::{House, Peer, keys};
 use crate::wire::rpc::Request;
 
@@ -67,6 +67,29 @@ struct LogParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct MoveParams {
+    name: String,
+    to: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RotateParams {
+    name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdoptParams {
+    name: String,
+    id: String,
+    purpose: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
 }
@@ -98,13 +121,36 @@ impl Operator {
                 let record = house.create_key(&params.name, algorithm, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
+            "operator_keyAdopt" => {
+                let params: AdoptParams = named(params)?;
+                let purpose = Purpose::parse(&params.purpose).ok_or_else(|| {
+                    let why = format!("there is no purpose {:?}", clip(&params.purpose));
+                    Refusal::new(Code::InvalidParams, why)
+                })?;
+                let record = house.adopt_key(&params.name, &params.id, purpose, uid).await?;
+                Ok(keys::describe(&record))
+            }
+            "operator_keyMove" => {
+                let params: MoveParams = named(params)?;
+                let to = State::parse(&params.to).ok_or_else(|| {
+                    Refusal::new(Code::InvalidParams, format!("there is no state {:?}", clip(&params.to)))
+                })?;
+                let record = house.move_key(&params.name, to, &params.reason, uid).await?;
+                Ok(keys::describe(&record))
+            }
+            "operator_keyRotate" => {
+                let params: RotateParams = named(params)?;
+                house.rotate_key(&params.name, &params.reason, uid).await
+            }
+            "operator_keysDue" => Ok(house.keys_due()),
+            "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
             }
             "operator_keyShow" => {
                 let params: KeyParams = named(params)?;
                 Name::parse(&params.name)
-                    .and_then(|n| house.keys().by_name(&n))
+                    .and_then(|n| house.keys().exact(&n))
                     .map(|k| keys::describe(&k.record))
                     .ok_or_else(|| {
                         Refusal::new(
@@ -134,14 +180,8 @@ impl Operator {
                 let params: ExplainParams = named(params)?;
                 let (tx, from) = UnsignedTx::from_args(&params.transaction)
                     .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
-                let by_name = params
-                    .key
-                    .and_then(|name| house.keys().by_name(&name))
-                    .and_then(|key| key.record.public.evm_address());
-                let account = from.or(by_name).ok_or_else(|| {
-                    Refusal::new(Code::KeyUnknown, "name the sender with from, or an existing key with key")
-                })?;
-                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), account)).await
+                let payer = Payer { account: from, key: params.key };
+                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), payer)).await
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;

@@ -20,7 +20,7 @@ use crate::core::units::{Address, Name};
 use crate::refusal::{Code, Refusal};
 use crate::service::operate;
 use crate::service::pending::Cancel;
-use crate::service::sign::{self, Asked, Signed};
+use crate::service::sign::{self, Asked, Payer, Signed};
 use crate::service::{House, Peer};
 use crate::wire::rpc::Request;
 
@@ -97,7 +97,7 @@ impl Wallet {
             }
             "personal_sign" => {
                 let [data, account] = positional::<2>(params, 0)?;
-                let asked = Asked::Message(message(&data)?, address(&account)?);
+                let asked = Asked::Message(message(&data)?, Payer::account(address(&account)?));
                 let body = self.sign(asked).await?.body;
                 Ok(body.get("signature").cloned().unwrap_or(Value::Null))
             }
@@ -192,14 +192,14 @@ impl Wallet {
 
     /// Steps 5's first half: the bytes or fields become a transaction, and the account is settled.
     async fn transaction(&self, args: &Value, key: Option<Name>) -> Result<Asked, Refusal> {
-        let outcome = self.read_transaction(args, key);
+        let outcome = Self::read_transaction(args, key);
         match outcome {
             Ok(asked) => Ok(asked),
             Err(refusal) => Err(self.house.log_refusal(&self.peer, None, None, refusal).await),
         }
     }
 
-    fn read_transaction(&self, args: &Value, key: Option<Name>) -> Result<Asked, Refusal> {
+    fn read_transaction(args: &Value, key: Option<Name>) -> Result<Asked, Refusal> {
         let (tx, from) = match args {
             Value::String(text) => {
                 let bytes = hex_bytes(text)?;
@@ -208,24 +208,7 @@ impl Wallet {
             }
             args => UnsignedTx::from_args(args).map_err(|e| Refusal::new(e.code(), e.to_string()))?,
         };
-        let named = match &key {
-            None => None,
-            Some(name) => {
-                Some(self.house.keys().by_name(name).and_then(|k| k.record.public.evm_address()).ok_or_else(
-                    || Refusal::new(Code::KeyUnknown, format!("there is no payment key named {name}")),
-                )?)
-            }
-        };
-        match (from, named) {
-            (Some(from), Some(named)) if from != named => Err(Refusal::new(
-                Code::KeyUnknown,
-                format!("the sender {from} is not the account {named} of the key that was named"),
-            )),
-            (Some(account), _) | (None, Some(account)) => Ok(Asked::Transaction(Box::new(tx), account)),
-            (None, None) => {
-                Err(Refusal::new(Code::InvalidParams, "name the sender with from, or the key with key"))
-            }
-        }
+        Ok(Asked::Transaction(Box::new(tx), Payer { account: from, key }))
     }
 
     async fn sign(&self, asked: Asked) -> Result<Signed, Refusal> {

@@ -10,7 +10,8 @@ use super::pending::Pending;
 use crate::caller::DigestCache;
 use crate::config::Config;
 use crate::core::app::Apps;
-use crate::core::key::{KeyRecord, Purpose};
+use crate::core::key::policy::{KeyPolicy, LifeClock};
+use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::policy::Policy;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
@@ -38,11 +39,24 @@ impl Key {
     }
 }
 
-/// All keys, found by name and by account.
+/// All keys, found by name, by line and by account.
 #[derive(Default)]
 pub struct Keys {
     by_name: HashMap<Name, Arc<Key>>,
+    /// The generation of each line that apps get.
+    current: HashMap<Name, Arc<Key>>,
     by_address: HashMap<Address, Arc<Key>>,
+}
+
+/// Which of two generations apps get: an active one before others, then the newer one; one that is not active yet last.
+fn rank(key: &KeyRecord) -> (u8, u32) {
+    let by_state = match key.state {
+        State::Active => 3,
+        State::Suspended => 2,
+        State::PreActive => 0,
+        _ => 1,
+    };
+    (by_state, key.generation)
 }
 
 impl Keys {
@@ -67,6 +81,10 @@ impl Keys {
         {
             self.by_address.insert(address, Arc::clone(&key));
         }
+        let line = key.record.line.clone();
+        if self.current.get(&line).is_none_or(|other| rank(&other.record) < rank(&key.record)) {
+            self.current.insert(line, Arc::clone(&key));
+        }
         self.by_name.insert(key.record.name.clone(), key);
         Ok(())
     }
@@ -77,17 +95,25 @@ impl Keys {
         self.by_address.get(&address).cloned()
     }
 
-    /// A key by its name.
+    /// The key that apps get by this name: the generation of the line that is in use.
     #[must_use]
     pub fn by_name(&self, name: &Name) -> Option<Arc<Key>> {
+        self.current.get(name).or_else(|| self.by_name.get(name)).cloned()
+    }
+
+    /// Exactly this key, whatever came after it.
+    #[must_use]
+    pub fn exact(&self, name: &Name) -> Option<Arc<Key>> {
         self.by_name.get(name).cloned()
     }
 
-    /// All keys, by name.
+    /// All keys, by line and generation.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Key>> {
         let mut keys: Vec<_> = self.by_name.values().cloned().collect();
-        keys.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        keys.sort_by(|a, b| {
+            (&a.record.line, a.record.generation).cmp(&(&b.record.line, b.record.generation))
+        });
         keys
     }
 }
@@ -146,6 +172,12 @@ pub struct House {
     pub(super) health: Mutex<Health>,
     pub(super) rules: RwLock<Arc<Rules>>,
     pub(super) keys: RwLock<Arc<Keys>>,
+    /// What holds for the lives of keys.
+    pub(super) key_policy: RwLock<Arc<KeyPolicy>>,
+    /// The clock of those lives, and when it was read last.
+    pub(super) life: Mutex<(LifeClock, std::time::Instant)>,
+    /// Held for reading by what uses keys, for writing by a rotation.
+    pub(super) switch: tokio::sync::RwLock<()>,
     /// One change of rules or keys at a time.
     pub(super) changes: tokio::sync::Mutex<()>,
     pub(super) stopping: AtomicBool,

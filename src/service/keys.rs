@@ -9,7 +9,7 @@ use super::ledger::PolicyLedger;
 use super::{House, Keys, Rules, token_refusal};
 use crate::config::read_text;
 use crate::core::app::Apps;
-use crate::core::key::{Algorithm, KeyRecord, KeyRef, Purpose, State};
+use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
 use crate::core::policy::{Policy, diff};
 use crate::core::units::{Name, Timestamp, sha256};
@@ -21,6 +21,13 @@ use crate::token::{KeySpec, TokenError};
 /// The name of the key that signs checkpoints.
 pub const LOG_KEY: &str = "claviger-log";
 
+/// The name, line and generation of a new key.
+pub(super) struct Successor {
+    pub(super) name: Name,
+    pub(super) line: Name,
+    pub(super) generation: u32,
+}
+
 /// Milliseconds since the epoch, now.
 #[must_use]
 pub fn now() -> Timestamp {
@@ -30,10 +37,10 @@ pub fn now() -> Timestamp {
 
 /// 16 random bytes for a new `CKA_ID`.
 fn fresh_reference() -> Result<KeyRef, Refusal> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;
-    Ok(KeyRef(bytes))
+    Ok(KeyRef::from(bytes))
 }
 
 /// What people and programs see of a key.
@@ -50,12 +57,18 @@ pub fn describe(record: &KeyRecord) -> Value {
         "token_serial": record.token_serial,
         "token_id": record.reference.to_string(),
         "created": record.created.to_string(),
+        "origin": record.origin,
+        "line": record.line,
+        "generation": record.generation,
+        "since": record.since.to_string(),
+        "activated": record.activated.map(|t| t.to_string()),
+        "compromised": record.compromised.map(|t| t.to_string()),
+        "destroying": record.destroying,
     })
 }
 
 impl House {
     /// Makes a key in the token and registers it.
-    // [clause 8.2.5-a] the private half is made in the token and never leaves it
     pub async fn create_key(
         &self,
         name: &str,
@@ -64,30 +77,57 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let name = Name::parse(name).ok_or_else(|| {
-            Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
-        })?;
+        let name = self.free_name(name)?;
+        let line = name.clone();
+        self.make(Successor { name, line, generation: 1 }, algorithm, purpose, uid).await
+    }
+
+    async fn make(
+        &self,
+        successor: Successor,
+        algorithm: Algorithm,
+        purpose: Purpose,
+        uid: u32,
+    ) -> Result<KeyRecord, Refusal> {
+        let record = self.make_silent(successor, algorithm, purpose, uid).await?;
+        self.activate_if_wanted(&record).await
+    }
+
+    /// Makes and registers a key that does nothing yet.
+    // [clause 8.2.5-a] the private half is made in the token and never leaves it
+    pub(super) async fn make_silent(
+        &self,
+        successor: Successor,
+        algorithm: Algorithm,
+        purpose: Purpose,
+        uid: u32,
+    ) -> Result<KeyRecord, Refusal> {
         if !purpose.takes(algorithm) {
             let why = format!("a {purpose} key cannot be {algorithm}");
             return Err(Refusal::new(Code::KeyPurpose, why));
         }
-        if self.keys().by_name(&name).is_some() {
-            return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
-        }
+        self.key_policy()
+            .may_make(purpose, algorithm, self.life_now())
+            .map_err(|why| Refusal::new(Code::KeyPolicyForbids, why))?;
         let description = self.keeper.describe().ok_or_else(|| {
             Refusal::new(Code::TokenGone, "the token is not connected, so no key can be made")
         })?;
         let reference = fresh_reference()?;
+        let Successor { name, line, generation } = successor;
         let spec = KeySpec { reference, label: name.to_string(), algorithm, purpose };
         let public = self.keeper.generate(spec).await.map_err(|e| token_refusal(&e))?;
         let record = KeyRecord {
-            name,
-            reference,
-            purpose,
-            state: State::Active,
-            public,
-            token_serial: description.serial,
-            created: now(),
+            line,
+            generation,
+            ..KeyRecord::new(
+                name,
+                reference,
+                purpose,
+                public,
+                description.serial,
+                Origin::Generated,
+                self.life_now(),
+            )
         };
         if algorithm.is_pair() && Verifier::new(&public).is_none() {
             self.discard(reference).await;
@@ -113,7 +153,9 @@ impl House {
     /// Reads the key records again.
     pub(super) async fn load_keys(&self) -> Result<(), Refusal> {
         let records = self.store.keys().await.map_err(|e| self.store_refusal(&e))?;
-        self.keeper.expect_keys(records.iter().map(|r| (r.reference, r.public)).collect());
+        // What may be gone, or is to go, is no sign of the token.
+        let there = |r: &&KeyRecord| r.state != State::Destroyed && !r.destroying;
+        self.keeper.expect_keys(records.iter().filter(there).map(|r| (r.reference, r.public)).collect());
         let keys = Arc::new(Keys::prepare(records)?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
@@ -123,7 +165,12 @@ impl House {
     pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
         let rules = load_rules(&self.config)?;
-        self.put_in_force(rules, uid).await
+        let keys_changed = self.reload_key_policy(uid).await?;
+        let mut summary = self.put_in_force(rules, uid).await?;
+        if let Some(map) = summary.as_object_mut() {
+            map.insert("key_policy_changed".into(), json!(keys_changed));
+        }
+        Ok(summary)
     }
 
     /// Checks a policy text, writes it to the policy file and puts it in force.

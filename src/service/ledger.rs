@@ -17,8 +17,10 @@ use crate::store::{Ledger, Verdict};
 pub struct SignFacts {
     /// Who asks.
     pub app: Name,
-    /// With which key.
+    /// With which key: the name of its line.
     pub key: Name,
+    /// Whether it may only sweep, as far as was known when the request was read; the writer knows better.
+    pub sweeping: bool,
     /// The payment, if it is one.
     pub payment: Option<Payment>,
     /// Otherwise what it is, and how many bytes of data it has.
@@ -28,13 +30,17 @@ pub struct SignFacts {
 }
 
 impl SignFacts {
-    fn facts(&self) -> Facts<'_> {
+    fn facts(&self, sweeping: bool) -> Facts<'_> {
         let act = match &self.payment {
             Some(payment) => ActFacts::Payment(payment),
             None => ActFacts::Other { act: self.other.0, len: self.other.1 },
         };
-        Facts { app: &self.app, key: &self.key, act, digest: self.digest }
+        Facts { app: &self.app, key: &self.key, act, digest: self.digest, sweeping }
     }
+}
+
+fn sweeping(facts: &dyn Any) -> bool {
+    facts.downcast_ref::<SignFacts>().is_some_and(|f| f.sweeping)
 }
 
 /// The ledger in force: one policy and the counters of its windows.
@@ -51,20 +57,32 @@ impl PolicyLedger {
         Self { policy, windows }
     }
 
-    fn decision(&self, facts: &dyn Any, windows: &Windows, now: Timestamp) -> Result<Decision, Refusal> {
+    fn decision(
+        &self,
+        facts: &dyn Any,
+        windows: &Windows,
+        now: Timestamp,
+        sweeping: bool,
+    ) -> Result<Decision, Refusal> {
         let facts = facts
             .downcast_ref::<SignFacts>()
             .ok_or_else(|| Refusal::new(Code::Internal, "a request without facts reached the ledger"))?;
         // A request that was read under an older policy is decided under the one in force.
-        Ok(decide(&self.policy, &facts.facts(), windows, now))
+        Ok(decide(&self.policy, &facts.facts(sweeping), windows, now))
     }
 }
 
 impl Ledger for PolicyLedger {
-    fn decide(&self, facts: &dyn Any, now: Timestamp, debited: bool) -> Result<Verdict, Refusal> {
+    fn decide(
+        &self,
+        facts: &dyn Any,
+        now: Timestamp,
+        debited: bool,
+        sweeping: bool,
+    ) -> Result<Verdict, Refusal> {
         let empty = Windows::default();
         let windows = if debited { &empty } else { &self.windows };
-        match self.decision(facts, windows, now)? {
+        match self.decision(facts, windows, now, sweeping)? {
             Decision::Permit(permit) => Ok(Verdict {
                 rule: permit.authorized.rule().clone(),
                 replacement: permit.replacement,
@@ -77,7 +95,7 @@ impl Ledger for PolicyLedger {
 
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal> {
         let value = |v| serde_json::to_value(v).unwrap_or(Value::Null);
-        Ok(match self.decision(facts, &self.windows, now)? {
+        Ok(match self.decision(facts, &self.windows, now, sweeping(facts))? {
             Decision::Permit(permit) => serde_json::json!({
                 "outcome": "permit",
                 "rule": permit.authorized.rule(),

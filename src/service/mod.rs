@@ -1,10 +1,12 @@
 //! The use cases. Composes the edges; each file reads like its paragraph in SECURITY.md.
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod house;
 pub mod init;
 pub mod keys;
 pub mod ledger;
+pub mod lifecycle;
 pub mod metrics;
 pub mod operate;
 mod path;

@@ -184,8 +184,8 @@ impl Deed for Understood {
     }
 
     fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts {
-        let key = self.key.record.name.clone();
-        SignFacts { app, key, payment: None, other: self.asked.act(), digest }
+        let key = self.key.record.line.clone();
+        SignFacts { app, key, sweeping: false, payment: None, other: self.asked.act(), digest }
     }
 
     fn act(&self) -> Value {

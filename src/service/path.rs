@@ -116,11 +116,14 @@ async fn steps<D: Deed>(
     cancel: &Cancel,
     understand: impl FnOnce(&House) -> Result<D, Refusal>,
 ) -> Result<Signed, Stop> {
+    // A rotation waits for what is under way, and holds back for a moment what comes.
+    let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
+    let operation = work.operation();
     let digest = work.digest().map_err(|e| super::token_refusal(&e))?;
     timed.stop(Stage::Decode);
 
@@ -132,7 +135,7 @@ async fn steps<D: Deed>(
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
-    let ask = ask(&deed, request, &vouched, start);
+    let ask = ask(&deed, operation, request, &vouched, start);
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -143,7 +146,7 @@ async fn steps<D: Deed>(
     };
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, &reserved, sealed).await {
+    match release(house, peer, &deed, operation, &reserved, sealed).await {
         Ok(signed) => Ok(signed),
         Err(refusal) => {
             // The reservation stays: whether the token did it is not always known.
@@ -161,6 +164,7 @@ async fn release<D: Deed>(
     house: &House,
     peer: &Peer,
     deed: &D,
+    operation: Operation,
     reserved: &Reserved,
     sealed: Sealed,
 ) -> Result<Signed, Refusal> {
@@ -172,6 +176,10 @@ async fn release<D: Deed>(
     let made = sealed.open(reserved).await.map_err(|e| super::token_refusal(&e))?;
     timed.stop(Stage::Sign);
 
+    // [clause 8.7.1-b] a key that was stopped meanwhile gives nothing out
+    if let Some(now) = house.keys().exact(&deed.key().record.name) {
+        now.record.may(operation)?;
+    }
     let timed = Timer::start(house);
     // [clause 8.2.5-b] what the token returned is verified before anybody sees it
     let checked = deed.checked(house, made)?;
@@ -184,14 +192,15 @@ async fn release<D: Deed>(
     Ok(Signed::new(checked, &recorded))
 }
 
-fn ask<D: Deed>(deed: &D, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
+fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
     let key = deed.key().record.name.clone();
     let facts = deed.facts(vouched.app().clone(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
         at: Timestamp(0),
-        key: key.clone(),
+        // A successor goes on where its predecessor was: rotation gives no fresh limits.
+        key: deed.key().record.line.clone(),
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
@@ -202,6 +211,7 @@ fn ask<D: Deed>(deed: &D, request: RequestId, vouched: &Vouched, start: Start) -
         app: vouched.app().clone(),
         tier: vouched.tier(),
         key,
+        operation,
         act: deed.act(),
         digest: *vouched.digest(),
         debit,

@@ -10,7 +10,7 @@ pub use super::path::Signed;
 use super::path::{self, Checked, Deed};
 use super::pending::Cancel;
 use super::{House, Key, Peer};
-use crate::core::key::Operation;
+use crate::core::key::{Operation, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
@@ -25,10 +25,63 @@ use crate::token::keeper::{Made, Work};
 /// What an app asks to have signed.
 #[derive(Clone)]
 pub enum Asked {
-    /// A transaction, and the account that shall pay.
-    Transaction(Box<UnsignedTx>, Address),
-    /// An EIP-191 personal message, and the account that shall sign.
-    Message(PersonalMessage, Address),
+    /// A transaction, and who shall pay.
+    Transaction(Box<UnsignedTx>, Payer),
+    /// An EIP-191 personal message, and who shall sign.
+    Message(PersonalMessage, Payer),
+}
+
+/// Which key an app means. A name is looked up no earlier than the request walks the path: a rotation may come between.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    /// The account.
+    pub account: Option<Address>,
+    /// The name of the key.
+    pub key: Option<Name>,
+}
+
+impl Payer {
+    /// By its account.
+    #[must_use]
+    pub fn account(account: Address) -> Self {
+        Self { account: Some(account), key: None }
+    }
+
+    fn find(&self, house: &House) -> Result<(Arc<Key>, Address), Refusal> {
+        let keys = house.keys();
+        let unknown = |why: String| Refusal::new(Code::KeyUnknown, why);
+        let named = match &self.key {
+            None => None,
+            Some(name) => Some(
+                keys.by_name(name)
+                    .and_then(|key| key.record.public.evm_address().map(|address| (key, address)))
+                    .ok_or_else(|| unknown(format!("there is no payment key named {name}")))?,
+            ),
+        };
+        match (self.account, named) {
+            (Some(from), Some((_, address))) if from != address => Err(unknown(format!(
+                "the sender {from} is not the account {address} of the key that was named"
+            ))),
+            (_, Some(found)) => Ok(found),
+            (Some(account), None) => keys
+                .by_address(account)
+                .map(|key| (key, account))
+                .ok_or_else(|| unknown(format!("no key of this daemon has the account {account}"))),
+            (None, None) => {
+                Err(Refusal::new(Code::InvalidParams, "name the sender with from, or the key with key"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Payer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.account, &self.key) {
+            (Some(account), _) => account.fmt(f),
+            (None, Some(key)) => key.fmt(f),
+            (None, None) => f.write_str("nobody"),
+        }
+    }
 }
 
 /// A request that has been understood: steps 5 and 6 are behind it.
@@ -47,8 +100,8 @@ pub async fn sign(
     asked: Asked,
     cancel: &Cancel,
 ) -> Result<Signed, Refusal> {
-    let account = asked.account().to_string();
-    path::walk(house, peer, request, account, cancel, |house| understand(house, asked)).await
+    let payer = asked.payer().to_string();
+    path::walk(house, peer, request, payer, cancel, |house| understand(house, asked)).await
 }
 
 /// The same decision, without a signature and without a reservation.
@@ -62,18 +115,15 @@ pub async fn simulate(house: &House, app: &crate::core::units::Name, asked: Aske
 
 /// Steps 5 and 6: what is being paid, and with which key.
 fn understand(house: &House, asked: Asked) -> Result<Understood, Refusal> {
-    let account = asked.account();
-    let key = house.keys().by_address(account).ok_or_else(|| {
-        Refusal::new(Code::KeyUnknown, format!("no key of this daemon has the account {account}"))
-    })?;
+    let (key, account) = asked.payer().find(house)?;
     let operation = match &asked {
         Asked::Transaction(..) => Operation::SignPayment,
         Asked::Message(..) => Operation::SignMessage,
     };
     let key = path::usable(key, operation)?;
     let (payment, to_sign) = match &asked {
-        Asked::Transaction(tx, from) => {
-            let payment = tx.payment(*from).map_err(|e| Refusal::new(e.code(), e.to_string()))?;
+        Asked::Transaction(tx, _) => {
+            let payment = tx.payment(account).map_err(|e| Refusal::new(e.code(), e.to_string()))?;
             (Some(payment), ToSign::Prehash(tx.signing_hash()))
         }
         Asked::Message(message, _) => (None, ToSign::Prehash(message.hash())),
@@ -82,11 +132,11 @@ fn understand(house: &House, asked: Asked) -> Result<Understood, Refusal> {
 }
 
 impl Asked {
-    /// The account that shall sign.
+    /// Who shall sign.
     #[must_use]
-    pub fn account(&self) -> Address {
+    pub fn payer(&self) -> &Payer {
         match self {
-            Self::Transaction(_, account) | Self::Message(_, account) => *account,
+            Self::Transaction(_, payer) | Self::Message(_, payer) => payer,
         }
     }
 
@@ -124,7 +174,14 @@ impl Deed for Understood {
             Asked::Message(message, _) => (Act::Message, message.len()),
             Asked::Transaction(..) => (Act::Create, 0),
         };
-        SignFacts { app, key: self.key.record.name.clone(), payment: self.payment.clone(), other, digest }
+        SignFacts {
+            app,
+            key: self.key.record.line.clone(),
+            sweeping: self.key.record.state == State::SweepOnly,
+            payment: self.payment.clone(),
+            other,
+            digest,
+        }
     }
 
     fn act(&self) -> Value {

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use super::house::Strangers;
 use super::keys::load_rules;
 use super::ledger::PolicyLedger;
+use super::lifecycle::load_key_policy;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::{House, Keys};
 use crate::caller::DigestCache;
 use crate::config::{Config, TokenConfig};
+use crate::core::key::policy::LifeClock;
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, Store, StoreConfig};
 use crate::sys;
@@ -58,6 +60,7 @@ impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
     pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
         let rules = load_rules(&config)?;
+        let key_policy = load_key_policy(&config)?;
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|e| state(format!("{} cannot be made: {e}", config.state_dir.display())))?;
@@ -75,6 +78,7 @@ impl House {
         let (backend, keeper_config) = backend(&config.token)?;
         let pin = config.token.pin.fetch().map_err(|e| Refusal::new(Code::TokenLocked, e.to_string()))?;
         let keeper = Keeper::start(backend, pin, keeper_config);
+        let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
         let house = Arc::new(Self {
@@ -89,6 +93,9 @@ impl House {
             health: Mutex::default(),
             rules: RwLock::new(Arc::new(rules)),
             keys: RwLock::new(Arc::new(Keys::default())),
+            key_policy: RwLock::new(Arc::new(key_policy)),
+            life: Mutex::new((LifeClock::new(latest), Instant::now())),
+            switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
             stopping: false.into(),
             run_id: u64::from_be_bytes(run_id),
@@ -101,6 +108,7 @@ impl House {
         for entry in [
             EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id()),
             EntryKind::policy(in_force.policy.hash(), in_force.policy_text.len(), uid, "start".into()),
+            EntryKind::KeyPolicy { hash: hex::encode(house.key_policy().hash()), uid },
             EntryKind::apps(in_force.apps.hash(), in_force.apps.all().len(), uid),
         ] {
             house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;

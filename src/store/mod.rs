@@ -4,6 +4,7 @@
 //! commit changes nothing, in memory or on disk, and the next one is tried afresh. Mints [`Reserved`] and [`Recorded`].
 #![forbid(unsafe_code)]
 
+mod keys;
 mod open;
 mod reserve;
 mod schema;
@@ -16,13 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::core::key::KeyRecord;
+use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
+pub use keys::Because;
 use reserve::Draft;
 use writer::{Shared, Work, WriterHandle};
 
@@ -80,7 +82,14 @@ pub struct Verdict {
 /// What decides, inside the writer.
 pub trait Ledger: Send + 'static {
     /// Decides. `debited` when this very payment stands in the windows already: they are not asked again.
-    fn decide(&self, facts: &dyn Any, now: Timestamp, debited: bool) -> Result<Verdict, Refusal>;
+    /// `sweeping` when the key may pay to listed destinations only.
+    fn decide(
+        &self,
+        facts: &dyn Any,
+        now: Timestamp,
+        debited: bool,
+        sweeping: bool,
+    ) -> Result<Verdict, Refusal>;
     /// The same decision in words.
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal>;
     /// Counts what was reserved.
@@ -109,6 +118,8 @@ pub struct Ask {
     pub tier: Tier,
     /// Key.
     pub key: Name,
+    /// What is done with it.
+    pub operation: Operation,
     /// For the log: what was decoded.
     pub act: Value,
     /// SHA-256 of what will be signed.
@@ -237,7 +248,53 @@ impl Store {
 
     /// Registers a key, with its entry, in one transaction.
     pub async fn insert_key(&self, record: KeyRecord, uid: u32) -> Result<(), StoreError> {
-        self.writer.submit(move |work| schema::insert_key(work, &record, uid)).await?
+        self.writer.submit(move |work| keys::insert(work, &record, uid)).await?
+    }
+
+    /// Moves a key along an edge of its life.
+    pub async fn move_key(
+        &self,
+        name: Name,
+        to: State,
+        because: Because,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| keys::go(work, &name, to, &because)).await
+    }
+
+    /// The successor becomes active and its predecessor ends, in one commit.
+    pub async fn rotate_key(
+        &self,
+        old: Name,
+        new: Name,
+        end: State,
+        because: Because,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| keys::rotate(work, &old, &new, end, &because)).await
+    }
+
+    /// From here on the key does nothing, and only its destruction follows.
+    pub async fn begin_destroying(
+        &self,
+        name: Name,
+        because: Because,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| keys::begin_destroying(work, &name, &because)).await
+    }
+
+    /// A warning about a key's end; 0 days for one that is overdue.
+    pub async fn warn_of_key(
+        &self,
+        name: Name,
+        days: u32,
+        to: State,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer.submit(move |work| keys::warn(work, &name, days, to, at)).await
+    }
+
+    /// The writer's clock, and so the latest moment that anything was written down.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.writer.submit(|work| Ok(work.now())).await
     }
 
     /// Keeps a signed checkpoint.
@@ -259,7 +316,7 @@ impl Store {
 
     /// All key records.
     pub async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        self.read(schema::keys).await
+        self.read(keys::keys).await
     }
 
     /// Entries from an index on.

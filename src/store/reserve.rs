@@ -58,11 +58,16 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
         let why = format!("the clock stands {back} ms before the last entry of the log");
         return Ok(Err(Refusal::new(Code::ClockStepped, why)));
     }
+    let sweeping = match work.key_allows(&ask.key, ask.operation) {
+        Ok(sweeping) => sweeping,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let earlier = match &ask.nonce {
         None => None,
         Some(claim) => earlier(work, ask, claim)?,
     };
-    let rule = |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited));
+    let rule =
+        |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited, sweeping));
     let (Some(earlier), Some(claim)) = (earlier, &ask.nonce) else {
         return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: None }));
     };

@@ -6,16 +6,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags};
 
-use super::writer::Work;
-use super::{EntryKind, StoreConfig, StoreError};
-use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose, State};
-use crate::core::units::{Name, Timestamp};
+use super::{StoreConfig, StoreError};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -29,8 +26,22 @@ CREATE TABLE nonces(key TEXT NOT NULL, chain INTEGER NOT NULL, nonce INTEGER NOT
   digest BLOB NOT NULL, fingerprint BLOB NOT NULL, request BLOB NOT NULL, at INTEGER NOT NULL,
   signature BLOB, PRIMARY KEY(key, chain, nonce)) WITHOUT ROWID;
 CREATE TABLE keys(name TEXT PRIMARY KEY, reference BLOB NOT NULL UNIQUE, purpose TEXT NOT NULL, state TEXT NOT NULL,
-  algorithm TEXT NOT NULL, public BLOB NOT NULL UNIQUE, token_serial TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+  algorithm TEXT NOT NULL, public BLOB NOT NULL UNIQUE, token_serial TEXT NOT NULL, created INTEGER NOT NULL,
+  origin TEXT NOT NULL, line TEXT NOT NULL, generation INTEGER NOT NULL, since INTEGER NOT NULL, activated INTEGER,
+  compromised INTEGER, warned INTEGER, destroying INTEGER NOT NULL) WITHOUT ROWID;
 ";
+
+/// Every key of schema 2 was made in its token, and active from the beginning.
+const FROM_2: &str = "
+ALTER TABLE keys ADD COLUMN origin TEXT NOT NULL DEFAULT '{\"kind\":\"generated\"}';
+ALTER TABLE keys ADD COLUMN line TEXT NOT NULL DEFAULT '';
+ALTER TABLE keys ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE keys ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE keys ADD COLUMN activated INTEGER;
+ALTER TABLE keys ADD COLUMN compromised INTEGER;
+ALTER TABLE keys ADD COLUMN warned INTEGER;
+ALTER TABLE keys ADD COLUMN destroying INTEGER NOT NULL DEFAULT 0;
+UPDATE keys SET line = name, since = created, activated = created;";
 
 /// SQLite integers are signed; bits are kept.
 pub(super) fn int(n: u64) -> i64 {
@@ -94,6 +105,9 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
         }
         SCHEMA => {}
+        2 => {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
+        }
         other => {
             return Err(StoreError::Open(format!(
                 "the database has schema {other}; this program knows {SCHEMA}"
@@ -110,85 +124,4 @@ pub(super) fn connect_reader(file: &Path) -> Result<Connection, StoreError> {
     )?;
     db.busy_timeout(Duration::from_secs(5))?;
     Ok(db)
-}
-
-/// A public half that is registered already is refused, whatever its name: one key, one purpose.
-// [clause 8.7.1-a] a key exists for the daemon only after its record and its entry are durable together
-pub(super) fn insert_key(
-    work: &mut Work,
-    record: &KeyRecord,
-    uid: u32,
-) -> Result<Result<(), StoreError>, StoreError> {
-    let public = record.public.as_bytes();
-    let taken: i64 = work.db.query_row(
-        "SELECT count(*) FROM keys WHERE name = ?1 OR public = ?2",
-        params![record.name.as_str(), public],
-        |r| r.get(0),
-    )?;
-    if taken > 0 {
-        return Ok(Err(StoreError::KeyExists(format!(
-            "a key with the name {} or this public half exists",
-            record.name
-        ))));
-    }
-    work.db.execute(
-        "INSERT INTO keys VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![
-            record.name.as_str(),
-            record.reference.0,
-            record.purpose.as_str(),
-            record.state.as_str(),
-            record.public.algorithm().as_str(),
-            public,
-            record.token_serial,
-            record.created.0
-        ],
-    )?;
-    work.append(&EntryKind::KeyCreated {
-        key: record.name.to_string(),
-        algorithm: record.public.algorithm().to_string(),
-        purpose: record.purpose.to_string(),
-        public: hex::encode(public),
-        token_serial: record.token_serial.clone(),
-        reference: record.reference.to_string(),
-        uid,
-    })?;
-    Ok(Ok(()))
-}
-
-pub(super) fn keys(db: &Connection) -> Result<Vec<KeyRecord>, StoreError> {
-    let mut query = db.prepare_cached(
-        "SELECT name, reference, purpose, state, algorithm, public, token_serial, created FROM keys ORDER BY name",
-    )?;
-    let rows = query.query_map([], |r| {
-        Ok((
-            r.get::<_, String>(0)?,
-            r.get::<_, [u8; 16]>(1)?,
-            r.get::<_, String>(2)?,
-            r.get::<_, String>(3)?,
-            r.get::<_, String>(4)?,
-            r.get::<_, Vec<u8>>(5)?,
-            r.get::<_, String>(6)?,
-            r.get::<_, i64>(7)?,
-        ))
-    })?;
-    let mut records = Vec::new();
-    for row in rows {
-        let (name, reference, purpose_text, state_text, algorithm, public, token_serial, created) = row?;
-        let parsed = (|| {
-            Some(KeyRecord {
-                reference: KeyRef(reference),
-                purpose: Purpose::parse(&purpose_text)?,
-                state: State::parse(&state_text)?,
-                public: PublicKey::from_bytes(Algorithm::parse(&algorithm)?, &public)?,
-                name: Name::parse(&name)?,
-                token_serial,
-                created: Timestamp(created),
-            })
-        })();
-        records.push(
-            parsed.ok_or_else(|| StoreError::Failed(format!("the record of key {name:?} cannot be read")))?,
-        );
-    }
-    Ok(records)
 }

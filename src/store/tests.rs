@@ -1,6 +1,7 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
+use crate::core::key::{Origin, PublicKey, Purpose};
 use crate::core::log::entry::Entry;
 use crate::core::payment::Asset;
 use crate::core::units::U256;
@@ -13,7 +14,13 @@ struct Limit {
 }
 
 impl Ledger for Limit {
-    fn decide(&self, facts: &dyn Any, _now: Timestamp, debited: bool) -> Result<Verdict, Refusal> {
+    fn decide(
+        &self,
+        facts: &dyn Any,
+        _now: Timestamp,
+        debited: bool,
+        _sweeping: bool,
+    ) -> Result<Verdict, Refusal> {
         let amount: u64 = *facts.downcast_ref().unwrap();
         if !debited && self.spent + amount > self.max {
             return Err(Refusal::new(Code::WindowExceeded, "used up"));
@@ -46,7 +53,28 @@ async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
     store.append(EntryKind::policy([1; 32], 0, 0, "start".into())).await.unwrap();
+    // A second opening finds the key there.
+    if store.keys().await.unwrap().is_empty() {
+        store.insert_key(key("k", 1), 0).await.unwrap();
+        store.move_key(Name::parse("k").unwrap(), State::Active, because()).await.unwrap().unwrap();
+    }
     store
+}
+
+fn because() -> Because {
+    Because { actor: "test".into(), reason: "test".into(), policy: [2; 32] }
+}
+
+fn key(name: &str, byte: u8) -> KeyRecord {
+    KeyRecord::new(
+        Name::parse(name).unwrap(),
+        [byte; 16].into(),
+        Purpose::Payment,
+        PublicKey::Ed25519([byte; 32]),
+        "s".into(),
+        Origin::Generated,
+        Timestamp(5),
+    )
 }
 
 fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
@@ -65,6 +93,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         tier: Tier::T1,
         key,
         act: Value::Null,
+        operation: Operation::SignPayment,
         digest: [digest; 32],
         debit,
         nonce: Some(NonceClaim {
@@ -191,7 +220,8 @@ async fn a_full_disk_loses_nothing_and_service_resumes() {
     assert_eq!(store.entries(0, 1000).await.unwrap().len() as u64, size);
     limit(1_000_000).await.unwrap();
     assert_eq!(code(&store.reserve(ask(9000, 1, 9000, 1)).await.unwrap()), "new");
-    assert_eq!(size, kept + 1);
+    // The policy, the key, and its move stand before them.
+    assert_eq!(size, kept + 3);
 }
 
 #[tokio::test]
@@ -210,11 +240,55 @@ async fn removed_entries_are_found_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = ready(dir.path(), 100).await;
     store.append(EntryKind::stop()).await.unwrap();
-    store.save_checkpoint(2, "note".into()).await.unwrap();
+    store.save_checkpoint(store.log_head().size, "note".into()).await.unwrap();
     store.close().await;
     drop(store);
-    let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
-    db.execute("DELETE FROM entries WHERE seq = 1", []).unwrap();
+    let file = dir.path().join("state/claviger.db");
+    // All of it into the one file.
+    Connection::open(&file).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    let kept = std::fs::read(&file).unwrap();
+    let put_back = || {
+        for beside in ["state/claviger.db-wal", "state/claviger.db-shm"] {
+            drop(std::fs::remove_file(dir.path().join(beside)));
+        }
+        std::fs::write(&file, &kept).unwrap();
+    };
+    for change in [
+        "DELETE FROM entries WHERE seq = 1",
+        "DELETE FROM entries WHERE seq = 3",
+        "UPDATE entries SET data = replace(data, 'operator', 'Operator') WHERE seq = 1",
+        "UPDATE entries SET data = CAST(replace(CAST(data AS TEXT), 'start', 'Start') AS BLOB) WHERE seq = 0",
+        "UPDATE entries SET seq = CASE seq WHEN 1 THEN 12 ELSE 11 END WHERE seq IN (1, 2); UPDATE entries SET seq = seq - 10 WHERE seq > 10",
+    ] {
+        put_back();
+        Connection::open(&file).unwrap().execute_batch(change).unwrap();
+        assert!(matches!(open(dir.path()), Err(StoreError::Open(_))), "{change}");
+    }
+    put_back();
+    assert!(open(dir.path()).is_ok());
+}
+
+#[tokio::test]
+async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let record = KeyRecord { state: State::Active, activated: Some(Timestamp(5)), ..key("old", 7) };
+    store.insert_key(record.clone(), 0).await.unwrap();
+    store.close().await;
+    drop(store);
+    let file = dir.path().join("state/claviger.db");
+    let db = Connection::open(&file).unwrap();
+    for column in
+        ["origin", "line", "generation", "since", "activated", "compromised", "warned", "destroying"]
+    {
+        db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
+    }
+    db.execute_batch("PRAGMA user_version = 2;").unwrap();
     drop(db);
-    assert!(matches!(open(dir.path()), Err(StoreError::Open(_))));
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.keys().await.unwrap(), [record]);
+    store.close().await;
+    drop(store);
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
 }

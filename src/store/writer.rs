@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::keys::{States, states};
 use super::open::OpenRequests;
 use super::schema::int;
 use super::{EntryKind, Ledger, LogHead, StoreError};
@@ -64,6 +65,7 @@ pub(super) struct Work {
     pub(super) db: Connection,
     _lock: File,
     pub(super) open: OpenRequests,
+    pub(super) states: States,
     tree: Frontier,
     last_ms: i64,
     ledger: Option<Box<dyn Ledger>>,
@@ -83,18 +85,32 @@ impl Work {
                 .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
         let mut last_ms = 0;
+        // [clause 8.7.1-e] the whole log is hashed again: what was changed, removed or moved is found before it is used
+        let mut again = Frontier::default();
         {
-            let mut query = db.prepare("SELECT seq, data FROM entries WHERE seq >= ?1 ORDER BY seq")?;
-            let mut rows = query.query([int(tree.size())])?;
+            let mut query = db.prepare("SELECT seq, data FROM entries ORDER BY seq")?;
+            let mut rows = query.query([])?;
             while let Some(row) = rows.next()? {
-                if row.get::<_, i64>(0)? != int(tree.size()) {
-                    return Err(StoreError::Open(format!("entry {} of the log is missing", tree.size())));
+                if row.get::<_, i64>(0)? != int(again.size()) {
+                    return Err(StoreError::Open(format!("entry {} of the log is missing", again.size())));
                 }
-                let data = row.get::<_, Vec<u8>>(1)?;
-                open.replay(&read_entry(&data)?.kind);
-                tree.push(leaf_hash(&data));
+                let data = row.get_ref(1)?.as_blob().map_err(|e| StoreError::Open(e.to_string()))?;
+                if again.size() == tree.size() && again.root() != tree.root() {
+                    return Err(changed());
+                }
+                if again.size() >= tree.size() {
+                    open.replay(&read_entry(data)?.kind);
+                }
+                again.push(leaf_hash(data));
             }
         }
+        if again.size() < tree.size() {
+            return Err(StoreError::Open("the log is shorter than its tree: entries were removed".into()));
+        }
+        if again.size() == tree.size() && again.root() != tree.root() {
+            return Err(changed());
+        }
+        tree = again;
         let last: Option<Vec<u8>> = db
             .query_row("SELECT data FROM entries ORDER BY seq DESC LIMIT 1", [], |r| r.get(0))
             .optional()?;
@@ -116,7 +132,8 @@ impl Work {
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
         });
-        let mut work = Self { db, _lock: lock, open, tree, last_ms, ledger: None, shared };
+        let states = states(&db)?;
+        let mut work = Self { db, _lock: lock, open, states, tree, last_ms, ledger: None, shared };
         work.settle_open_requests()?;
         work.publish();
         Ok(work)
@@ -287,6 +304,8 @@ impl Work {
             }
             (self.tree, self.last_ms) = (tree, last_ms);
             self.open.undo();
+            // Without their states no key is usable.
+            self.states = states(&self.db).unwrap_or_default();
             self.recount();
         }
         self.open.keep();
@@ -304,6 +323,10 @@ impl Work {
             Err(e) => tracing::error!("what was spent cannot be read, so nothing is permitted: {e}"),
         }
     }
+}
+
+fn changed() -> StoreError {
+    StoreError::Open("the log is not the one that was signed: entries were changed".into())
 }
 
 fn saved(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

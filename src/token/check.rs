@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::profile::Profile;
 use super::{KeySpec, Token, TokenError, Use};
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
+use crate::core::random::{Health, STARTUP};
 use crate::core::verify::Verifier;
 
 /// What is proved.
@@ -16,6 +18,10 @@ use crate::core::verify::Verifier;
 pub enum Claim {
     /// An algorithm works from making a key to destroying it.
     Works(Algorithm),
+    /// Keys are told apart, found by their ids, and gone when they were destroyed.
+    Disciplined,
+    /// The generator of random bytes passes the tests of SP 800-90B.
+    RandomHealthy,
     /// Keys are made inside and say so.
     MadeInside,
     /// The private value cannot be read.
@@ -51,6 +57,8 @@ impl Claim {
                 format!("{algorithm}: make, sign, verify, destroy")
             }
             Self::Works(algorithm) => format!("{algorithm}: make, use, find again, destroy"),
+            Self::Disciplined => "keys are told apart, found and destroyed by their ids".into(),
+            Self::RandomHealthy => "random bytes pass the tests of SP 800-90B".into(),
             Self::MadeInside => "keys are made inside and say so".into(),
             Self::ValueHidden => "the private value cannot be read".into(),
             Self::AttributesFixed => "protecting attributes cannot be changed".into(),
@@ -71,7 +79,9 @@ impl Claim {
     pub fn is_needed_for_payments(self) -> bool {
         matches!(
             self,
-            Self::MadeInside
+            Self::Disciplined
+                | Self::RandomHealthy
+                | Self::MadeInside
                 | Self::ValueHidden
                 | Self::AttributesFixed
                 | Self::CopyKeeps
@@ -147,25 +157,86 @@ pub fn judge(profile: &Profile, rows: &[CheckRow]) -> Result<(), String> {
 
 /// A fresh id for a key that lives as long as the check.
 pub(super) fn fresh_reference() -> Result<KeyRef, TokenError> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| TokenError::Gone(format!("the kernel gives no random bytes: {e}")))?;
-    Ok(KeyRef(bytes))
+    Ok(KeyRef::from(bytes))
 }
 
-/// Each algorithm: makes a key, uses it, checks in software what can be checked, destroys it, looks that it is gone.
-pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Vec<CheckRow> {
-    algorithms
-        .iter()
-        .map(|algorithm| CheckRow::from_outcome(Claim::Works(*algorithm), true, &one(token, *algorithm)))
-        .collect()
+/// What holds for tokens of every kind. Each algorithm: makes a key, uses it, checks in software what can be checked,
+/// destroys it, looks that it is gone.
+/// A token that goes away meanwhile gets no verdict: it is tried again.
+pub(super) fn working(token: &mut dyn Token, algorithms: &[Algorithm]) -> Result<Vec<CheckRow>, TokenError> {
+    let mut rows = Vec::new();
+    let mut row = |claim, outcome: Result<(), TokenError>| match outcome {
+        Err(e) if e.is_no_verdict() => Err(e),
+        outcome => {
+            rows.push(CheckRow::from_outcome(claim, true, &outcome));
+            Ok(())
+        }
+    };
+    for algorithm in algorithms {
+        row(Claim::Works(*algorithm), one(token, *algorithm))?;
+    }
+    if let Some(algorithm) = algorithms.iter().find(|a| a.is_pair()) {
+        row(Claim::Disciplined, disciplined(token, *algorithm))?;
+    }
+    row(Claim::RandomHealthy, random_healthy(token))?;
+    Ok(rows)
+}
+
+fn spec(reference: KeyRef, algorithm: Algorithm) -> KeySpec {
+    KeySpec { reference, label: "claviger-check".into(), algorithm, purpose: Purpose::Payment }
+}
+
+/// Two keys under one name are two keys; what is not there neither signs nor is found.
+fn disciplined(token: &mut dyn Token, algorithm: Algorithm) -> Result<(), TokenError> {
+    let to_sign =
+        if algorithm == Algorithm::Ed25519 { ToSign::Message(vec![3]) } else { ToSign::Prehash([3; 32]) };
+    let (one, two, none) = (fresh_reference()?, fresh_reference()?, fresh_reference()?);
+    let tried = (|| {
+        let corrupt = |why: &str| Err(TokenError::Corrupt(why.into()));
+        let (first, second) =
+            (token.generate(&spec(one, algorithm))?, token.generate(&spec(two, algorithm))?);
+        if first == second {
+            return corrupt("two keys are one");
+        }
+        if token.find(one)? != Some(first) || token.find(two)? != Some(second) {
+            return corrupt("a key is found as another one");
+        }
+        if token.find(none)?.is_some() || token.sign(none, algorithm, &to_sign).is_ok() {
+            return corrupt("a key that is not there signs or is found");
+        }
+        token.destroy(one)?;
+        if token.find(one)?.is_some() || token.sign(one, algorithm, &to_sign).is_ok() {
+            return corrupt("a key that was destroyed signs or is found");
+        }
+        let verifier = Verifier::new(&second);
+        let raw = token.sign(two, algorithm, &to_sign)?;
+        if verifier.is_none_or(|v| v.check(&to_sign, &raw).is_err()) {
+            return corrupt("the other key does not sign after one was destroyed");
+        }
+        Ok(())
+    })();
+    for reference in [one, two] {
+        if token.find(reference).is_ok_and(|found| found.is_some()) {
+            token.destroy(reference)?;
+        }
+    }
+    tried
+}
+
+fn random_healthy(token: &mut dyn Token) -> Result<(), TokenError> {
+    let mut drawn = Zeroizing::new([0; STARTUP]);
+    token.random(drawn.as_mut_slice())?;
+    Health::default()
+        .feed(drawn.as_slice())
+        .map_err(|why| TokenError::Corrupt(format!("its generator is not healthy: {why}")))
 }
 
 fn one(token: &mut dyn Token, algorithm: Algorithm) -> Result<(), TokenError> {
     let reference = fresh_reference()?;
-    let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap_or(Purpose::Payment);
-    let spec = KeySpec { reference, label: "claviger-check".into(), algorithm, purpose };
-    let public = token.generate(&spec)?;
+    let public = token.generate(&spec(reference, algorithm))?;
     let outcome = match Use::of(algorithm) {
         Use::Sign => sign_some(token, reference, algorithm, &public),
         Use::Encrypt => encrypt_some(token, reference),

@@ -88,6 +88,49 @@ pub enum TokenError {
     Corrupt(String),
 }
 
+/// An object in a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// `private`, `public`, `secret`, or what else it is.
+    pub kind: String,
+    /// `CKA_ID`, hex; empty when it has none.
+    pub id: String,
+    /// `CKA_LABEL`.
+    pub label: String,
+}
+
+/// What a token says of a key that it did not make for us. What it does not say is not so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its value cannot be read.
+    pub sensitive: bool,
+    /// It cannot leave the token.
+    pub kept: bool,
+    /// Its value could never be read.
+    pub always_sensitive: bool,
+    /// It never could leave the token.
+    pub never_extractable: bool,
+    /// It was made in the token.
+    pub local: bool,
+    /// Its attributes cannot be changed.
+    pub fixed: bool,
+    /// What it may do besides its one use, and the token did not let go of.
+    pub other_uses: Vec<String>,
+    /// What it could do besides until just now.
+    pub narrowed: Vec<String>,
+}
+
+/// Most objects that an inventory reads.
+pub const MOST_OBJECTS: usize = 4096;
+
+impl TokenError {
+    /// Whether this says something about the moment, and nothing about the token.
+    #[must_use]
+    pub fn is_no_verdict(&self) -> bool {
+        matches!(self, Self::Busy | Self::Gone(_) | Self::Timeout(_) | Self::Locked(_))
+    }
+}
+
 /// Nonce of AES-GCM. Never twice with one key: the caller draws it at random, and a key serves 2^32 times at most.
 pub type Nonce = [u8; 12];
 
@@ -172,6 +215,14 @@ pub trait Token: Send {
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError>;
     /// Random bytes of the token's own generator.
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError>;
+    /// All objects of the token, at most [`MOST_OBJECTS`].
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        Err(TokenError::Unsupported("this token gives no inventory".into()))
+    }
+    /// What it says of a key, before that is taken over. Other uses than its one are taken away where the token allows.
+    fn past(&mut self, _reference: KeyRef) -> Result<Past, TokenError> {
+        Err(TokenError::Unsupported("keys of this token cannot be taken over".into()))
+    }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;
     /// What a token with a log of its own wrote down since the last time that is not our doing.

@@ -156,11 +156,30 @@ pub struct Profile {
 #[error("profile {0}: {1}")]
 pub struct ProfileError(pub String, pub String);
 
-const BUILT_IN: [(&str, &str); 3] = [
-    ("embedded", include_str!("../../hsm-profiles/embedded.toml")),
-    ("softhsm2", include_str!("../../hsm-profiles/softhsm2.toml")),
-    ("yubihsm2", include_str!("../../hsm-profiles/yubihsm2.toml")),
-];
+macro_rules! built_in {
+    ($($name:literal)*) => {
+        /// The shipped profiles by name.
+        const BUILT_IN: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../hsm-profiles/", $name, ".toml"))),)*];
+    };
+}
+
+built_in!(
+    "embedded"
+    "softhsm2"
+    "kryoptic"
+    "nss"
+    "tpm2"
+    "yubihsm2"
+    "yubihsm2-pkcs11"
+    "nitrokey-hsm2"
+    "luna7"
+    "cloudhsm"
+    "nshield"
+    "primus"
+    "utimaco"
+    "generic"
+);
 
 impl Profile {
     /// A built-in profile by its name, or one from a file by its path.
@@ -170,7 +189,8 @@ impl Profile {
             return Self::parse(name, text);
         }
         if !name.contains('/') {
-            let known = BUILT_IN.map(|(n, _)| n).join(", ");
+            let known: Vec<&str> = BUILT_IN.iter().map(|(n, _)| *n).collect();
+            let known = known.join(", ");
             return Err(fail(format!(
                 "is not built in (there are {known}); name a file by a path with a slash"
             )));
@@ -183,6 +203,9 @@ impl Profile {
         let profile: Self = toml::from_str(text).map_err(|e| ProfileError(name.to_owned(), e.to_string()))?;
         if profile.kind == Kind::Pkcs11 && profile.modules.iter().any(|m| !m.is_absolute()) {
             return Err(ProfileError(name.to_owned(), "module paths must be absolute".into()));
+        }
+        if profile.algorithms.is_empty() {
+            return Err(ProfileError(name.to_owned(), "it names no algorithms".into()));
         }
         Ok(profile)
     }
@@ -200,11 +223,29 @@ mod tests {
             let path = file.unwrap().path();
             if path.extension().is_some_and(|e| e == "toml") {
                 let profile = Profile::load(path.to_str().unwrap()).unwrap();
+                assert_eq!(path.file_stem().unwrap().to_str(), Some(profile.name.as_str()));
                 assert_eq!(Profile::load(&profile.name).unwrap(), profile);
+                // What could not be tried says so where it is shown.
+                assert_eq!(profile.note.contains("not tested"), !profile.tested, "{}", profile.name);
                 count += 1;
             }
         }
         assert_eq!(count, BUILT_IN.len());
         assert!(Profile::load("nothing").is_err());
+    }
+
+    // [clause 8.2.5-c] test
+    #[test]
+    fn a_misshapen_pin_is_found_before_it_costs_a_try() {
+        for (shape, good, bad) in [
+            (PinShape::UserPassword, "alice:secret", ["alice", ":secret", "alice:"]),
+            (PinShape::Hex4Password, "0001password", ["0001", "password", "00g1password"]),
+        ] {
+            assert_eq!(shape.accepts(good.as_bytes()), Ok(()));
+            for pin in bad {
+                assert!(shape.accepts(pin.as_bytes()).unwrap_err().contains("not sent"), "{pin}");
+            }
+        }
+        assert_eq!(PinShape::Any.accepts(b"1"), Ok(()));
     }
 }

@@ -13,13 +13,13 @@ CLIENTS_AT_ONCE = 16
 class Load:
     """Concurrent clients that sign with rising nonces, and remember every signature that they were given."""
 
-    def __init__(self, rig, key):
-        self.rig, self.key = rig, key
+    def __init__(self, rig, key, first=0, pause=(0, 0.03)):
+        self.rig, self.key, self.pause = rig, key, pause
         self.released = {}
         self.codes = {}
         self.faults = []
         self.lock = threading.Lock()
-        self.counter = itertools.count()
+        self.counter = itertools.count(first)
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=self.client, daemon=True) for _ in range(CLIENTS_AT_ONCE)]
         for thread in self.threads:
@@ -35,7 +35,7 @@ class Load:
                 reply = wallet.call("eth_signTransaction", [self.rig.tx(self.key, nonce=nonce)])
                 again = self.note(nonce, reply)
                 nonce = nonce if again else None
-                time.sleep(random.uniform(0, 0.03))
+                time.sleep(random.uniform(*self.pause))
             except TimeoutError:
                 self.faults.append("a request got no answer within 15 s")
                 wallet = None

@@ -463,6 +463,13 @@ def empty(rig, token):
     same([token.find(token.s, (0, 3)), token.find(token.s, (0, 3))], [([0, 0, 0], []), before])
 
 
+@check("C_Sign empty: no bytes, CKR_OK")
+def empty_signature(rig, token):
+    rig.control("C_Sign empty times=1")
+    first, second = token.sign(token.s, token.keys[1]), token.sign(token.s, token.keys[1])
+    same([first, second[0], len(second[1])], [(OK, b""), OK, 64])
+
+
 @check("C_OpenSession limit=4: the fifth gets CKR_SESSION_COUNT, until one is closed")
 def limit(rig, token):
     rig.control("C_OpenSession limit=4")

@@ -3,6 +3,8 @@
 //! A key has one purpose, set when it is made and never changed.
 #![forbid(unsafe_code)]
 
+mod lifecycle;
+pub mod policy;
 mod purpose;
 
 use std::fmt;
@@ -11,56 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Address, Name, Timestamp, keccak256};
 use crate::refusal::{Code, Refusal};
+pub use lifecycle::State;
 pub use purpose::{Algorithm, Operation, Purpose};
-
-/// The states of NIST SP 800-57 Part 1, section 7.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Made, not yet usable.
-    PreActive,
-    /// Usable.
-    Active,
-    /// Stopped for now.
-    Suspended,
-    /// At the end of its cryptoperiod.
-    Deactivated,
-    /// Known or suspected to be in other hands.
-    Compromised,
-    /// Gone; the record stays.
-    Destroyed,
-}
-
-impl State {
-    /// All of them, in the order of a key's life.
-    pub const ALL: [Self; 6] = [
-        Self::PreActive,
-        Self::Active,
-        Self::Suspended,
-        Self::Deactivated,
-        Self::Compromised,
-        Self::Destroyed,
-    ];
-
-    /// The inverse of [`Self::as_str`].
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text)
-    }
-
-    /// The name used in JSON and tables.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PreActive => "pre-active",
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Deactivated => "deactivated",
-            Self::Compromised => "compromised",
-            Self::Destroyed => "destroyed",
-        }
-    }
-}
 
 /// What is known outside of a key, and by what it is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,14 +78,82 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Where a key stands in its token: `CKA_ID` of the pair, 16 random bytes chosen by us. Handles are never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct KeyRef(pub [u8; 16]);
+/// Where a key stands in its token: `CKA_ID`. Ours are 16 random bytes; adopted ones have what they had, up to 32.
+/// Handles are never stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct KeyRef {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl KeyRef {
+    /// Takes 1 to 32 bytes.
+    #[must_use]
+    pub fn new(id: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 32];
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        (!id.is_empty()).then_some(Self { bytes, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The inverse of its text: hex.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::new(&hex::decode(text).ok()?)
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl From<[u8; 16]> for KeyRef {
+    fn from(id: [u8; 16]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(id).for_each(|(to, from)| *to = from);
+        Self { bytes, length: 16 }
+    }
+}
+
+impl TryFrom<String> for KeyRef {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a key's id is 1 to 32 bytes in hex")
+    }
+}
+
+impl From<KeyRef> for String {
+    fn from(reference: KeyRef) -> Self {
+        reference.to_string()
+    }
+}
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&hex::encode(self.as_bytes()))
     }
+}
+
+impl fmt::Debug for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Origin {
+    /// Made in the token for this daemon.
+    Generated,
+    /// Was in the token before; what the token cannot say about its past stands beside it, for good.
+    Adopted {
+        /// In words: `it may have been outside of a token`.
+        unproven: Vec<String>,
+    },
 }
 
 /// What the daemon knows about a key.
@@ -149,8 +171,57 @@ pub struct KeyRecord {
     pub public: PublicKey,
     /// Serial of the token that holds it.
     pub token_serial: String,
-    /// When it was made.
+    /// When it was made, or taken over.
     pub created: Timestamp,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The name that policies and apps use: the key's own, or that of its first predecessor.
+    pub line: Name,
+    /// 1, and one more with each rotation.
+    pub generation: u32,
+    /// Since when it is in its state.
+    pub since: Timestamp,
+    /// When it became active for the first time: its cryptoperiod begins there.
+    pub activated: Option<Timestamp>,
+    /// When it was found to be compromised; kept after it is destroyed.
+    pub compromised: Option<Timestamp>,
+    /// The shortest warning, in days, that was given about the end of this state.
+    pub warned: Option<u32>,
+    /// Its destruction was begun, and is not finished before the token says so.
+    pub destroying: bool,
+}
+
+/// What a new record says besides the key itself.
+impl KeyRecord {
+    /// A key of its own line, made now and not yet active.
+    #[must_use]
+    pub fn new(
+        name: Name,
+        reference: KeyRef,
+        purpose: Purpose,
+        public: PublicKey,
+        token_serial: String,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            line: name.clone(),
+            name,
+            reference,
+            purpose,
+            state: State::PreActive,
+            public,
+            token_serial,
+            created: now,
+            origin,
+            generation: 1,
+            since: now,
+            activated: None,
+            compromised: None,
+            warned: None,
+            destroying: false,
+        }
+    }
 }
 
 impl KeyRecord {
@@ -168,12 +239,11 @@ impl KeyRecord {
                 ),
             ));
         }
-        // [clause 8.7.1-b] only an active key is used
-        if self.state != State::Active {
-            return Err(Refusal::new(
-                Code::KeyState,
-                format!("key {} is {}", self.name, self.state.as_str()),
-            ));
+        // [clause 8.7.1-b] a key does what its state allows, and nothing else
+        if !self.state.may(operation) || self.destroying {
+            let state = if self.destroying { "being destroyed" } else { self.state.as_str() };
+            let why = format!("key {} is {state}: {operation} is over, or has not begun", self.name);
+            return Err(Refusal::new(Code::KeyState, why));
         }
         Ok(())
     }
@@ -194,22 +264,25 @@ mod tests {
 
     // [clause 8.7.1-b] test
     #[test]
-    fn only_active_keys_are_used_and_only_for_their_purpose() {
+    fn keys_are_used_as_state_and_purpose_allow() {
         for purpose in Purpose::ALL {
             for state in State::ALL {
                 assert_eq!(State::parse(state.as_str()), Some(state));
                 let record = KeyRecord {
-                    name: Name::parse("k").unwrap(),
-                    reference: KeyRef([0; 16]),
-                    purpose,
                     state,
-                    public: PublicKey::Ed25519([0; 32]),
-                    token_serial: String::new(),
-                    created: Timestamp(0),
+                    ..KeyRecord::new(
+                        Name::parse("k").unwrap(),
+                        KeyRef::from([0; 16]),
+                        purpose,
+                        PublicKey::Ed25519([0; 32]),
+                        String::new(),
+                        Origin::Generated,
+                        Timestamp(0),
+                    )
                 };
                 let code = record.may(Operation::SignPayment).map_err(|r| r.code);
                 match (purpose, state) {
-                    (Purpose::Payment, State::Active) => assert_eq!(code, Ok(())),
+                    (Purpose::Payment, State::Active | State::SweepOnly) => assert_eq!(code, Ok(())),
                     (Purpose::Payment, _) => assert_eq!(code, Err(Code::KeyState)),
                     _ => assert_eq!(code, Err(Code::KeyPurpose)),
                 }

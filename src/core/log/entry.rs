@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::key::{Origin, State};
 use super::super::units::Timestamp;
 use crate::refusal::Refusal;
 
@@ -11,6 +12,14 @@ use crate::refusal::Refusal;
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+
+fn active() -> State {
+    State::Active
+}
+
+fn generated() -> Origin {
+    Origin::Generated
+}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +36,7 @@ pub enum EntryKind {
     },
     /// The daemon stopped in order.
     Stop {},
-    /// A key was made.
+    /// A key was made, or taken over.
     KeyCreated {
         /// Name.
         key: String,
@@ -41,7 +50,66 @@ pub enum EntryKind {
         token_serial: String,
         /// `CKA_ID`, hex.
         reference: String,
+        /// Where it comes from, and what of its past is unproven.
+        #[serde(default = "generated")]
+        origin: Origin,
+        /// The state that it begins in.
+        #[serde(default = "active")]
+        state: State,
         /// Who asked.
+        uid: u32,
+    },
+    /// A key moved along an edge of its life.
+    KeyMoved {
+        /// Name.
+        key: String,
+        /// Where it was.
+        from: State,
+        /// Where it is.
+        to: State,
+        /// Who moved it.
+        actor: String,
+        /// Why.
+        reason: String,
+        /// SHA-256 of the key policy in force.
+        key_policy: String,
+    },
+    /// A successor took over; its own moves stand before this.
+    KeyRotated {
+        /// The name that policies and apps use.
+        line: String,
+        /// Predecessor.
+        from: String,
+        /// Successor.
+        to: String,
+        /// Who rotated it.
+        actor: String,
+    },
+    /// A key is being destroyed: it does nothing any more. The move that follows says that the token has let it go.
+    KeyDestroying {
+        /// Name.
+        key: String,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// A state of a key ends soon, or should have ended.
+    KeyDue {
+        /// Name.
+        key: String,
+        /// Where it goes.
+        to: State,
+        /// When: RFC 3339, UTC.
+        due: String,
+        /// The time has passed and nothing was done.
+        overdue: bool,
+    },
+    /// The security policy of keys came into force.
+    KeyPolicy {
+        /// SHA-256 of its text.
+        hash: String,
+        /// Who put it in force.
         uid: u32,
     },
     /// A policy came into force.

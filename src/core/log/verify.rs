@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::key::State;
 use super::super::units::{U256, parse_decimal};
 use super::checkpoint::{self, CheckpointError};
 use super::entry::{Entry, EntryKind};
@@ -120,6 +121,7 @@ struct Story {
     report: Report,
     last_ms: i64,
     requests: HashMap<String, Stage>,
+    keys: BTreeMap<String, State>,
     policies: HashSet<String>,
     totals: BTreeMap<String, U256>,
 }
@@ -140,7 +142,27 @@ impl Story {
             EntryKind::Policy { hash, .. } => {
                 self.policies.insert(hash);
             }
+            EntryKind::KeyCreated { key, state, .. } => {
+                if self.keys.insert(key, state).is_some() {
+                    return wrong("a key was made under a name that was used before");
+                }
+            }
+            // [clause 8.7.1-b] the life of each key is walked again, edge by edge
+            EntryKind::KeyMoved { key, from, to, .. } => {
+                if self.keys.insert(key, to) != Some(from) {
+                    return wrong("a key moved from a state that it was not in");
+                }
+                if !from.next().contains(&to) {
+                    return wrong("a key moved along an edge that there is not");
+                }
+            }
             EntryKind::Intent { request, key, act, policy, debited, .. } => {
+                if !matches!(
+                    self.keys.get(&key),
+                    None | Some(State::Active | State::SweepOnly | State::Deactivated)
+                ) {
+                    return wrong("a key was used in a state that allows nothing");
+                }
                 if !self.policies.contains(&policy) {
                     return wrong("it was decided under a policy that no earlier entry announced");
                 }
@@ -168,8 +190,11 @@ impl Story {
             EntryKind::StrangeOperation { .. } => self.report.strange += 1,
             EntryKind::Start { .. }
             | EntryKind::Stop {}
-            | EntryKind::KeyCreated { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::KeyRotated { .. }
+            | EntryKind::KeyDestroying { .. }
+            | EntryKind::KeyDue { .. }
+            | EntryKind::KeyPolicy { .. }
             | EntryKind::SelfTest { .. }
             | EntryKind::Token { .. }
             | EntryKind::Operator { .. } => {}

@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub act: ActFacts<'a>,
     /// Digest of what will be signed.
     pub digest: [u8; 32],
+    /// The key is at its end: it pays to the destinations of `[sweep]` only, and only what a rule permits.
+    pub sweeping: bool,
 }
 
 /// Permitted or denied.
@@ -125,6 +127,8 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
     let refusal =
         if let ActFacts::Payment(Payment { effect: Effect::ContractCreation { .. }, .. }) = facts.act {
             Refusal::new(Code::ContractCreation, "this creates a contract, which is no payment")
+        } else if let Some(why) = facts.sweeping.then(|| not_a_sweep(policy, facts.act)).flatten() {
+            Refusal::new(Code::SweepOnly, why)
         } else if let Some((rule, why)) = forbidden {
             Refusal::new(Code::Forbidden, format!("rule {rule} forbids it: {why}")).by_rule(rule.as_str())
         } else if let Some(rule) = permit {
@@ -143,6 +147,18 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
         };
     explanation.outcome = format!("refused, {refusal}");
     Decision::Deny(Denial { refusal, explanation })
+}
+
+/// Why this is no payment to a listed destination.
+// [clause 8.7.1-b] at its end a payment key empties its account to listed destinations, and does nothing else
+fn not_a_sweep(policy: &Policy, act: ActFacts<'_>) -> Option<String> {
+    let ActFacts::Payment(Payment { effect: Effect::Transfer { to, .. }, .. }) = act else {
+        return Some("the key is at its end: it makes plain transfers to listed destinations only".into());
+    };
+    let listed = policy.sweep.contains(to);
+    (!listed).then(|| {
+        format!("the key is at its end, and {} is not listed under [sweep]", policy.format_address(*to))
+    })
 }
 
 /// Whether a forbid rule forbids, given how the request stands against its scope and limits.
@@ -195,6 +211,9 @@ fn evaluate(
     }
     if let Some(payment) = payment {
         scope_of_payment(policy, rule, payment)?;
+    } else if rule.kind == Kind::Forbid && rule.is_about_payments() {
+        // What has no destination, chain or asset is not what such a rule speaks of, unless it says so.
+        return Err(Stop::new(2, Code::NoRule, "scope", format!("rule {id} speaks of payments")));
     }
     if let Some(hours) = &rule.hours
         && !hours.has(now.seconds())

@@ -75,7 +75,8 @@ fn decision(
     now: i64,
 ) -> Result<String, Refusal> {
     let (app, key) = (Name::parse(app).unwrap(), Name::parse(key).unwrap());
-    let facts = Facts { app: &app, key: &key, act: ActFacts::Payment(payment), digest: [0; 32] };
+    let facts =
+        Facts { app: &app, key: &key, act: ActFacts::Payment(payment), digest: [0; 32], sweeping: false };
     match decide(policy, &facts, windows, Timestamp(now)) {
         Decision::Permit(p) => Ok(p.authorized.rule().to_string()),
         Decision::Deny(d) => Err(d.refusal),
@@ -198,8 +199,13 @@ per_tx.max = "500"
     assert_eq!(code(&p, &pay(Address([0x33; 20]), 1)), "destination_not_listed");
     assert_eq!(code(&p, &pay(bob(), 501)), "forbidden_by_rule");
     let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
-    let facts =
-        Facts { app: &app, key: &key, act: ActFacts::Other { act: Act::Message, len: 3 }, digest: [0; 32] };
+    let facts = Facts {
+        app: &app,
+        key: &key,
+        act: ActFacts::Other { act: Act::Message, len: 3 },
+        digest: [0; 32],
+        sweeping: false,
+    };
     assert!(matches!(decide(&p, &facts, &Windows::default(), Timestamp(0)), Decision::Permit(_)));
     assert!(
         matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed)
@@ -292,4 +298,47 @@ proptest! {
             prop_assert_eq!(code(&a, &pay(bob(), amount - 1)), "permit");
         }
     }
+}
+
+#[test]
+fn a_forbid_of_destinations_does_not_forbid_logins_and_one_of_keys_does() {
+    let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
+    let login = "\n[[rule]]\nid = \"login\"\neffect = \"permit\"\nacts = [\"login\"]\nkeys = [\"hot\"]\napps = [\"app\"]\n";
+    let forbid = |what: &str| format!("{login}[[rule]]\nid = \"no\"\neffect = \"forbid\"\n{what}\n");
+    for (what, permitted) in [
+        ("to.allow = [\"@banned\"]", true),
+        ("chains = [\"eip155:1\"]", true),
+        ("keys = [\"hot\"]", false),
+        ("acts = [\"login\"]", false),
+        ("acts = [\"mac\"]", true),
+        ("window = [{ len = \"1h\", count = 5, scope = \"key\" }]", true),
+    ] {
+        let facts = Facts {
+            app: &app,
+            key: &key,
+            act: ActFacts::Other { act: Act::Login, len: 3 },
+            digest: [0; 32],
+            sweeping: false,
+        };
+        let decision = decide(&policy(&forbid(what)), &facts, &Windows::default(), Timestamp(0));
+        assert_eq!(matches!(decision, Decision::Permit(_)), permitted, "{what}");
+        // A key at its end makes transfers only, whatever is permitted.
+        let facts = Facts { sweeping: true, ..facts };
+        let decision = decide(&policy(login), &facts, &Windows::default(), Timestamp(0));
+        assert!(matches!(decision, Decision::Deny(d) if d.refusal.code == Code::SweepOnly));
+    }
+}
+
+#[test]
+fn more_places_to_sweep_to_loosen_and_fewer_tighten() {
+    let with = |books: &str| policy(&format!("[sweep]\nto = [{books}]\n{PAY}"));
+    for (old, new, class) in [
+        ("\"@friends\"", "\"@friends\", \"@banned\"", Class::Loosens),
+        ("\"@friends\", \"@banned\"", "\"@friends\"", Class::Tightens),
+        ("\"@friends\"", "\"@banned\"", Class::Incomparable),
+        ("\"@friends\"", "\"@friends\"", Class::Neutral),
+    ] {
+        assert_eq!(diff(&with(old), &with(new)).class(), class, "{old} to {new}");
+    }
+    assert!(Policy::parse(&format!("{HEAD}[sweep]\nto = [\"@nobody\"]")).is_err());
 }

@@ -104,6 +104,16 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
         };
         changes.push(Change { rule: id.clone(), what, class });
     }
+    if old.sweep != new.sweep
+        && let Some(rule) = Name::parse("sweep")
+    {
+        let class = match (new.sweep.is_subset(&old.sweep), old.sweep.is_subset(&new.sweep)) {
+            (true, _) => Class::Tightens,
+            (_, true) => Class::Loosens,
+            _ => Class::Incomparable,
+        };
+        changes.push(Change { rule, what: "changed", class });
+    }
     // Naming an asset lets "*" cover it; names of addresses are for people only.
     if old.assets.keys().collect::<Vec<_>>() != new.assets.keys().collect::<Vec<_>>()
         && let Some(rule) = Name::parse("assets")

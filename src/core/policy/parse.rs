@@ -37,8 +37,15 @@ struct RawPolicy {
     assets: BTreeMap<Name, RawAsset>,
     #[serde(default)]
     books: BTreeMap<Name, BTreeMap<Name, Address>>,
+    sweep: Option<RawSweep>,
     #[serde(default)]
     rule: Vec<RawRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSweep {
+    to: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +141,10 @@ impl Policy {
             }
             context.books.insert(book, entries.into_values().collect());
         }
+        let sweep = match raw.sweep {
+            None => BTreeSet::new(),
+            Some(sweep) => context.addresses(&sweep.to).map_err(|why| at("sweep", why))?,
+        };
         let mut rules = BTreeMap::new();
         for rule in raw.rule {
             let id = rule.id.clone();
@@ -143,7 +154,7 @@ impl Policy {
                 return Err(at(&place, "the id stands twice".into()));
             }
         }
-        Ok(Self { hash: sha256(text.as_bytes()), rules, assets: context.infos, names: context.names })
+        Ok(Self { hash: sha256(text.as_bytes()), rules, sweep, assets: context.infos, names: context.names })
     }
 }
 

@@ -212,6 +212,18 @@ pub struct Rule {
     pub replacement: bool,
 }
 
+impl Rule {
+    /// Whether it names chains, assets, destinations or contracts.
+    #[must_use]
+    pub fn is_about_payments(&self) -> bool {
+        matches!(self.chains, Set::Only(_))
+            || matches!(self.assets, Set::Only(_))
+            || matches!(self.to, Set::Only(_))
+            || !self.to_deny.is_empty()
+            || !self.calls.is_empty()
+    }
+}
+
 /// A named asset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssetInfo {
@@ -227,6 +239,8 @@ pub struct Policy {
     pub(super) hash: [u8; 32],
     /// By id: the order of the file never matters.
     pub(super) rules: BTreeMap<Name, Rule>,
+    /// Where keys at their end may still pay to.
+    pub(super) sweep: BTreeSet<Address>,
     pub(super) assets: BTreeMap<(Chain, Asset), AssetInfo>,
     /// Names of addresses, for people: `suppliers/acme`.
     pub(super) names: BTreeMap<Address, String>,

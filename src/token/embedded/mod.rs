@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::check::{self, CheckRow, Claim};
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::secret::{Pin, SecretBytes};
@@ -331,6 +331,19 @@ impl Token for EmbeddedToken {
         getrandom::fill(out).map_err(|e| TokenError::Gone(e.to_string()))
     }
 
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        let dir = &self.opened.dir;
+        let mut objects = Vec::new();
+        for file in fs::read_dir(dir).map_err(|e| gone(dir, &e))? {
+            let name = file.map_err(|e| gone(dir, &e))?.file_name().to_string_lossy().into_owned();
+            let Some(reference) = name.strip_suffix(".key").and_then(KeyRef::parse) else { continue };
+            let Some(key) = self.load(reference)? else { continue };
+            let kind = if key.1.algorithm().is_pair() { "private" } else { "secret" };
+            objects.push(Object { kind: kind.into(), id: reference.to_string(), label: String::new() });
+        }
+        Ok(objects)
+    }
+
     fn health(&mut self) -> Result<(), TokenError> {
         let path = self.opened.dir.join(HEADER);
         fs::metadata(&path).map(|_| ()).map_err(|e| gone(&path, &e))
@@ -339,8 +352,8 @@ impl Token for EmbeddedToken {
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
         let claims = self.profile.claims;
         let algorithms = self.profile.algorithms.clone();
-        let mut rows = check::working(self, &algorithms);
-        let reference = KeyRef(random()?);
+        let mut rows = check::working(self, &algorithms)?;
+        let reference = KeyRef::from(random::<16>()?);
         let spec = KeySpec {
             reference,
             label: "claviger-check".into(),
@@ -381,7 +394,7 @@ mod tests {
         let mut token = EmbeddedToken::open(&dir, &pin("correct"), profile.clone()).unwrap();
         let mut made = Vec::new();
         for (n, algorithm) in (0..).zip(Algorithm::PAIRS) {
-            let reference = KeyRef([n; 16]);
+            let reference = KeyRef::from([n; 16]);
             let spec = KeySpec { reference, label: "k".into(), algorithm, purpose: Purpose::Payment };
             made.push((reference, algorithm, token.generate(&spec).unwrap()));
             assert!(token.generate(&spec).is_err());

@@ -113,3 +113,92 @@ impl Private {
         Ok(hmac.finalize().into_bytes().into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::path::Path;
+
+    /// The tests of a Wycheproof file under 256-bit keys, with their group.
+    fn cases(file: &str) -> Vec<(Value, Value)> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
+        let all: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let groups = all["testGroups"].as_array().unwrap();
+        let of_256 = groups.iter().filter(|g| g["keySize"] == 256);
+        of_256.flat_map(|g| g["tests"].as_array().unwrap().iter().map(|t| (g.clone(), t.clone()))).collect()
+    }
+
+    fn bytes(value: &Value) -> Vec<u8> {
+        hex::decode(value.as_str().unwrap()).unwrap()
+    }
+
+    fn key(algorithm: Algorithm, case: &Value) -> Private {
+        let raw: [u8; 32] = bytes(&case["key"]).try_into().unwrap();
+        Private::from_bytes(algorithm, &raw).unwrap()
+    }
+
+    // [clause 8.7.2-b] test
+    #[test]
+    fn encryption_is_what_wycheproof_says() {
+        let (mut good, mut bad) = (0, 0);
+        for (group, case) in cases("aes_gcm_test.json") {
+            // Other nonces and tags do not fit the call.
+            if group["ivSize"] != 96 || group["tagSize"] != 128 {
+                continue;
+            }
+            let key = key(Algorithm::Aes256Gcm, &case);
+            let nonce: Nonce = bytes(&case["iv"]).try_into().unwrap();
+            let (aad, plain) = (bytes(&case["aad"]), bytes(&case["msg"]));
+            let sealed = [bytes(&case["ct"]), bytes(&case["tag"])].concat();
+            let opened = key.decrypt(nonce, &aad, &sealed);
+            if case["result"] == "valid" {
+                assert_eq!(key.encrypt(nonce, &aad, &plain).unwrap(), sealed, "{case}");
+                assert_eq!(*opened.unwrap(), plain, "{case}");
+                good += 1;
+            } else {
+                assert!(matches!(opened, Err(TokenError::Invalid(_))), "{case}");
+                bad += 1;
+            }
+        }
+        assert!(good > 30 && bad > 20, "{good} {bad}");
+    }
+
+    // [clause 8.7.2-b] test
+    #[test]
+    fn macs_are_what_wycheproof_says() {
+        let (mut good, mut bad) = (0, 0);
+        for (group, case) in cases("hmac_sha256_test.json") {
+            // Cut tags are not taken.
+            if group["tagSize"] != 256 {
+                continue;
+            }
+            let tag = key(Algorithm::HmacSha256, &case).mac(&bytes(&case["msg"])).unwrap();
+            if case["result"] == "valid" {
+                assert_eq!(tag.as_slice(), bytes(&case["tag"]), "{case}");
+                good += 1;
+            } else {
+                assert_ne!(tag.as_slice(), bytes(&case["tag"]), "{case}");
+                bad += 1;
+            }
+        }
+        assert!(good > 20 && bad > 20, "{good} {bad}");
+    }
+
+    #[test]
+    fn a_secret_key_does_one_thing_and_its_check_value_tells_it_from_others() {
+        let mut seen = Vec::new();
+        for algorithm in [Algorithm::Aes256Gcm, Algorithm::HmacSha256, Algorithm::Aes256Kw] {
+            for byte in [1, 2] {
+                let key = Private::from_bytes(algorithm, &[byte; 32]).unwrap();
+                assert_eq!(key.encrypt([0; 12], b"", b"x").is_ok(), algorithm == Algorithm::Aes256Gcm);
+                assert_eq!(key.mac(b"x").is_ok(), algorithm == Algorithm::HmacSha256);
+                assert!(key.sign(algorithm, &ToSign::Prehash([0; 32])).is_err());
+                let check = key.public().unwrap();
+                assert_eq!(check.algorithm(), algorithm);
+                assert!(!seen.contains(&check));
+                seen.push(check);
+            }
+        }
+    }
+}

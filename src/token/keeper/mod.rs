@@ -6,14 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod backend;
 mod fitness;
 mod supervisor;
 
 pub use ahead::{DRAWN, Made, Sealed, Work};
+pub use backend::{Backend, Whereabouts};
 pub use fitness::{Event, Fitness};
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,116 +23,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::check::CheckRow;
-use super::profile::{Kind, Profile};
-use super::{Description, KeySpec, RawSignature, Token, TokenError, pkcs11, worker, yubihsm};
+use super::profile::Profile;
+use super::{Description, KeySpec, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
+use crate::core::login::possession;
 use crate::core::payment::ToSign;
+use crate::core::verify::Verifier;
 use crate::secret::Pin;
-
-/// What the keeper drives.
-pub enum Backend {
-    /// Sealed files.
-    Embedded {
-        /// Their directory.
-        dir: PathBuf,
-        /// Profile.
-        profile: Profile,
-    },
-    /// A PKCS#11 module.
-    Pkcs11 {
-        /// Which token.
-        place: pkcs11::Place,
-        /// Profile.
-        profile: Profile,
-        /// The executable that hosts the module in a process of its own; `None` loads it into this one.
-        worker: Option<PathBuf>,
-    },
-    /// A YubiHSM 2.
-    Yubihsm {
-        /// `http://HOST:PORT` of its connector, or `usb`.
-        connector: String,
-        /// Serial, when it must match.
-        serial: Option<String>,
-        /// Profile.
-        profile: Profile,
-        /// The executable that hosts the way to it in a process of its own.
-        worker: PathBuf,
-    },
-}
-
-/// Where a token is, as the configuration says it. What a kind of token does not need is left out.
-#[derive(Clone, Debug, Default)]
-pub struct Whereabouts {
-    /// PKCS#11 module, in place of the profile's.
-    pub module: Option<PathBuf>,
-    /// Label, when it must match.
-    pub label: Option<String>,
-    /// Serial, when it must match.
-    pub serial: Option<String>,
-    /// Directory of the embedded token.
-    pub directory: Option<PathBuf>,
-    /// Connector of a YubiHSM.
-    pub connector: Option<String>,
-}
-
-impl Backend {
-    /// Its profile.
-    #[must_use]
-    pub fn profile(&self) -> &Profile {
-        match self {
-            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } | Self::Yubihsm { profile, .. } => {
-                profile
-            }
-        }
-    }
-
-    /// What a configuration stands for.
-    pub fn resolve(
-        profile: Profile,
-        place: Whereabouts,
-        worker: Option<PathBuf>,
-    ) -> Result<Self, TokenError> {
-        let lacking = |what: &str| TokenError::Unsupported(what.to_owned());
-        let Whereabouts { module, label, serial, directory, connector } = place;
-        match profile.kind {
-            Kind::Embedded => {
-                let dir = directory.ok_or_else(|| lacking("the embedded token needs token.directory"))?;
-                Ok(Self::Embedded { dir, profile })
-            }
-            Kind::Yubihsm => {
-                let connector = connector.ok_or_else(|| {
-                    lacking("a YubiHSM needs token.connector, such as \"http://127.0.0.1:12345\"")
-                })?;
-                yubihsm::knows_way(&connector)?;
-                let worker = worker.ok_or_else(|| {
-                    lacking("a YubiHSM is driven from a worker only: take token.in_process out")
-                })?;
-                Ok(Self::Yubihsm { connector, serial, profile, worker })
-            }
-            Kind::Pkcs11 => {
-                let module = pkcs11::module_path(&profile, module)?;
-                Ok(Self::Pkcs11 { place: pkcs11::Place { module, label, serial }, profile, worker })
-            }
-        }
-    }
-
-    /// What a worker is told, for a call that may take `patience`. `None` when there is no worker.
-    fn hosted(&self, patience: Duration) -> Option<(&PathBuf, worker::Place, &Profile)> {
-        match self {
-            Self::Pkcs11 { place, profile, worker: Some(worker) } => {
-                Some((worker, worker::Place::Pkcs11(place.clone()), profile))
-            }
-            Self::Yubihsm { connector, serial, profile, worker } => {
-                // An exchange that is lost leaves time for a login and a second try.
-                let patience_ms = u64::try_from(patience.as_millis() / 4).unwrap_or(u64::MAX).max(50);
-                let place =
-                    yubihsm::Place { connector: connector.clone(), serial: serial.clone(), patience_ms };
-                Some((worker, worker::Place::Yubihsm(place), profile))
-            }
-            Self::Embedded { .. } | Self::Pkcs11 { worker: None, .. } => None,
-        }
-    }
-}
 
 /// Bounds.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +87,8 @@ pub(super) const CALLS_OF_A_CHECK: u32 = 12;
 type Call = Box<dyn FnOnce(Result<&mut dyn Token, TokenError>) -> Option<TokenError> + Send>;
 
 struct Inner {
-    queue: VecDeque<Call>,
+    /// Each with the time that it came.
+    queue: VecDeque<(Instant, Call)>,
     state: KeeperState,
     description: Option<Description>,
     /// Workers of an older generation end.
@@ -197,6 +96,8 @@ struct Inner {
     /// A worker saw the token go.
     trouble: Option<TokenError>,
     pin: Option<Pin>,
+    /// Times that this PIN was sent without the token ever saying whether it is right.
+    unanswered: u32,
     expected: Vec<(KeyRef, PublicKey)>,
     fitness: Fitness,
     /// What the token did that nobody here asked for, until an operator has looked.
@@ -238,7 +139,7 @@ impl Shared {
         } else if inner.queue.len() >= self.config.queue {
             TokenError::Busy
         } else {
-            inner.queue.push_back(call);
+            inner.queue.push_back((Instant::now(), call));
             drop(inner);
             self.work.notify_one();
             return;
@@ -249,16 +150,19 @@ impl Shared {
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
         if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
-            tracing::info!(?state, "token");
+            if let KeeperState::Locked(why) = &state {
+                tracing::error!("the token is locked: {why}");
+            } else {
+                tracing::info!(?state, "token");
+            }
             self.note(inner, Event::Changed(state.clone()));
         }
-        let usable = matches!(state, KeeperState::Usable | KeeperState::Degraded(_));
         self.usable.store(state == KeeperState::Usable, Ordering::Release);
         inner.state = state;
-        if !usable {
+        if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
             // Nobody waits in a queue that nobody serves.
-            let waiting: Vec<Call> = inner.queue.drain(..).collect();
-            for call in waiting {
+            let waiting: Vec<_> = inner.queue.drain(..).collect();
+            for (_, call) in waiting {
                 call(Err(refusing(&inner.state)));
             }
         }
@@ -319,6 +223,7 @@ impl Keeper {
                 generation: 0,
                 trouble: None,
                 pin,
+                unanswered: 0,
                 expected: Vec::new(),
                 fitness: Fitness::Untried,
                 strange: None,
@@ -390,6 +295,7 @@ impl Keeper {
     pub fn unlock(&self, pin: Pin) {
         let mut inner = self.shared.inner();
         inner.pin = Some(pin);
+        inner.unanswered = 0;
         if matches!(inner.state, KeeperState::Locked(_)) {
             self.shared.set_state(&mut inner, KeeperState::Probing);
         }
@@ -445,6 +351,30 @@ impl Keeper {
     /// What is known of a key.
     pub async fn find(&self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         self.call(move |token| token.find(reference)).await
+    }
+
+    /// All objects of the token.
+    pub async fn inventory(&self) -> Result<Vec<Object>, TokenError> {
+        self.call(|token| token.inventory()).await
+    }
+
+    /// What the token says of a key that it did not make for us.
+    pub async fn past(&self, reference: KeyRef) -> Result<Past, TokenError> {
+        self.call(move |token| token.past(reference)).await
+    }
+
+    /// Shows that a pair's private half belongs to this public one; secret keys are recognised by [`Self::find`].
+    pub async fn prove_possession(&self, reference: KeyRef, public: PublicKey) -> Result<(), TokenError> {
+        let Some(verifier) = Verifier::new(&public) else { return Ok(()) };
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|e| TokenError::Gone(e.to_string()))?;
+        let to_sign = possession(public.algorithm(), &random);
+        let asked = to_sign.clone();
+        let raw = self.call(move |token| token.sign(reference, public.algorithm(), &asked)).await?;
+        verifier
+            .check(&to_sign, &raw)
+            .map(drop)
+            .map_err(|e| TokenError::Corrupt(format!("its halves do not belong together: {e}")))
     }
 
     /// Removes a key.

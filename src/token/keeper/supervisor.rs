@@ -3,12 +3,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::audit::Handover;
 use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module};
-use super::super::worker::Process;
+use super::super::worker::{Hosting, Process};
 use super::super::{Description, Token, TokenError};
 use super::{Backend, Fitness, Inner, KeeperState, Shared};
 use crate::secret::Pin;
@@ -16,6 +17,11 @@ use crate::secret::Pin;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
+/// Times that a PIN is sent without the token ever saying whether it is right: a module that dies each time may spend a
+/// try each time.
+const UNANSWERED_LOGINS: u32 = 3;
+/// Ends the reason for a lock.
+const WHAT_TO_DO: &str = "no PIN is sent any more until an operator runs claviger unlock";
 
 /// What is connected: opens sessions, tells whether it lives.
 enum Link<'a> {
@@ -113,6 +119,15 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
             Err(TokenError::Locked(why)) => {
                 drop(pin);
                 let mut inner = shared.inner();
+                shared.set_state(&mut inner, KeeperState::Locked(format!("{why}; {WHAT_TO_DO}")));
+            }
+            // [clause 8.2.5-c] nor is one sent for ever of which nobody says whether it is right
+            Err(e) if shared.inner().unanswered >= UNANSWERED_LOGINS => {
+                drop(pin);
+                let mut inner = shared.inner();
+                let why = format!(
+                    "the PIN was sent {UNANSWERED_LOGINS} times without an answer ({e}); {WHAT_TO_DO}"
+                );
                 shared.set_state(&mut inner, KeeperState::Locked(why));
             }
             Err(e) => {
@@ -155,9 +170,20 @@ fn connect<'a>(
     handover: &mut Handover,
     pin: &Pin,
 ) -> Result<Link<'a>, TokenError> {
+    let mut before_login = || {
+        let mut inner = shared.inner();
+        inner.unanswered = inner.unanswered.saturating_add(1);
+        Ok(())
+    };
     let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
-    let link = if let Some((executable, place, profile)) = backend.hosted(patience) {
-        let process = Process::start(executable, &place, profile, pin, sessions, patience, handover.clone());
+    let known = shared.inner().description.as_ref().map(|d| d.serial.clone());
+    let link = if let Some((executable, place, profile)) = backend.hosted(patience, known) {
+        let process = Process::start(
+            Hosting { executable, place: &place, profile, sessions, patience },
+            pin,
+            handover.clone(),
+            &mut before_login,
+        );
         // A worker that failed may have read the token's log before it did.
         handover.unsure |= process.is_err();
         Link::Worker(process?)
@@ -171,13 +197,14 @@ fn connect<'a>(
                     Some(module) => module,
                     None => module.insert(Module::load(place.clone(), profile.clone())?),
                 };
-                Link::Pkcs11(module, module.connect(pin)?)
+                Link::Pkcs11(module, module.connect(pin, &mut before_login)?)
             }
             Backend::Yubihsm { .. } => {
                 return Err(TokenError::Unsupported("a YubiHSM is driven from a worker only".into()));
             }
         }
     };
+    shared.inner().unanswered = 0;
     match first_look(shared, &link)
         .and_then(|()| look_around(shared, &link))
         .and_then(|()| try_once(shared, &link))
@@ -240,18 +267,8 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
         inner.generation
     };
     let mut workers = Vec::new();
-    for slot in 0..shared.config.workers {
-        let started = link.session().and_then(|session| {
-            let theirs = Arc::clone(shared);
-            std::thread::Builder::new()
-                .name(format!("token-{slot}"))
-                .spawn(move || work(&theirs, slot, generation, session))
-                .map_err(|e| TokenError::Gone(format!("no thread: {e}")))
-        });
-        match started {
-            Ok(handle) => workers.push(handle),
-            Err(e) => tracing::warn!("token worker {slot} did not start: {e}"),
-        }
+    if let Err(e) = hire(shared, link, generation, &mut workers) {
+        tracing::warn!("{} of {} token sessions: {e}", workers.len(), shared.config.workers);
     }
     // A session of its own, since those of the workers may all be waiting for the token.
     let mut watcher = if shared.profile.own_log { link.session().ok() } else { None };
@@ -260,7 +277,7 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
         TokenError::Gone("no session could be opened".into())
     } else {
         if inner.generation == generation {
-            shared.set_state(&mut inner, KeeperState::Usable);
+            watch(shared, &mut inner, workers.len());
         }
         loop {
             if inner.stopping {
@@ -271,17 +288,29 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
             }
             let (guard, _) =
                 shared.change.wait_timeout(inner, HEALTH_EVERY).unwrap_or_else(PoisonError::into_inner);
+            if guard.stopping || guard.trouble.is_some() {
+                inner = guard;
+                continue;
+            }
             drop(guard);
-            let looked = link.alive().and_then(|()| match &mut watcher {
-                Some(watcher) => shared.look_into_log(watcher.as_mut()),
-                None => Ok(()),
-            });
-            if let Err(e) = looked {
-                inner = shared.inner();
+            // Sessions that were not to be had may be now.
+            let alive = link
+                .alive()
+                .and_then(|()| match &mut watcher {
+                    Some(watcher) => shared.look_into_log(watcher.as_mut()),
+                    None => Ok(()),
+                })
+                .and_then(|()| match hire(shared, link, generation, &mut workers) {
+                    Err(TokenError::Busy) => Ok(()),
+                    other => other,
+                });
+            inner = shared.inner();
+            if let Err(e) = alive {
                 break e;
             }
-            inner = shared.inner();
-            watch_for_stuck_calls(shared, &mut inner);
+            if inner.trouble.is_none() {
+                watch(shared, &mut inner, workers.len());
+            }
         }
     };
     inner.generation = inner.generation.wrapping_add(1);
@@ -302,7 +331,27 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
     why
 }
 
-fn watch_for_stuck_calls(shared: &Shared, inner: &mut Inner) {
+/// Starts the workers that are missing, as far as the token gives sessions.
+fn hire(
+    shared: &Arc<Shared>,
+    link: &Link<'_>,
+    generation: u64,
+    workers: &mut Vec<JoinHandle<()>>,
+) -> Result<(), TokenError> {
+    for slot in workers.len()..shared.config.workers {
+        let session = link.session()?;
+        let theirs = Arc::clone(shared);
+        let started = std::thread::Builder::new()
+            .name(format!("token-{slot}"))
+            .spawn(move || work(&theirs, slot, generation, session))
+            .map_err(|e| TokenError::Gone(format!("no thread: {e}")))?;
+        workers.push(started);
+    }
+    Ok(())
+}
+
+/// What is wrong though the token answers: calls that do not come back, sessions that are missing.
+fn watch(shared: &Shared, inner: &mut Inner, workers: usize) {
     let now = i64::try_from(shared.born.elapsed().as_millis()).unwrap_or(i64::MAX);
     let patience = i64::try_from(shared.config.call_timeout.as_millis()).unwrap_or(i64::MAX);
     let stuck = shared
@@ -312,11 +361,12 @@ fn watch_for_stuck_calls(shared: &Shared, inner: &mut Inner) {
         .filter(|began| *began > 0 && now.saturating_sub(*began) > patience)
         .count();
     let state = match stuck {
-        0 => match &inner.strange {
-            Some(why) => KeeperState::Degraded(why.clone()),
-            None => KeeperState::Usable,
-        },
-        n if n < shared.calls.len() => KeeperState::Degraded(format!("{n} calls do not come back")),
+        0 if inner.strange.is_some() => KeeperState::Degraded(inner.strange.clone().unwrap_or_default()),
+        0 if workers < shared.config.workers => {
+            KeeperState::Degraded(format!("{workers} of {} sessions are open", shared.config.workers))
+        }
+        0 => KeeperState::Usable,
+        n if n < workers => KeeperState::Degraded(format!("{n} calls do not come back")),
         n => KeeperState::Unusable(format!("all {n} calls do not come back")),
     };
     shared.set_state(inner, state);
@@ -328,11 +378,18 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
         if inner.generation != generation {
             return;
         }
-        let Some(call) = inner.queue.pop_front() else {
+        let Some((came, call)) = inner.queue.pop_front() else {
             inner = shared.work.wait(inner).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
         drop(inner);
+        // Half of the patience is for the queue, half for the token. A token that is asked for more than it can do would
+        // else work for callers that have just given up, and serve nobody.
+        if came.elapsed() > shared.config.call_timeout / 2 {
+            drop(call(Err(TokenError::Busy)));
+            inner = shared.inner();
+            continue;
+        }
         let began = i64::try_from(shared.born.elapsed().as_millis()).unwrap_or(i64::MAX).max(1);
         if let Some(cell) = shared.calls.get(slot) {
             cell.store(began, Ordering::Relaxed);
@@ -353,5 +410,76 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
                 shared.change.notify_all();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::time::Instant;
+
+    use super::super::{Keeper, KeeperConfig};
+    use super::*;
+    use crate::token::profile::Profile;
+
+    /// Stands in for a worker: says that it logs in, and dies.
+    const DIES: &str = r#"#!/usr/bin/env bash
+echo try >> "${0%/*}/tries"
+fd=${2%%,*}
+read -r -t 5 -N 1 -u "$fd"
+sleep 0.05
+printf '\x12\0\0\0{"Ok":"LoggingIn"}' >&"$fd"
+"#;
+
+    fn tries(dir: &Path) -> usize {
+        fs::read_to_string(dir.join("tries")).map_or(0, |text| text.lines().count())
+    }
+
+    fn locked(keeper: &Keeper) {
+        let began = Instant::now();
+        loop {
+            match keeper.state() {
+                KeeperState::Locked(why) => {
+                    assert!(why.contains("claviger unlock"), "{why}");
+                    return;
+                }
+                state => assert!(began.elapsed() < Duration::from_secs(20), "{state:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    // [clause 8.2.5-c] test
+    #[test]
+    fn a_login_that_is_never_answered_is_tried_three_times_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let worker = dir.path().join("worker");
+        fs::write(&worker, DIES).unwrap();
+        fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).unwrap();
+        let backend = Backend::Pkcs11 {
+            place: crate::token::pkcs11::Place {
+                module: "/nowhere".into(),
+                label: None,
+                serial: None,
+                init: None,
+            },
+            profile: Profile::load("softhsm2").unwrap(),
+            worker: Some(worker),
+        };
+        let pin = || Pin::new("1234".to_owned()).unwrap();
+        let keeper = Keeper::start(backend, Some(pin()), KeeperConfig::default());
+        locked(&keeper);
+        std::thread::sleep(LONGEST_WAIT);
+        assert_eq!(tries(dir.path()), 3);
+        keeper.unlock(pin());
+        while tries(dir.path()) == 3 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        locked(&keeper);
+        std::thread::sleep(FIRST_WAIT);
+        assert_eq!(tries(dir.path()), 6);
+        keeper.stop();
     }
 }

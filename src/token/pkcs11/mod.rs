@@ -4,6 +4,7 @@
 //! Sessions are replaced after any unexpected error, and dropped before the module is finalized.
 #![forbid(unsafe_code)]
 
+mod inventory;
 mod proving;
 mod session;
 mod template;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::profile::Profile;
 use super::{Description, TokenError};
 use crate::secret::Pin;
+use crate::sys;
 pub use session::Pkcs11Token;
 
 /// Which token, through which module.
@@ -33,6 +35,8 @@ pub struct Place {
     pub label: Option<String>,
     /// Serial, when it must match.
     pub serial: Option<String>,
+    /// What goes into `pReserved` of `C_Initialize`.
+    pub init: Option<String>,
 }
 
 /// Classes of errors (`research`: match on class, not on code).
@@ -60,6 +64,9 @@ fn class(error: &Error) -> TokenError {
         _ => TokenError::Gone(text),
     }
 }
+
+/// Told directly before a PIN is sent to a token; an error keeps it from being sent.
+pub type BeforeLogin<'a> = &'a mut dyn FnMut() -> Result<(), TokenError>;
 
 /// A loaded module. The module stays loaded for the life of the process; only its state is initialised again.
 pub struct Module {
@@ -94,18 +101,21 @@ impl Module {
     }
 
     /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
-    pub fn connect(&self, pin: &Pin) -> Result<Connection, TokenError> {
-        // [clause 8.2.5-c] a PIN that cannot be right is not sent
-        self.profile.pin.accepts(pin.expose()).map_err(TokenError::Locked)?;
+    pub fn connect(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
         let flags = CInitializeFlags::OS_LOCKING_OK;
-        match self.context.initialize(CInitializeArgs::new(flags)) {
+        let arguments = match &self.place.init {
+            None => CInitializeArgs::new(flags),
+            Some(init) => sys::module_arguments(flags, init)
+                .ok_or_else(|| TokenError::Unsupported("the profile's init holds a zero byte".into()))?,
+        };
+        match self.context.initialize(arguments) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(e) => {
                 self.finalize();
                 return Err(TokenError::Gone(format!("the module does not start: {e}")));
             }
         }
-        self.login(pin).inspect_err(|_| self.finalize())
+        self.login(pin, before_login).inspect_err(|_| self.finalize())
     }
 
     /// Ends the module's state. Every session must have been dropped before.
@@ -148,7 +158,7 @@ impl Module {
         }
     }
 
-    fn login(&self, pin: &Pin) -> Result<Connection, TokenError> {
+    fn login(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
         let (slot, description) = self.find()?;
         let info = self.context.get_token_info(slot).map_err(|e| class(&e))?;
         // [clause 8.2.5-c] the last try is never spent by a machine
@@ -160,10 +170,12 @@ impl Module {
                 "one try is left for the PIN; log in by hand with the right one first".into(),
             ));
         }
+        self.profile.pin.accepts(pin.expose()).map_err(TokenError::Locked)?;
         let text = std::str::from_utf8(pin.expose())
             .map_err(|_| TokenError::Locked("the PIN is no UTF-8 text".into()))?;
         let anchor = self.context.open_rw_session(slot).map_err(|e| class(&e))?;
         let secret = AuthPin::from(text.to_owned());
+        before_login()?;
         anchor.login(UserType::User, Some(&secret)).map_err(|e| class(&e))?;
         let opener = Opener {
             context: self.context.clone(),

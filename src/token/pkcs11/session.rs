@@ -17,10 +17,11 @@ use zeroize::Zeroizing;
 use super::super::check::CheckRow;
 use super::super::profile::Profile;
 use super::super::{
-    CHECK_INPUT, CHECK_NONCE, Description, KeySpec, Nonce, RawSignature, Token, TokenError, Use, check_value,
+    CHECK_INPUT, CHECK_NONCE, Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError,
+    Use, check_value,
 };
-use super::class;
 use super::template::{Making, curve_of, making, raw_point};
+use super::{class, inventory};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::core::units::sha256;
@@ -72,7 +73,7 @@ impl Pkcs11Token {
         let session = self.session()?;
         let mut found = Vec::new();
         for kind in [ObjectClass::PRIVATE_KEY, ObjectClass::SECRET_KEY] {
-            let template = [Attribute::Class(kind), Attribute::Id(reference.0.to_vec())];
+            let template = [Attribute::Class(kind), Attribute::Id(reference.as_bytes().to_vec())];
             found.extend(session.find_objects(&template).map_err(|e| class(&e))?);
             if !found.is_empty() {
                 break;
@@ -121,7 +122,8 @@ impl Pkcs11Token {
     }
 
     fn public(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
-        let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(reference.0.to_vec())];
+        let template =
+            [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(reference.as_bytes().to_vec())];
         let session = self.session()?;
         let found = session.find_objects(&template).map_err(|e| class(&e))?;
         let [handle] = found.as_slice() else {
@@ -217,7 +219,7 @@ impl Pkcs11Token {
         self.handles.remove(&reference);
         let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
-        let template = [Attribute::Id(reference.0.to_vec())];
+        let template = [Attribute::Id(reference.as_bytes().to_vec())];
         for handle in writer.find_objects(&template).map_err(|e| class(&e))? {
             writer.destroy_object(handle).map_err(|e| class(&e))?;
         }
@@ -228,7 +230,7 @@ impl Pkcs11Token {
         }
     }
 
-    pub(super) fn prove_protected(&mut self, reference: KeyRef) -> Result<(), TokenError> {
+    pub(super) fn prove_protected(&mut self, reference: KeyRef, made_inside: bool) -> Result<(), TokenError> {
         let handle =
             self.handle(reference)?.ok_or_else(|| TokenError::Corrupt("the new key is not there".into()))?;
         let wanted = [
@@ -240,13 +242,13 @@ impl Pkcs11Token {
         ];
         let told = self.session()?.get_attributes(handle, &wanted).map_err(|e| class(&e))?;
         // An attribute that is absent is unproven, and unproven is not true.
-        let made_inside = !self.profile.claims.made_inside
+        let proved = !made_inside
             || [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true), Attribute::Local(true)]
                 .iter()
                 .all(|a| told.contains(a));
         if told.contains(&Attribute::Sensitive(true))
             && told.contains(&Attribute::Extractable(false))
-            && made_inside
+            && proved
         {
             Ok(())
         } else {
@@ -262,7 +264,7 @@ impl Token for Pkcs11Token {
 
     fn generate(&mut self, spec: &KeySpec) -> Result<PublicKey, TokenError> {
         let outcome = self.make(spec, Some(Use::of(spec.algorithm))).and_then(|()| {
-            self.prove_protected(spec.reference)?;
+            self.prove_protected(spec.reference, self.profile.claims.made_inside)?;
             if !spec.algorithm.is_pair() {
                 return self.secret(spec.reference);
             }
@@ -356,6 +358,28 @@ impl Token for Pkcs11Token {
 
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError> {
         self.session()?.generate_random_slice(out).map_err(|e| class(&e))
+    }
+
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        inventory::inventory(self.session()?)
+    }
+
+    fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
+        let algorithm = self
+            .find(reference)?
+            .ok_or_else(|| TokenError::Refused(format!("no key has the id {reference}")))?
+            .algorithm();
+        let before = self.using(reference, |session, handle| inventory::past(session, handle, algorithm))?;
+        if before.other_uses.is_empty() {
+            return Ok(before);
+        }
+        let handle = self.handle(reference)?.ok_or(TokenError::Busy)?;
+        let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
+        inventory::narrow(&writer, handle, &before);
+        let after = inventory::past(&writer, handle, algorithm).map_err(|e| class(&e))?;
+        let narrowed = before.other_uses.into_iter().filter(|u| !after.other_uses.contains(u)).collect();
+        Ok(Past { narrowed, ..after })
     }
 
     fn health(&mut self) -> Result<(), TokenError> {

@@ -66,7 +66,7 @@ fn private(spec: &KeySpec, profile: &Profile, wanted: Option<Use>, pair: bool) -
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
-        Attribute::Id(spec.reference.0.to_vec()),
+        Attribute::Id(spec.reference.as_bytes().to_vec()),
         Attribute::Label(spec.label.clone().into_bytes()),
     ];
     all.extend(uses(wanted, pair).into_iter().filter(|a| match a {
@@ -132,7 +132,7 @@ pub(super) fn making(spec: &KeySpec, profile: &Profile, wanted: Option<Use>) -> 
         Attribute::Private(false),
         Attribute::Verify(true),
         Attribute::EcParams(curve(spec.algorithm, profile.template.ed25519_by_name)),
-        Attribute::Id(spec.reference.0.to_vec()),
+        Attribute::Id(spec.reference.as_bytes().to_vec()),
         Attribute::Label(spec.label.clone().into_bytes()),
     ];
     Making::Pair(mechanism, public, private)
@@ -164,7 +164,7 @@ mod tests {
         let profile = Profile::load("softhsm2").unwrap();
         for algorithm in Algorithm::ALL {
             let spec = KeySpec {
-                reference: KeyRef([1; 16]),
+                reference: KeyRef::from([1; 16]),
                 label: "k".into(),
                 algorithm,
                 purpose: Purpose::Payment,

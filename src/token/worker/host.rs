@@ -71,13 +71,20 @@ impl Opener {
 }
 
 impl Hosted {
-    fn open(place: Place, profile: Profile, pin: &Pin, handover: Handover) -> Result<Self, TokenError> {
+    fn open(
+        place: Place,
+        profile: Profile,
+        pin: &Pin,
+        handover: Handover,
+        before_login: pkcs11::BeforeLogin<'_>,
+    ) -> Result<Self, TokenError> {
         Ok(match place {
             Place::Pkcs11(place) => {
                 let module = pkcs11::Module::load(place, profile)?;
-                let connection = Box::new(module.connect(pin)?);
+                let connection = Box::new(module.connect(pin, before_login)?);
                 Self::Pkcs11(module, connection)
             }
+            // A YubiHSM counts no tries, and a password is not sent to it: both sides prove that they know it.
             Place::Yubihsm(place) => {
                 Self::Yubihsm(yubihsm::Connection::open(&place, profile, pin, handover)?)
             }
@@ -127,7 +134,11 @@ fn live(mut control: Lane, lanes: Vec<Lane>) -> std::io::Result<()> {
                 super::confine::confine(network)
                     .inspect_err(|e| tracing::warn!("the worker is not confined: {e}")),
             );
-            Hosted::open(place, *profile, &pin, handover)
+            // A death after this may have cost a try of the PIN. Who cannot be told of it, for him nothing is tried.
+            Hosted::open(place, *profile, &pin, handover, &mut || {
+                let told = control.send(&Answer::Ok(Reply::LoggingIn));
+                told.map_err(|e| TokenError::Gone(format!("the daemon is not there: {e}")))
+            })
         });
     drop(pin);
     let hosted = match opened {
@@ -195,6 +206,8 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
             token.random(&mut bytes)?;
             Reply::Bytes(bytes.into())
         }
+        Request::Inventory => Reply::Objects(token.inventory()?),
+        Request::Past(reference) => Reply::Past(token.past(reference)?),
         Request::Health => {
             token.health()?;
             Reply::Done

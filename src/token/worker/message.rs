@@ -19,7 +19,7 @@ use crate::secret::MAX_PIN_BYTES;
 use crate::token::audit::{Audit, Handover};
 use crate::token::check::CheckRow;
 use crate::token::profile::Profile;
-use crate::token::{Description, KeySpec, Nonce, TokenError};
+use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
 
 /// Longest frame.
 const MAX_FRAME: usize = 1 << 20;
@@ -44,6 +44,8 @@ pub(super) enum Request {
     Mac { reference: KeyRef, data: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
+    Inventory,
+    Past(KeyRef),
     Health,
     Audit,
     Check,
@@ -52,11 +54,15 @@ pub(super) enum Request {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     Done,
+    /// The PIN is about to be sent to the token; the outcome follows.
+    LoggingIn,
     Description(Description),
     Public(Option<(Algorithm, Vec<u8>)>),
     Bytes(Zeroizing<Vec<u8>>),
     Audit(Audit),
     Rows(Vec<CheckRow>),
+    Objects(Vec<Object>),
+    Past(Past),
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;
@@ -160,7 +166,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let mut lane = Lane::new(b);
         let message = Request::Sign {
-            reference: KeyRef([3; 16]),
+            reference: KeyRef::from([3; 16]),
             algorithm: Algorithm::Ed25519,
             to_sign: ToSign::Message(vec![9; 20_000]),
         };

@@ -7,6 +7,7 @@
 
 mod confine;
 pub mod host;
+mod ledger;
 mod message;
 
 use std::io::{self, ErrorKind};
@@ -22,12 +23,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::ledger::Ledger;
 use self::message::{Answer, Control, Lane, Reply, Request};
-use super::audit::{Asked, Audit, Handover, Mark};
+use super::audit::{Audit, Handover};
 use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
+use super::pkcs11::BeforeLogin;
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, RawSignature, Token, TokenError, pkcs11, yubihsm};
+use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError, pkcs11, yubihsm};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -49,15 +52,19 @@ pub enum Place {
     Yubihsm(yubihsm::Place),
 }
 
-/// What was asked of a token with a log of its own since that log was last read: what may stand there.
-#[derive(Default)]
-struct Ledger {
-    mark: Option<Mark>,
-    next: u64,
-    asked: Vec<(u64, Asked)>,
-    under_way: Vec<u64>,
-    /// This worker has told how far it had read.
-    told: bool,
+/// What a worker is started for.
+#[derive(Clone, Copy)]
+pub struct Hosting<'a> {
+    /// This program.
+    pub executable: &'a Path,
+    /// What it hosts.
+    pub place: &'a Place,
+    /// Profile.
+    pub profile: &'a Profile,
+    /// Threads that ask, a session each.
+    pub sessions: usize,
+    /// Deadline of a call.
+    pub patience: Duration,
 }
 
 /// A running worker, logged in.
@@ -69,7 +76,7 @@ pub struct Process {
     ended: AtomicBool,
     patience: Duration,
     /// Kept for tokens with a log of their own.
-    ledger: Option<Mutex<Ledger>>,
+    ledger: Ledger,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,16 +84,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Process {
-    /// Starts a worker and logs in. `patience` is the deadline of a call.
+    /// Starts a worker and logs in. `before_login` is told before the PIN
+    /// reaches the token, as far as the worker gets.
     pub fn start(
-        executable: &Path,
-        place: &Place,
-        profile: &Profile,
+        hosting: Hosting<'_>,
         pin: &Pin,
-        sessions: usize,
-        patience: Duration,
         handover: Handover,
+        before_login: BeforeLogin<'_>,
     ) -> Result<Arc<Self>, TokenError> {
+        let Hosting { executable, profile, sessions, patience, .. } = hosting;
         let gone = |e: io::Error| TokenError::Gone(format!("the token's worker does not start: {e}"));
         // One more than the threads: the keeper looks around with it.
         let mut ours = Vec::new();
@@ -113,14 +119,9 @@ impl Process {
             description: Description::default(),
             ended: AtomicBool::new(false),
             patience,
-            ledger: profile.own_log.then(|| {
-                // What the worker before this one was asked stays asked until the log was read.
-                let asked = (0..).zip(handover.asked.iter().copied()).collect::<Vec<_>>();
-                let next = asked.len() as u64;
-                Mutex::new(Ledger { mark: handover.mark, next, asked, ..Ledger::default() })
-            }),
+            ledger: Ledger::of(profile, &handover),
         };
-        let greeted = process.greet(place, profile, pin, handover);
+        let greeted = process.greet(hosting, pin, handover, before_login);
         match greeted {
             Ok(description) => {
                 process.description = description;
@@ -135,17 +136,22 @@ impl Process {
 
     fn greet(
         &self,
-        place: &Place,
-        profile: &Profile,
+        hosting: Hosting<'_>,
         pin: &Pin,
         handover: Handover,
+        before_login: BeforeLogin<'_>,
     ) -> Result<Description, TokenError> {
+        let Hosting { place, profile, .. } = hosting;
         let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone(), handover };
         let mut control = lock(&self.control);
-        let answer = control
+        let mut answer = control
             .send(&start)
             .and_then(|()| control.send_bytes(pin.expose()))
             .and_then(|()| control.receive::<Answer>(Some(START)));
+        if matches!(answer, Ok(Some(Ok(Reply::LoggingIn)))) {
+            before_login()?;
+            answer = control.receive::<Answer>(Some(START));
+        }
         drop(control);
         match self.understood(answer, START)? {
             Reply::Description(description) => Ok(description),
@@ -228,51 +234,7 @@ impl Process {
 
     /// What the next worker must know, for the token's own log to be understood.
     pub fn handover(&self) -> Handover {
-        let Some(ledger) = &self.ledger else { return Handover::default() };
-        let ledger = lock(ledger);
-        // A worker reads on by itself while it works.
-        let unsure = !ledger.told || !ledger.asked.is_empty();
-        Handover { mark: ledger.mark, asked: ledger.asked.iter().map(|(_, asked)| *asked).collect(), unsure }
-    }
-
-    /// Notes what is asked before it goes out.
-    fn begin(&self, request: &Request) -> Option<u64> {
-        let asked = match request {
-            // Of a secret key its check value is made anew.
-            Request::Sign { .. } | Request::Mac { .. } | Request::Find(_) => Asked::Use,
-            Request::Generate(_) => Asked::Make,
-            Request::Destroy(_) => Asked::Remove,
-            Request::Check => Asked::Check,
-            _ => return None,
-        };
-        let mut ledger = lock(self.ledger.as_ref()?);
-        let number = ledger.next;
-        ledger.next += 1;
-        ledger.asked.push((number, asked));
-        ledger.under_way.push(number);
-        Some(number)
-    }
-
-    fn over(&self, number: u64) {
-        if let Some(ledger) = &self.ledger {
-            lock(ledger).under_way.retain(|n| *n != number);
-        }
-    }
-
-    /// What has ended by now will have been read when the log was.
-    fn settled(&self) -> Vec<u64> {
-        let Some(ledger) = &self.ledger else { return Vec::new() };
-        let ledger = lock(ledger);
-        ledger.asked.iter().map(|(n, _)| *n).filter(|n| !ledger.under_way.contains(n)).collect()
-    }
-
-    fn read(&self, settled: &[u64], mark: Option<Mark>) {
-        if let Some(ledger) = &self.ledger {
-            let mut ledger = lock(ledger);
-            ledger.asked.retain(|(n, _)| !settled.contains(n));
-            ledger.mark = mark;
-            ledger.told = true;
-        }
+        self.ledger.handover()
     }
 
     /// A session for one thread.
@@ -323,13 +285,13 @@ impl RemoteToken {
     }
 
     fn ask_for(&mut self, request: &Request, patience: Duration) -> Answer {
-        let number = self.process.begin(request);
+        let number = self.process.ledger.begin(request);
         let answer = self.ask_now(request, patience);
         // An answer that did not come in time leaves open whether it was done.
         if let Some(number) = number
             && !matches!(answer, Err(TokenError::Gone(_) | TokenError::Timeout(_)))
         {
-            self.process.over(number);
+            self.process.ledger.over(number);
         }
         answer
     }
@@ -449,15 +411,29 @@ impl Token for RemoteToken {
         }
     }
 
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        match self.ask(&Request::Inventory)? {
+            Reply::Objects(objects) => Ok(objects),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
+        match self.ask(&Request::Past(reference))? {
+            Reply::Past(past) => Ok(past),
+            _ => Err(nonsense()),
+        }
+    }
+
     fn health(&mut self) -> Result<(), TokenError> {
         self.done(&Request::Health)
     }
 
     fn audit(&mut self) -> Result<Audit, TokenError> {
-        let settled = self.process.settled();
+        let settled = self.process.ledger.settled();
         match self.ask(&Request::Audit)? {
             Reply::Audit(audit) => {
-                self.process.read(&settled, audit.mark);
+                self.process.ledger.read(&settled, audit.mark);
                 Ok(audit)
             }
             _ => Err(nonsense()),

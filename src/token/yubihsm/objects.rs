@@ -38,9 +38,28 @@ pub(super) fn label(reference: KeyRef) -> Label {
     Label(bytes)
 }
 
+/// What an inventory names, and how.
+pub(super) const KINDS: [(object::Type, &str); 5] = [
+    (object::Type::AsymmetricKey, "private"),
+    (object::Type::HmacKey, "secret"),
+    (object::Type::WrapKey, "wrap key"),
+    (object::Type::AuthenticationKey, "authentication key"),
+    (object::Type::Opaque, "opaque"),
+];
+
+/// The inverse of [`label`].
+pub(super) fn reference(label: &str) -> Option<KeyRef> {
+    label.strip_prefix(PREFIX).and_then(KeyRef::parse).filter(|reference| is_ours(*reference))
+}
+
+/// Whether a reference is one of ours: 16 bytes. Others fit no label, and nothing in a YubiHSM is taken over.
+pub(super) fn is_ours(reference: KeyRef) -> bool {
+    reference.as_bytes().len() == 16
+}
+
 /// The object ids to try for a new key. We choose, so that the device's log names the id that we expect there.
 pub(super) fn ids(reference: KeyRef) -> impl Iterator<Item = object::Id> {
-    let [a, b, c, d, ..] = reference.0;
+    let [a, b, c, d] = reference.as_bytes().first_chunk::<4>().copied().unwrap_or_default();
     let (first, step) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]) | 1);
     (0..64u16)
         .map(move |n| first.wrapping_add(n.wrapping_mul(step)))
@@ -152,7 +171,7 @@ mod tests {
     // [clause 8.2.5-a] test
     #[test]
     fn only_what_is_wholly_ours_is_ours() {
-        let reference = KeyRef([0xab; 16]);
+        let reference = KeyRef::from([0xab; 16]);
         assert_eq!(label(reference).try_as_str().unwrap(), format!("claviger{}", "ab".repeat(16)));
         let known = recognise(&info(reference), reference).unwrap();
         assert_eq!((known.algorithm, known.sequence), (Algorithm::Secp256k1, 3));
@@ -164,7 +183,7 @@ mod tests {
             |i| i.domains = Domain::DOM1 | Domain::DOM2,
             |i| i.domains = Domain::DOM7,
             |i| i.object_type = object::Type::HmacKey,
-            |i| i.label = label(KeyRef([1; 16])),
+            |i| i.label = label(KeyRef::from([1; 16])),
         ];
         for (n, change) in changes.into_iter().enumerate() {
             let mut other = info(reference);
@@ -175,7 +194,7 @@ mod tests {
 
     #[test]
     fn no_new_key_takes_a_reserved_place() {
-        for reference in [KeyRef([0; 16]), KeyRef([0xff; 16]), KeyRef([1; 16])] {
+        for reference in [KeyRef::from([0; 16]), KeyRef::from([0xff; 16]), KeyRef::from([1; 16])] {
             let tried: Vec<u16> = ids(reference).collect();
             assert!(tried.len() > 32 && !tried.iter().any(|id| matches!(id, 0 | 1 | 0xffff)));
         }

@@ -27,7 +27,7 @@ const EXPORTER: Capability =
 /// All proofs. What they make they remove again.
 pub(super) fn prove(token: &mut YubihsmToken) -> Result<Vec<CheckRow>, TokenError> {
     let profile = std::sync::Arc::clone(&token.device.profile);
-    let mut rows = check::working(token, &profile.algorithms);
+    let mut rows = check::working(token, &profile.algorithms)?;
     if let Some(algorithm) = profile.algorithms.iter().copied().find(|a| a.is_pair()) {
         rows.extend(attacks(token, algorithm)?);
     }

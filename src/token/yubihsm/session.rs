@@ -16,7 +16,9 @@ use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::token::audit::Audit;
 use crate::token::check::CheckRow;
-use crate::token::{CHECK_INPUT, Description, KeySpec, RawSignature, Token, check_value};
+use crate::token::{
+    CHECK_INPUT, Description, KeySpec, MOST_OBJECTS, Object, RawSignature, Token, check_value,
+};
 
 /// Most bytes of one message: the frame of every firmware holds them with all that goes around them.
 const MOST_DATA: usize = 1900;
@@ -50,6 +52,9 @@ impl YubihsmToken {
     fn locate(&self, inner: &mut Inner, reference: KeyRef) -> Result<Option<Known>, TokenError> {
         if let Some(known) = inner.known.get(&reference) {
             return Ok(Some(*known));
+        }
+        if !objects::is_ours(reference) {
+            return Ok(None);
         }
         let mut found = Vec::new();
         // By type: the crate drops the rest of a list at the first type that it does not know.
@@ -159,6 +164,9 @@ impl Token for YubihsmToken {
     // [clause 8.2.5-a] generated inside, for one thing, in the domain of its purpose, and never exportable
     fn generate(&mut self, spec: &KeySpec) -> Result<PublicKey, TokenError> {
         let capability = objects::capability(spec.algorithm)?;
+        if !objects::is_ours(spec.reference) {
+            return Err(TokenError::Unsupported("a key's id in a YubiHSM has 16 bytes".into()));
+        }
         let mut inner = self.device.lock();
         if self.locate(&mut inner, spec.reference)?.is_some() {
             return Err(TokenError::Refused("a key with this id exists already".into()));
@@ -248,6 +256,26 @@ impl Token for YubihsmToken {
             part.copy_from_slice(&bytes);
         }
         Ok(())
+    }
+
+    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+        let mut inner = self.device.lock();
+        let mut objects = Vec::new();
+        // By type, as above.
+        for (kind, name) in objects::KINDS {
+            let entries = self
+                .device
+                .run(&mut inner, true, None, |client| client.list_objects(&[Filter::Type(kind)]))?;
+            for entry in entries.iter().take(MOST_OBJECTS) {
+                let info = self.device.run(&mut inner, true, None, |client| {
+                    client.get_object_info(entry.object_id, entry.object_type)
+                })?;
+                let label = info.label.to_string();
+                let id = objects::reference(&label).map(|r| r.to_string()).unwrap_or_default();
+                objects.push(Object { kind: name.into(), id, label });
+            }
+        }
+        Ok(objects)
     }
 
     fn health(&mut self) -> Result<(), TokenError> {

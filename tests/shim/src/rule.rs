@@ -144,7 +144,7 @@ impl Rule {
         };
         match self.act {
             Some(Act::Limit(_)) => only(&["Out::Session"], "limit")?,
-            Some(Act::Empty) => only(&["Out::Count"], "empty")?,
+            Some(Act::Empty) => only(&["Out::Count", "Out::Buffer"], "empty")?,
             Some(Act::Corrupt { .. }) => only(&["Out::Buffer", "Out::Bytes", "Out::Template"], "corrupt")?,
             Some(Act::Flags { .. }) => only(&["flags_of!"], "flags")?,
             _ if self.once.is_some() && self.times.is_some() => {

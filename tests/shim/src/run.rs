@@ -129,9 +129,9 @@ fn change(out: Out, act: Act) -> bool {
             // SAFETY: after CKR_OK the template is an array of that many attributes, each as long as it says.
             unsafe { flip_values(template, count, at, attribute) }
         }
-        (Act::Empty, Out::Count(count)) if !count.is_null() => {
+        (Act::Empty, Out::Count(many) | Out::Buffer(_, many)) if !many.is_null() => {
             // SAFETY: not null, and the caller owns it.
-            unsafe { *count = 0 };
+            unsafe { *many = 0 };
             true
         }
         (Act::Flags { set, clear }, Out::Flags(flags)) if !flags.is_null() => {

@@ -1,0 +1,69 @@
+//! Keys: made, taken over, moved along their lives.
+#![forbid(unsafe_code)]
+
+use serde_json::{Value, json};
+
+use super::arguments::{KeyCommand, Move};
+use super::{Failure, Output, show};
+
+/// Runs one command; `ask` calls the operator's socket.
+pub fn run(
+    command: KeyCommand,
+    ask: &impl Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
+    let shown =
+        |words: &str, value: Value| Output { text: format!("{words}{}", show::fields(&value)), value };
+    let go = |of: Move, to: &str| {
+        let value = ask("operator_keyMove", json!({"name": of.name, "to": to, "reason": of.reason}))?;
+        Ok(shown("", value))
+    };
+    match command {
+        KeyCommand::Create { name, purpose, algorithm } => {
+            let words = json!({"name": name, "purpose": purpose, "algorithm": algorithm});
+            Ok(shown("made in the token\n", ask("operator_keyCreate", words)?))
+        }
+        KeyCommand::Adopt { name, id, purpose } => {
+            let words = json!({"name": name, "id": id, "purpose": purpose});
+            Ok(shown("taken over\n", ask("operator_keyAdopt", words)?))
+        }
+        KeyCommand::Activate(of) => go(of, "active"),
+        KeyCommand::Suspend(of) => go(of, "suspended"),
+        KeyCommand::SweepOnly(of) => go(of, "sweep-only"),
+        KeyCommand::Deactivate(of) => go(of, "deactivated"),
+        KeyCommand::Compromise(of) => go(of, "compromised"),
+        KeyCommand::Destroy { of, confirm } => {
+            if confirm != of.name {
+                return Err(Failure::Usage(format!(
+                    "--confirm {confirm} is not {}: nothing was destroyed",
+                    of.name
+                )));
+            }
+            go(of, "destroyed")
+        }
+        KeyCommand::Rotate(of) => {
+            let value = ask("operator_keyRotate", json!({"name": of.name, "reason": of.reason}))?;
+            Ok(shown("the successor is in use\n", value))
+        }
+        KeyCommand::Due => {
+            let value = ask("operator_keysDue", Value::Null)?;
+            let rows: Vec<Vec<String>> = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|k| {
+                    ["name", "state", "to", "at", "days", "overdue"]
+                        .iter()
+                        .map(|m| show::text(k, m))
+                        .collect()
+                })
+                .collect();
+            let text = show::table(&["NAME", "STATE", "BECOMES", "AT", "DAYS", "OVERDUE"], &rows);
+            Ok(Output { text, value })
+        }
+        KeyCommand::List => {
+            let value = ask("operator_keyList", Value::Null)?;
+            Ok(Output { text: show::keys(&value), value })
+        }
+        KeyCommand::Show { name } => Ok(shown("", ask("operator_keyShow", json!({"name": name}))?)),
+    }
+}
