@@ -79,7 +79,7 @@ impl Shared {
             first.what
         );
         let mut inner = self.inner();
-        inner.strange.get_or_insert(why);
+        inner.strange = Some(why);
         for strange in found {
             tracing::error!(entry = ?strange.entry, "CRITICAL: {}", strange.what);
             self.note(&mut inner, Event::Strange(strange));
