@@ -9,6 +9,7 @@
 //! | [`core`] | PURE. Keys, payments, policy, log format, proofs | 8.7.1, 8.7.2 |
 //! | [`store`] | EDGE. Durable state: one writer, write-ahead | 8.7.1 |
 //! | [`token`] | EDGE. The HSM behind one trait | 8.2.5 |
+//! | `tpm` | EDGE. A PIN sealed in a TPM (feature `tpm`) | 8.2.5 |
 //! | [`service`] | The use cases, each as one readable file | all |
 //! | [`serve`] | Listeners, limits, dispatch, metrics | 8.2.3 |
 //! | [`cli`] | Operator commands | 8.8 |
@@ -26,4 +27,6 @@ pub mod service;
 pub mod store;
 pub mod sys;
 pub mod token;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 pub mod wire;

@@ -579,7 +579,7 @@ async fn a_full_log_is_read_out_and_refused_clearly_when_it_cannot_be() {
     keeper.stop();
 }
 
-// [clause 8.2.5-d] test
+// [clause 8.2.5-e] test
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_we_did_not_ask_for_stops_signing_within_five_seconds() {
     let Some(sim) = Sim::start() else { return };
@@ -620,7 +620,7 @@ async fn an_operation_that_we_did_not_ask_for_stops_signing_within_five_seconds(
     keeper.stop();
 }
 
-// [clause 8.2.5-d] test
+// [clause 8.2.5-e] test
 #[test]
 fn the_daemon_writes_the_strangers_operation_into_its_log() {
     let Some(sim) = Sim::start() else { return };

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::config::DEFAULT_TCTI;
+
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
 #[derive(Parser)]
 #[command(
@@ -48,12 +50,18 @@ pub enum Command {
     /// Registered apps.
     #[command(subcommand)]
     App(AppCommand),
+    /// Payments that wait for people.
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Seals the token's PIN in this machine's TPM.
+    #[command(subcommand)]
+    Tpm(TpmCommand),
     /// Hands the PIN to the daemon; it is asked on the terminal, or read from standard input.
     Unlock,
     /// Reads policy and apps again.
@@ -156,6 +164,35 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// Payments that wait for people.
+#[derive(Subcommand)]
+pub enum ApprovalCommand {
+    /// Lists them.
+    List,
+    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n clavigerd-approval@v1` signs.
+    Show {
+        /// Request id.
+        request: String,
+    },
+    /// Approves one.
+    Approve(Voice),
+    /// Refuses one.
+    Reject(Voice),
+}
+
+/// A voice: a signature that was made elsewhere, or a key to make it with here.
+#[derive(Args)]
+pub struct Voice {
+    /// Request id.
+    pub request: String,
+    /// File of the signature, as ssh-keygen made it.
+    #[arg(long, conflicts_with = "key")]
+    pub signature: Option<PathBuf>,
+    /// SSH key to sign with, through ssh-keygen; the text is shown first.
+    #[arg(long)]
+    pub key: Option<PathBuf>,
 }
 
 /// Which key, and why.
@@ -313,4 +350,47 @@ pub enum TokenCommand {
         #[arg(long)]
         configured: bool,
     },
+}
+
+/// The PIN, sealed in a TPM.
+#[derive(Subcommand)]
+pub enum TpmCommand {
+    /// Seals the PIN to this machine, its boot state and a counter in its TPM; makes the counter when it is missing.
+    Seal {
+        /// File to write; token.pin_tpm in the configuration names it.
+        #[arg(long)]
+        out: PathBuf,
+        /// Where the TPM is: device:/dev/tpmrm0, or a software TPM (swtpm:…).
+        #[arg(long, default_value = DEFAULT_TCTI)]
+        tcti: String,
+        /// Index of the counter, of those that belong to the owner.
+        #[arg(long, value_parser = nv_index, default_value = "0x01810c1a")]
+        nv_index: u32,
+        /// File that holds the PIN (mode 0600); asked on the terminal when absent.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+    },
+    /// Counts up: every PIN that was sealed to the counter so far stays closed for good.
+    Raise {
+        /// Index of the counter.
+        #[arg(long, value_parser = nv_index)]
+        nv_index: u32,
+        /// Where the TPM is.
+        #[arg(long, default_value = DEFAULT_TCTI)]
+        tcti: String,
+    },
+    /// Says whether a sealed PIN would open now, and if not, why. Prints no PIN.
+    Check {
+        /// What seal wrote.
+        file: PathBuf,
+        /// Where the TPM is.
+        #[arg(long, default_value = DEFAULT_TCTI)]
+        tcti: String,
+    },
+}
+
+/// TPM tools write indexes in hexadecimal, with 0x in front; so do people.
+fn nv_index(text: &str) -> Result<u32, String> {
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    hex.map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16)).map_err(|e| e.to_string())
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, client, doctor, key, log, payment, show};
+use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, keys};
@@ -27,6 +27,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
         Command::Key(command) => key::run(command, &ask),
+        Command::Approval(command) => approval::run(command, &ask),
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);
@@ -67,6 +68,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
             let value = ask("operator_reload", Value::Null)?;
@@ -332,7 +334,7 @@ fn check_token(
     directory: Option<PathBuf>,
 ) -> Result<Output, Failure> {
     let source = pin_file.map_or(PinSource::Unlock, PinSource::File);
-    let pin = match source.fetch().map_err(Failure::plain)? {
+    let pin = match source.read().map_err(Failure::plain)? {
         Some(pin) => pin,
         None => crate::secret::Pin::new(crate::service::read_hidden_line("PIN: ").map_err(|e| {
             Failure::Usage(format!("the PIN cannot be asked for here ({e}); name --pin-file"))

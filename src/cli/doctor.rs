@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, client, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, keys, start};
+use crate::service::{executable_digest, keys, pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -107,8 +107,12 @@ fn look(found: &mut Findings, config: &Config) {
             found.good("PIN", format!("comes as the credential {name} from the service manager"));
         }
         PinSource::Unlock => found.good("PIN", "comes by claviger unlock after each start"),
+        PinSource::Tpm { file, tcti } => {
+            let opens = pin::check(file, tcti).map_err(|r| format!("{r}; {}", r.code.advice()));
+            found.judge("PIN", opens, "is sealed, and the TPM would open it", "see claviger tpm check");
+        }
         PinSource::File(_) => {
-            found.judge("PIN", config.token.pin.fetch(), "the PIN file is private", "see the advice above");
+            found.judge("PIN", config.token.pin.read(), "the PIN file is private", "see the advice above");
         }
     }
     found.judge(

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod approval;
 pub mod key;
 pub mod log;
 pub mod login;

@@ -206,6 +206,24 @@ pub const OPERATOR: &[Method] = &[
         result: "array of {name, state, to, at, days, overdue}",
     },
     Method {
+        name: "operator_approvals",
+        summary: "Payments that wait for people",
+        params: &[],
+        result: "array of {request, status, app, key, quorum, of, approved_by, expires}",
+    },
+    Method {
+        name: "operator_approval",
+        summary: "One of them, with the text that is signed",
+        params: &[("request", true, "request id")],
+        result: "{request, status, text, namespaces, …}",
+    },
+    Method {
+        name: "operator_approve",
+        summary: "Counts a signature over the text: a yes or a no, by its namespace",
+        params: &[("request", true, "request id"), ("signature", true, "SSHSIG, armoured")],
+        result: "{request, status, approved_by, …}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],

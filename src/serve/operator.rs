@@ -10,6 +10,7 @@ use super::connection::Handler;
 use super::{clip, discover, named, serve_listed};
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
+use crate::core::proof::RequestId;
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
@@ -82,6 +83,24 @@ struct RotateParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ApprovalParams {
+    request: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VoiceParams {
+    request: String,
+    signature: String,
+}
+
+fn approval_id(text: &str) -> Result<RequestId, Refusal> {
+    RequestId::parse(text)
+        .ok_or_else(|| Refusal::new(Code::RequestUnknown, format!("{:?} is no request id", clip(text))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AdoptParams {
     name: String,
     id: String,
@@ -143,6 +162,15 @@ impl Operator {
                 house.rotate_key(&params.name, &params.reason, uid).await
             }
             "operator_keysDue" => Ok(house.keys_due()),
+            "operator_approvals" => house.approvals().await,
+            "operator_approval" => {
+                let params: ApprovalParams = named(params)?;
+                house.approval(approval_id(&params.request)?).await
+            }
+            "operator_approve" => {
+                let params: VoiceParams = named(params)?;
+                house.voice(&self.peer, approval_id(&params.request)?, &params.signature).await
+            }
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))

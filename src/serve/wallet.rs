@@ -114,7 +114,15 @@ impl Wallet {
                 let patience =
                     Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
                 let id = request_id(&params.request)?;
-                match self.house.pending.wait(id, &app.id, patience).await? {
+                let told = match self.house.pending.wait(id, &app.id, patience).await {
+                    // What waits for people is in no table of this run.
+                    Err(r) if r.code == Code::RequestUnknown => {
+                        let waited = self.house.wait_for_approval(&self.peer, &app.id, id, patience).await?;
+                        waited.map(Ok)
+                    }
+                    other => other?,
+                };
+                match told {
                     None => Ok(json!({"request": params.request, "status": "pending"})),
                     Some(Ok(signed)) => Ok(native(&signed)),
                     Some(Err(refusal)) => Err(refusal),
@@ -122,7 +130,13 @@ impl Wallet {
             }
             "claviger_cancelRequest" => {
                 let params: CancelParams = named(params)?;
-                let cancelled = self.house.pending.cancel(request_id(&params.request)?, &app.id)?;
+                let id = request_id(&params.request)?;
+                let cancelled = match self.house.pending.cancel(id, &app.id) {
+                    Err(r) if r.code == Code::RequestUnknown => {
+                        self.house.cancel_approval(&app.id, id).await? || return Err(r)
+                    }
+                    other => other?,
+                };
                 Ok(json!({"request": params.request, "cancelled": cancelled}))
             }
             _ => self.operate(method, params).await,

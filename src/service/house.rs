@@ -10,6 +10,7 @@ use super::pending::Pending;
 use crate::caller::DigestCache;
 use crate::config::Config;
 use crate::core::app::Apps;
+use crate::core::approval::Authority;
 use crate::core::key::policy::{KeyPolicy, LifeClock};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::policy::Policy;
@@ -126,6 +127,8 @@ pub struct Rules {
     pub policy_text: String,
     /// The registered apps.
     pub apps: Apps,
+    /// The people who approve, where there are any.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// Admits so many refusals of strangers to the log each second; counts the others.

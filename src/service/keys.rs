@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::approvals::{load_authority, reachable};
 use super::ledger::PolicyLedger;
 use super::{House, Keys, Rules, token_refusal};
 use crate::config::read_text;
@@ -177,11 +178,17 @@ impl House {
     pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
         let policy = parse_policy(text)?;
+        let authority = self.rules().authority.clone();
+        reachable(&policy, authority.as_deref())?;
         write_atomically(&self.config.policy_file, text.as_bytes()).map_err(|e| {
             Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}"))
         })?;
         let apps = self.rules().apps.clone();
-        self.put_in_force(Rules { policy: Arc::new(policy), policy_text: text.to_owned(), apps }, uid).await
+        self.put_in_force(
+            Rules { policy: Arc::new(policy), policy_text: text.to_owned(), apps, authority },
+            uid,
+        )
+        .await
     }
 
     async fn put_in_force(&self, rules: Rules, uid: u32) -> Result<Value, Refusal> {
@@ -201,6 +208,7 @@ impl House {
             let entry = EntryKind::apps(rules.apps.hash(), rules.apps.all().len(), uid);
             self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
         }
+        self.note_authority(&old, &rules, uid).await?;
         let summary = json!({
             "policy": hex::encode(rules.policy.hash()),
             "changed": rules.policy.hash() != old.policy.hash(),
@@ -262,7 +270,8 @@ pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusa
     let policy = parse_policy(&policy_text)?;
     let apps = Apps::parse(&text(&config.apps_file)?)
         .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
-    Ok(Rules { policy: Arc::new(policy), policy_text, apps })
+    let authority = load_authority(config, &policy)?;
+    Ok(Rules { policy: Arc::new(policy), policy_text, apps, authority })
 }
 
 /// Parses a policy text.

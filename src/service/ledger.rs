@@ -86,6 +86,7 @@ impl Ledger for PolicyLedger {
             Decision::Permit(permit) => Ok(Verdict {
                 rule: permit.authorized.rule().clone(),
                 replacement: permit.replacement,
+                needs: permit.needs,
                 authorized: permit.authorized,
                 policy_hash: self.policy.hash(),
             }),
@@ -99,6 +100,7 @@ impl Ledger for PolicyLedger {
             Decision::Permit(permit) => serde_json::json!({
                 "outcome": "permit",
                 "rule": permit.authorized.rule(),
+                "approvals": permit.needs,
                 "explanation": value(&permit.explanation),
                 "text": permit.explanation.to_string(),
             }),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+pub mod approvals;
 pub mod house;
 pub mod init;
 pub mod keys;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod operate;
 mod path;
 pub mod pending;
+pub mod pin;
 pub mod report;
 pub mod sign;
 pub mod start;

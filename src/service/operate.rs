@@ -13,14 +13,15 @@ use super::ledger::SignFacts;
 use super::path::{self, Checked, Deed, Signed};
 use super::pending::Cancel;
 use super::{House, Key, Peer};
+use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::login::Login;
 use crate::core::policy::Act;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Vouched};
 use crate::core::random;
 use crate::core::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
-use crate::store::NonceClaim;
+use crate::store::{NonceClaim, Waiting};
 use crate::token::keeper::{Made, Work};
 use crate::token::{CHECK_INPUT, CHECK_NONCE, Nonce};
 
@@ -243,6 +244,18 @@ impl Deed for Understood {
             }
             _ => Err(path::another_kind()),
         }
+    }
+
+    fn for_people(
+        &self,
+        _house: &House,
+        _request: RequestId,
+        _asked: &Vouched,
+        _uid: u32,
+        _needs: Needs,
+        _policy: [u8; 32],
+    ) -> Result<Waiting, Refusal> {
+        Err(Refusal::new(Code::OperationNotAllowed, "only payments wait for approvals"))
     }
 
     fn again(&self, _signature: &[u8; 64]) -> Result<Checked, Refusal> {

@@ -12,13 +12,14 @@ use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
 use super::{House, Key, Peer};
+use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
-use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply};
+use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply, Waiting};
 use crate::token::keeper::{Made, Sealed, Work};
 
 /// What a request is, once it was understood, and what becomes of what the token makes of it.
@@ -35,6 +36,16 @@ pub(super) trait Deed {
     fn nonce(&self) -> Option<NonceClaim>;
     /// Checks what the token made, and turns it into the answer.
     fn checked(&self, house: &House, made: Made) -> Result<Checked, Refusal>;
+    /// What people are shown when the policy asks for their approval.
+    fn for_people(
+        &self,
+        house: &House,
+        request: RequestId,
+        asked: &Vouched,
+        uid: u32,
+        needs: Needs,
+        policy: [u8; 32],
+    ) -> Result<Waiting, Refusal>;
     /// The answer of a signature that was released before for the very same payload.
     fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal>;
 }
@@ -135,7 +146,8 @@ async fn steps<D: Deed>(
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
-    let ask = ask(&deed, operation, request, &vouched, start);
+    let mut ask = ask(&deed, operation, request, &vouched, start);
+    ask.authority = rules.authority.as_ref().map(|a| a.hash());
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -143,6 +155,11 @@ async fn steps<D: Deed>(
             return Ok(Signed { request, body: deed.again(&signature)?.body });
         }
         ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
+        ReserveReply::Needs { needs, policy } => {
+            let waiting = deed.for_people(house, request, &vouched, peer.uid, needs, policy)?;
+            let refusal = super::approvals::waits(house, waiting).await?;
+            return Err(Stop { refusal, logged: true });
+        }
     };
     timed.stop(Stage::Reserve);
 
@@ -214,6 +231,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         operation,
         act: deed.act(),
         digest: *vouched.digest(),
+        authority: None,
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

@@ -5,22 +5,28 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::keys::now;
 use super::ledger::SignFacts;
 pub use super::path::Signed;
 use super::path::{self, Checked, Deed};
 use super::pending::Cancel;
 use super::{House, Key, Peer};
+use crate::core::approval::Needs;
+use crate::core::approval::text::PaymentText;
 use crate::core::key::{Operation, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
 use crate::core::policy::Act;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Vouched};
 use crate::core::units::{Address, Name};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
-use crate::store::NonceClaim;
+use crate::store::{NonceClaim, Waiting, WaitingState};
 use crate::token::keeper::{Made, Work};
+
+/// How long people have, milliseconds.
+const PATIENCE_MS: i64 = 24 * 3_600_000;
 
 /// What an app asks to have signed.
 #[derive(Clone)]
@@ -208,6 +214,52 @@ impl Deed for Understood {
     fn checked(&self, _house: &House, made: Made) -> Result<Checked, Refusal> {
         let Made::Signature(raw) = made else { return Err(path::another_kind()) };
         self.again(&raw)
+    }
+
+    fn for_people(
+        &self,
+        house: &House,
+        request: RequestId,
+        asked: &Vouched,
+        uid: u32,
+        needs: Needs,
+        policy: [u8; 32],
+    ) -> Result<Waiting, Refusal> {
+        let (Some(payment), Asked::Transaction(tx, _)) = (&self.payment, &self.asked) else {
+            return Err(Refusal::new(Code::MessageNotAllowed, "only payments wait for approvals"));
+        };
+        let rules = house.rules();
+        let authority =
+            rules.authority.as_ref().filter(|_| rules.policy.hash() == policy).ok_or_else(|| {
+                Refusal::new(Code::ApprovalStale, "the policy changed while this was read: ask again")
+            })?;
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce)
+            .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;
+        let expires = now().plus(PATIENCE_MS);
+        let key = &self.key.record.name;
+        let digest = *asked.digest();
+        let shown = PaymentText { request, digest, app: asked.app(), key, payment, expires, nonce }.render(
+            &rules.policy,
+            authority,
+            &needs,
+        );
+        Ok(Waiting {
+            request,
+            app: asked.app().clone(),
+            uid,
+            key: key.clone(),
+            digest,
+            transaction: tx.encode_unsigned(),
+            account: payment.from,
+            text: shown.text,
+            needs,
+            policy,
+            authority: authority.hash(),
+            expires,
+            state: WaitingState::Waiting,
+            yes: Vec::new(),
+        })
     }
 
     fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal> {

@@ -76,7 +76,7 @@ impl House {
             .await
             .map_err(|e| state(e.to_string()))?;
         let (backend, keeper_config) = backend(&config.token)?;
-        let pin = config.token.pin.fetch().map_err(|e| Refusal::new(Code::TokenLocked, e.to_string()))?;
+        let pin = super::pin::fetch(&config.token.pin)?;
         let keeper = Keeper::start(backend, pin, keeper_config);
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let mut run_id = [0; 8];

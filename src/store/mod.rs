@@ -4,6 +4,7 @@
 //! commit changes nothing, in memory or on disk, and the next one is tried afresh. Mints [`Reserved`] and [`Recorded`].
 #![forbid(unsafe_code)]
 
+mod approvals;
 mod keys;
 mod open;
 mod reserve;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
+use crate::core::approval::{Needs, Voice};
 use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
@@ -24,6 +26,7 @@ use crate::core::policy::window::Debit;
 use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
+pub use approvals::{Waiting, WaitingState};
 pub use keys::Because;
 use reserve::Draft;
 use writer::{Shared, Work, WriterHandle};
@@ -75,6 +78,8 @@ pub struct Verdict {
     pub rule: Name,
     /// Whether a fee bump of the same payment may replace it.
     pub replacement: bool,
+    /// Who must approve it first.
+    pub needs: Option<Needs>,
     /// The policy that was decided under.
     pub policy_hash: [u8; 32],
 }
@@ -124,6 +129,8 @@ pub struct Ask {
     pub act: Value,
     /// SHA-256 of what will be signed.
     pub digest: [u8; 32],
+    /// SHA-256 of the authority document in force.
+    pub authority: Option<[u8; 32]>,
     /// What to count; the writer sets its time.
     pub debit: Debit,
     /// The nonce, for transactions.
@@ -152,6 +159,13 @@ pub enum ReserveReply {
     },
     /// Refused, and written down.
     Refused(Refusal),
+    /// Permitted when people approve it. Nothing was reserved or written.
+    Needs {
+        /// Who.
+        needs: Needs,
+        /// The policy that asks.
+        policy: [u8; 32],
+    },
 }
 
 /// Head of the log.
@@ -215,6 +229,7 @@ impl Store {
             Draft::Again => ReserveReply::Again(proof()),
             Draft::Already { signature, request } => ReserveReply::Already { signature, request },
             Draft::Refused(refusal) => ReserveReply::Refused(refusal),
+            Draft::Needs { needs, policy } => ReserveReply::Needs { needs, policy },
         })
     }
 
@@ -290,6 +305,42 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         self.writer.submit(move |work| keys::warn(work, &name, days, to, at)).await
+    }
+
+    /// A payment waits for people; gives the one that waits already for the same payload.
+    pub async fn wait_for_people(&self, waiting: Waiting) -> Result<Result<Waiting, Refusal>, StoreError> {
+        self.writer.submit(move |work| approvals::open(work, waiting)).await
+    }
+
+    /// Counts a voice that was judged; gives the request as it stands then.
+    pub async fn count_voice(
+        &self,
+        request: RequestId,
+        yes: bool,
+        voice: Voice,
+        signature: String,
+    ) -> Result<Result<Waiting, Refusal>, StoreError> {
+        self.writer.submit(move |work| approvals::count(work, request, yes, &voice, &signature)).await
+    }
+
+    /// Ends a request that waits: cancelled by its app.
+    pub async fn stop_waiting(&self, request: RequestId, app: Name) -> Result<bool, StoreError> {
+        self.writer.submit(move |work| approvals::cancel(work, request, &app)).await
+    }
+
+    /// A request that waits or waited.
+    pub async fn waiting(&self, request: RequestId) -> Result<Option<Waiting>, StoreError> {
+        self.read(move |db| approvals::one(db, request)).await
+    }
+
+    /// All that wait now.
+    pub async fn all_waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.read(approvals::all_waiting).await
+    }
+
+    /// The highest counter that was seen from an authenticator's key.
+    pub async fn counter_of(&self, key: String) -> Result<Option<u32>, StoreError> {
+        self.read(move |db| approvals::counter(db, &key)).await
     }
 
     /// The writer's clock, and so the latest moment that anything was written down.

@@ -6,7 +6,8 @@ use rusqlite::{OptionalExtension, params};
 use super::open::Slot;
 use super::schema::int;
 use super::writer::Work;
-use super::{Ask, EntryKind, Kept, NonceClaim, StoreError, Verdict};
+use super::{Ask, EntryKind, Kept, NonceClaim, StoreError, Verdict, approvals};
+use crate::core::approval::Needs;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Decided, RequestId};
 use crate::core::units::sha256;
@@ -21,6 +22,7 @@ pub(super) enum Draft {
     Again,
     Already { signature: Kept, request: RequestId },
     Refused(Refusal),
+    Needs { needs: Needs, policy: [u8; 32] },
 }
 
 /// What stands under an account nonce.
@@ -36,8 +38,24 @@ struct Earlier {
 pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     match decide(work, &ask)? {
         Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
-        Ok(Way::Sign { verdict, debited }) => {
-            write_intent(work, &ask, &verdict, debited)?;
+        Ok(Way::Sign { verdict, debited, same }) => {
+            let mut people = Vec::new();
+            // What was reserved before, and had no outcome, was approved then. A fee bump is another text to approve.
+            if let Some(needs) = &verdict.needs
+                && !(same && debited.is_some())
+            {
+                let policy = verdict.policy_hash;
+                let found =
+                    approvals::approved(work, &ask.app, &ask.key, &ask.digest, policy, ask.authority)?;
+                let Some(waiting) = found else { return Ok(Draft::Needs { needs: needs.clone(), policy }) };
+                // A rule that asks for more people since is another policy; this one asked for these.
+                if waiting.needs != *needs {
+                    return Ok(Draft::Needs { needs: needs.clone(), policy });
+                }
+                approvals::consume(work, &waiting)?;
+                people = waiting.yes;
+            }
+            write_intent(work, &ask, &verdict, debited, people)?;
             (ask.start)(Decided::assertion(ask.digest, ask.request));
             Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
@@ -49,8 +67,16 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
 }
 
 enum Way {
-    Already { signature: Kept, request: RequestId },
-    Sign { verdict: Verdict, debited: Option<i64> },
+    Already {
+        signature: Kept,
+        request: RequestId,
+    },
+    /// `same` when the very payload was reserved before, approved where that was asked for.
+    Sign {
+        verdict: Verdict,
+        debited: Option<i64>,
+        same: bool,
+    },
 }
 
 fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
@@ -69,7 +95,7 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
     let rule =
         |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited, sweeping));
     let (Some(earlier), Some(claim)) = (earlier, &ask.nonce) else {
-        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: None }));
+        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: None, same: false }));
     };
     // [clause 8.4.3-b] one nonce, one payment: the same payload gets the same signature, another one is refused
     let same = earlier.digest == ask.digest;
@@ -85,9 +111,9 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
         (true, Some(signature)) => {
             Ok(Way::Already { signature, request: RequestId(u128::from_be_bytes(earlier.request)) })
         }
-        (true, None) => rule(stands).map(|verdict| Way::Sign { verdict, debited }),
+        (true, None) => rule(stands).map(|verdict| Way::Sign { verdict, debited, same }),
         (false, _) => match rule(stands) {
-            Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited }),
+            Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited, same }),
             Ok(verdict) => Err(conflict(ask, claim).by_rule(verdict.rule.as_str())),
             Err(refusal) => Err(refusal),
         },
@@ -123,6 +149,7 @@ fn write_intent(
     ask: &Ask,
     verdict: &Verdict,
     debited: Option<i64>,
+    approved_by: Vec<String>,
 ) -> Result<(), StoreError> {
     work.append(&EntryKind::Intent {
         request: ask.request.to_string(),
@@ -134,6 +161,7 @@ fn write_intent(
         rule: verdict.rule.to_string(),
         policy: hex::encode(verdict.policy_hash),
         debited: debited.is_none(),
+        approved_by,
     })?;
     let request = ask.request.0.to_be_bytes();
     let at = debited.unwrap_or(work.now().0);

@@ -31,6 +31,17 @@ CREATE TABLE keys(name TEXT PRIMARY KEY, reference BLOB NOT NULL UNIQUE, purpose
   compromised INTEGER, warned INTEGER, destroying INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// Payments that wait for people, and what people said.
+const WAITING: &str = "
+CREATE TABLE waiting(request BLOB PRIMARY KEY, app TEXT NOT NULL, uid INTEGER NOT NULL, key TEXT NOT NULL,
+  digest BLOB NOT NULL, tx BLOB NOT NULL, account BLOB NOT NULL, text TEXT NOT NULL, quorum INTEGER NOT NULL,
+  of TEXT NOT NULL, policy BLOB NOT NULL, authority BLOB NOT NULL, expires INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX waiting_by_payload ON waiting(app, key, digest);
+CREATE TABLE voices(request BLOB NOT NULL, person TEXT NOT NULL, key TEXT NOT NULL, yes INTEGER NOT NULL,
+  at INTEGER NOT NULL, signature TEXT NOT NULL, PRIMARY KEY(request, person)) WITHOUT ROWID;
+CREATE TABLE counters(key TEXT PRIMARY KEY, counter INTEGER NOT NULL) WITHOUT ROWID;
+";
+
 /// Every key of schema 2 was made in its token, and active from the beginning.
 const FROM_2: &str = "
 ALTER TABLE keys ADD COLUMN origin TEXT NOT NULL DEFAULT '{\"kind\":\"generated\"}';
@@ -102,11 +113,15 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match version {
         0 => {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
+            db.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {TABLES} {WAITING} PRAGMA user_version = {SCHEMA}; COMMIT;"
+            ))?;
         }
         SCHEMA => {}
         2 => {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
+            db.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {FROM_2} {WAITING} PRAGMA user_version = {SCHEMA}; COMMIT;"
+            ))?;
         }
         other => {
             return Err(StoreError::Open(format!(

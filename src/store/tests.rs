@@ -31,6 +31,7 @@ impl Ledger for Limit {
             authorized: Authorized::assertion([0; 32], rule.clone()),
             rule,
             replacement,
+            needs: None,
             policy_hash: [1; 32],
         })
     }
@@ -94,6 +95,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         key,
         act: Value::Null,
         operation: Operation::SignPayment,
+        authority: None,
         digest: [digest; 32],
         debit,
         nonce: Some(NonceClaim {
@@ -112,6 +114,7 @@ fn code(reply: &ReserveReply) -> &'static str {
         ReserveReply::Again(_) => "again",
         ReserveReply::Already { .. } => "already",
         ReserveReply::Refused(r) => r.code.as_str(),
+        ReserveReply::Needs { .. } => "needs",
     }
 }
 
@@ -283,7 +286,8 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("PRAGMA user_version = 2;").unwrap();
+    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; PRAGMA user_version = 2;")
+        .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
     assert_eq!(store.keys().await.unwrap(), [record]);

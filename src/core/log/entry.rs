@@ -152,6 +152,49 @@ pub enum EntryKind {
         policy: String,
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
+        /// People who approved it, where the policy asked for them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        approved_by: Vec<String>,
+    },
+    /// A payment waits for people.
+    Waiting {
+        /// Request id.
+        request: String,
+        /// App.
+        app: String,
+        /// Key.
+        key: String,
+        /// The text that they sign.
+        text: String,
+    },
+    /// A person approved or refused a payment.
+    Voice {
+        /// Request id.
+        request: String,
+        /// Who.
+        person: String,
+        /// Fingerprint of the key.
+        key: String,
+        /// Approved.
+        yes: bool,
+        /// SSHSIG over the text, armoured.
+        signature: String,
+    },
+    /// A payment does not wait any more, and was not signed.
+    WaitingEnded {
+        /// Request id.
+        request: String,
+        /// `cancelled`.
+        how: String,
+    },
+    /// The document of the people who approve came into force.
+    Authority {
+        /// SHA-256 of its text.
+        hash: String,
+        /// How many people.
+        people: usize,
+        /// Who put it in force.
+        uid: u32,
     },
     /// The answer was checked and released.
     Result {

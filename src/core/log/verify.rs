@@ -191,6 +191,10 @@ impl Story {
             EntryKind::Start { .. }
             | EntryKind::Stop {}
             | EntryKind::Apps { .. }
+            | EntryKind::Waiting { .. }
+            | EntryKind::Voice { .. }
+            | EntryKind::WaitingEnded { .. }
+            | EntryKind::Authority { .. }
             | EntryKind::KeyRotated { .. }
             | EntryKind::KeyDestroying { .. }
             | EntryKind::KeyDue { .. }
@@ -249,6 +253,7 @@ mod tests {
             rule: "r".into(),
             policy: hex::encode([1; 32]),
             debited: true,
+            approved_by: Vec::new(),
         }
     }
 

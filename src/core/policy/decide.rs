@@ -11,6 +11,7 @@ use super::super::units::{Name, Timestamp, U256};
 use super::explain::{Explanation, RuleVerdict};
 use super::rule::{Act, Kind, Policy, Rule};
 use super::window::Windows;
+use crate::core::approval::Needs;
 use crate::refusal::{Code, Refusal};
 
 /// What is asked.
@@ -59,6 +60,8 @@ pub struct Permit {
     pub explanation: Explanation,
     /// Whether the rule lets a fee bump replace the same payment.
     pub replacement: bool,
+    /// Who must approve it before it is signed.
+    pub needs: Option<Needs>,
 }
 
 /// A denial.
@@ -88,6 +91,10 @@ impl Stop {
 // [clause 8.7.1-c] what no rule permits is refused, and a forbid always wins
 pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestamp) -> Decision {
     let mut explanation = Explanation { request: describe(policy, facts), ..Explanation::default() };
+    let amount = match facts.act {
+        ActFacts::Payment(payment) => payment.effect.debit().map(|(_, amount)| amount),
+        ActFacts::Other { .. } => None,
+    };
     let mut forbidden: Option<(Name, String)> = None;
     let mut permit: Option<&Rule> = None;
     let mut nearest: Option<(Name, Stop)> = None;
@@ -95,11 +102,15 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
         let outcome = evaluate(policy, rule, facts, spent, now);
         let (applies, stopped_at, sentence) = match (rule.kind, outcome) {
             (Kind::Permit, Ok(())) => {
-                // The first by id; one that allows replacement goes before, so that a new permit takes none away.
-                if permit.is_none_or(|p| !p.replacement && rule.replacement) {
+                // The first by id; one that asks nobody, or allows replacement, goes before: a new permit takes none away.
+                let rank = |r: &Rule| (r.needs(amount).is_none(), r.replacement);
+                if permit.is_none_or(|p| rank(p) < rank(rule)) {
                     permit = Some(rule);
                 }
-                (true, None, "covers this request, and every limit holds".to_owned())
+                let asks = rule
+                    .needs(amount)
+                    .map_or(String::new(), |n| format!("; {} of {} must approve it", n.quorum, n.of));
+                (true, None, format!("covers this request, and every limit holds{asks}"))
             }
             (Kind::Permit, Err(stop)) => {
                 let told = (false, Some(stop.at), stop.sentence.clone());
@@ -132,10 +143,14 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
         } else if let Some((rule, why)) = forbidden {
             Refusal::new(Code::Forbidden, format!("rule {rule} forbids it: {why}")).by_rule(rule.as_str())
         } else if let Some(rule) = permit {
-            explanation.outcome = format!("permitted by rule {}", rule.id);
+            explanation.outcome = match rule.needs(amount) {
+                None => format!("permitted by rule {}", rule.id),
+                Some(n) => format!("permitted by rule {} when {} of {} approve", rule.id, n.quorum, n.of),
+            };
             return Decision::Permit(Permit {
                 authorized: Authorized::assertion(facts.digest, rule.id.clone()),
                 replacement: rule.replacement,
+                needs: rule.needs(amount).cloned(),
                 explanation,
             });
         } else if let Some((rule, stop)) = nearest {

@@ -163,6 +163,11 @@ fn within(a: &Rule, b: &Rule) -> bool {
         && b.windows.iter().all(|limit| a.windows.iter().any(|w| stricter(w, limit)))
         && (b.hours.is_none() || a.hours == b.hours)
         && (b.replacement || !a.replacement)
+        && b.approvals.iter().all(|line| {
+            a.approvals.iter().any(|t| {
+                t.above <= line.above && t.needs.quorum >= line.needs.quorum && t.needs.of == line.needs.of
+            })
+        })
 }
 
 fn below(a: Option<U256>, b: Option<U256>) -> bool {

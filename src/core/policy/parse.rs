@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::super::payment::{Asset, Chain};
 use super::super::units::{Address, Name, U256, parse_decimal, sha256};
-use super::rule::{Act, AssetInfo, Hours, Kind, Policy, Rule, Set, WindowLimit};
+use super::rule::{Act, AssetInfo, Hours, Kind, Policy, Rule, Set, Tier, WindowLimit};
 use super::window::{LONGEST_MS, Scope};
+use crate::core::approval::Needs;
 
 /// Longest policy text, bytes.
 const MAX_TEXT: usize = 1024 * 1024;
@@ -78,6 +79,16 @@ struct RawRule {
     calls: Vec<RawCall>,
     #[serde(default)]
     replacement: bool,
+    #[serde(default)]
+    approve: Vec<RawApprove>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApprove {
+    above: Option<String>,
+    quorum: u32,
+    of: Name,
 }
 
 #[derive(Deserialize)]
@@ -315,6 +326,17 @@ impl Context {
         if !calls.is_empty() && !acts.contains(&Act::Call) {
             return Err("calls are named, but acts does not hold \"call\"".into());
         }
+        let approvals = approvals(raw.approve)?;
+        if !permit && !approvals.is_empty() {
+            return Err("approve belongs to permits".into());
+        }
+        let by_amount = approvals.iter().any(|t| !t.above.is_zero());
+        if by_amount && !matches!(&assets, Set::Only(only) if only.len() == 1) {
+            return Err("approve.above is in base units of one asset: name exactly one under assets".into());
+        }
+        if !approvals.is_empty() && acts.iter().any(|a| !a.pays()) {
+            return Err("only payments wait for approvals: name no other acts in this rule".into());
+        }
         if !permit && raw.replacement {
             return Err("replacement belongs to permits".into());
         }
@@ -334,8 +356,28 @@ impl Context {
             fee,
             windows,
             replacement: raw.replacement,
+            approvals,
         })
     }
+}
+
+fn approvals(raw: Vec<RawApprove>) -> Result<Vec<Tier>, String> {
+    let mut tiers = Vec::new();
+    for tier in raw {
+        if tier.quorum == 0 || tier.quorum > 100 {
+            return Err(format!("approve.quorum = {} must be 1 to 100", tier.quorum));
+        }
+        let above = tier.above.as_deref().map_or(Ok(U256::ZERO), |a| amount("approve.above", a))?;
+        let needs = Needs { quorum: tier.quorum, of: tier.of.to_string() };
+        if tiers.iter().any(|t: &Tier| t.above == above) {
+            return Err(format!("two tiers of approve begin above {above}"));
+        }
+        tiers.push(Tier { above, needs });
+    }
+    tiers.sort();
+    // A higher amount never needs fewer people: it would be cheaper to ask for more.
+    let falls = tiers.windows(2).any(|w| matches!(w, [a, b] if b.needs.quorum < a.needs.quorum));
+    if falls { Err("a higher tier of approve needs fewer people than a lower one".into()) } else { Ok(tiers) }
 }
 
 fn window(raw: RawWindow) -> Result<WindowLimit, String> {

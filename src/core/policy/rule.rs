@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::payment::{Asset, Chain, Effect};
 use super::super::units::{Address, Name, U256};
 use super::window::Scope;
+use crate::core::approval::Needs;
 
 /// What a rule speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -210,6 +211,26 @@ pub struct Rule {
     pub hours: Option<Hours>,
     /// Whether a fee bump of the same payment may replace it.
     pub replacement: bool,
+    /// From what amount on people must approve, rising.
+    pub approvals: Vec<Tier>,
+}
+
+/// People who must approve amounts above a line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tier {
+    /// The line, base units; 0 for every payment.
+    pub above: U256,
+    /// Who.
+    pub needs: Needs,
+}
+
+impl Rule {
+    /// Who must approve an amount. Without an amount nothing says that it is small.
+    #[must_use]
+    pub fn needs(&self, amount: Option<U256>) -> Option<&Needs> {
+        let reached = |t: &&Tier| t.above.is_zero() || amount.is_none_or(|a| a > t.above);
+        self.approvals.iter().rev().find(reached).map(|t| &t.needs)
+    }
 }
 
 impl Rule {
@@ -251,6 +272,11 @@ impl Policy {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// All that permits ask of people, with the rule that does.
+    pub fn asks(&self) -> impl Iterator<Item = (&Name, &Needs)> {
+        self.rules.values().flat_map(|r| r.approvals.iter().map(|t| (&r.id, &t.needs)))
     }
 
     /// How many rules.

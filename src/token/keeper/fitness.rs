@@ -70,7 +70,7 @@ impl Shared {
 
 impl Shared {
     /// Looks into the log of a token that keeps one.
-    // [clause 8.2.5-d] what the token did that nobody here asked for stops signing until an operator has looked
+    // [clause 8.2.5-e] what the token did that nobody here asked for stops signing until an operator has looked
     pub(super) fn look_into_log(&self, session: &mut dyn Token) -> Result<(), TokenError> {
         let found = session.audit()?.strange;
         let Some(first) = found.first() else { return Ok(()) };

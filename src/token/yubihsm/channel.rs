@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use aes::Aes128;
-use aes::cipher::block_padding::Iso7816;
-use aes::cipher::{BlockDecryptMut, BlockEncrypt, BlockEncryptMut, KeyInit, KeyIvInit};
+use aes_08::cipher::block_padding::Iso7816;
+use aes_08::cipher::{BlockDecryptMut, BlockEncrypt, BlockEncryptMut, KeyInit, KeyIvInit};
+use aes_08::{Aes128, Block};
 use cmac::{Cmac, Mac};
 use subtle::ConstantTimeEq;
 use yubihsm::authentication;
@@ -160,7 +160,7 @@ impl Channel {
     }
 
     fn message(&mut self, inner: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        let mut iv = aes::Block::from(u128::from(self.counter).to_be_bytes());
+        let mut iv = Block::from(u128::from(self.counter).to_be_bytes());
         <Aes128 as KeyInit>::new((&*self.enc).into()).encrypt_block(&mut iv);
         let body =
             cbc::Encryptor::<Aes128>::new((&*self.enc).into(), &iv).encrypt_padded_vec_mut::<Iso7816>(inner);

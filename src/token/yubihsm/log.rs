@@ -215,7 +215,7 @@ impl Book {
     }
 
     /// Holds a whole reading of the log against what was asked. No command of ours may be under way.
-    // [clause 8.2.5-d] what the token did that nobody here asked for is found
+    // [clause 8.2.5-e] what the token did that nobody here asked for is found
     pub(super) fn judge(&mut self, links: &[Link], key: u16) -> Vec<Strange> {
         let mut strange = Vec::new();
         let mut odd = |what: String, entry| strange.push(Strange { what, entry });
@@ -322,7 +322,7 @@ mod tests {
         (book, first[0].digest)
     }
 
-    // [clause 8.2.5-d] test
+    // [clause 8.2.5-e] test
     #[test]
     fn what_we_asked_for_is_ours_and_the_rest_is_strange() {
         let (mut book, mark) = book();

@@ -5,14 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod pin;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::secret::Pin;
 use crate::wire::frame::Limits;
+pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,17 +54,6 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Loopback(std::net::SocketAddr),
-}
-
-/// Where the PIN comes from.
-#[derive(Clone, Debug)]
-pub enum PinSource {
-    /// A file readable by the daemon's user alone.
-    File(PathBuf),
-    /// A systemd credential (`LoadCredential=`), by name.
-    Credential(String),
-    /// Nowhere: an operator runs `claviger unlock`.
-    Unlock,
 }
 
 /// The token to use.
@@ -144,6 +134,8 @@ pub struct Config {
     pub apps_file: PathBuf,
     /// Security policy of keys; the built-in one when absent.
     pub keys_file: Option<PathBuf>,
+    /// The people who approve; nobody when absent.
+    pub authority_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// Metrics.
@@ -166,6 +158,7 @@ struct Raw {
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
     keys_file: Option<PathBuf>,
+    authority_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
     metrics: Option<RawMetrics>,
@@ -201,6 +194,7 @@ struct RawToken {
     connector: Option<String>,
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
+    pin_tpm: Option<pin::RawTpm>,
     workers: Option<usize>,
     queue: Option<usize>,
     timeout_ms: Option<u64>,
@@ -280,12 +274,7 @@ impl Config {
                 .filter(|m| *m <= 0o777)
                 .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
         };
-        let pin = match (raw.token.pin_file, raw.token.pin_credential) {
-            (Some(_), Some(_)) => return Err("name pin_file or pin_credential, not both".into()),
-            (Some(path), None) => PinSource::File(at(path)),
-            (None, Some(name)) => PinSource::Credential(name),
-            (None, None) => PinSource::Unlock,
-        };
+        let pin = PinSource::resolve(&base, raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm)?;
         let profile = if raw.token.profile.contains('/') {
             at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
         } else {
@@ -330,6 +319,7 @@ impl Config {
             policy_file: at(raw.policy_file),
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
+            authority_file: raw.authority_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,
@@ -380,36 +370,6 @@ impl Config {
     }
 }
 
-impl PinSource {
-    /// Fetches the PIN; `None` when it comes by `claviger unlock`.
-    pub fn fetch(&self) -> Result<Option<Pin>, ConfigError> {
-        use std::os::unix::fs::MetadataExt;
-        let path = match self {
-            Self::Unlock => return Ok(None),
-            Self::File(path) => path.clone(),
-            Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(dir) if !name.contains('/') => PathBuf::from(dir).join(name),
-                _ => {
-                    return Err(ConfigError::Value {
-                        path: name.into(),
-                        why: "is a credential, but the service manager passed none (LoadCredential=)".into(),
-                    });
-                }
-            },
-        };
-        let meta =
-            std::fs::metadata(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        if matches!(self, Self::File(_)) && meta.mode() & 0o077 != 0 {
-            return Err(ConfigError::Value {
-                path,
-                why: format!("mode {:04o} lets others read the PIN: chmod 0600", meta.mode() & 0o7777),
-            });
-        }
-        let text = read_text(&path)?;
-        Pin::new(text).map(Some).ok_or(ConfigError::Value { path, why: "holds no PIN".into() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,14 +413,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_file_that_others_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pin");
-        std::fs::write(&path, "1234\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(PinSource::File(path.clone()).fetch().is_err());
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(PinSource::File(path).fetch().unwrap().unwrap().expose(), b"1234");
+    fn a_sealed_pin_needs_a_build_that_knows_a_tpm() {
+        let text = format!("{GOOD}pin_tpm = {{ file = \"pin.sealed\" }}\n");
+        let parsed = Config::parse(Path::new("/etc/claviger/c.toml"), &text);
+        if cfg!(feature = "tpm") {
+            let PinSource::Tpm { file, tcti } = parsed.unwrap().token.pin else { panic!("another source") };
+            assert_eq!(
+                (file.as_path(), tcti.as_str()),
+                (Path::new("/etc/claviger/pin.sealed"), DEFAULT_TCTI)
+            );
+        } else {
+            assert!(parsed.unwrap_err().contains("--features tpm"));
+        }
+        let both = format!("{text}pin_file = \"pin\"\n");
+        assert!(Config::parse(Path::new("/c.toml"), &both).unwrap_err().contains("name one of"));
     }
 }

@@ -1,0 +1,83 @@
+//! Approving payments: what waits, what it says, a yes or a no.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::arguments::{ApprovalCommand, Voice};
+use super::{Failure, Output, show};
+use crate::config::read_text;
+
+/// Runs one command; `ask` calls the operator's socket.
+pub fn run(
+    command: ApprovalCommand,
+    ask: &impl Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
+    match command {
+        ApprovalCommand::List => {
+            let value = ask("operator_approvals", Value::Null)?;
+            let columns = ["request", "status", "app", "key", "quorum", "of", "approved_by", "expires"];
+            let rows: Vec<Vec<String>> = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|w| columns.iter().map(|m| show::text(w, m)).collect())
+                .collect();
+            let heads = ["REQUEST", "STATUS", "APP", "KEY", "QUORUM", "OF", "APPROVED BY", "EXPIRES"];
+            Ok(Output { text: show::table(&heads, &rows), value })
+        }
+        ApprovalCommand::Show { request } => {
+            let value = ask("operator_approval", json!({"request": request}))?;
+            // Exactly the bytes that are signed: the newline that printing adds is the text's own last one.
+            let text = show::text(&value, "text");
+            Ok(Output { text: text.strip_suffix('\n').unwrap_or(&text).to_owned(), value })
+        }
+        ApprovalCommand::Approve(voice) => speak(&voice, "approve", ask),
+        ApprovalCommand::Reject(voice) => speak(&voice, "reject", ask),
+    }
+}
+
+fn speak(
+    voice: &Voice,
+    word: &str,
+    ask: &impl Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
+    let signature = match (&voice.signature, &voice.key) {
+        (Some(file), _) => read_text(file).map_err(Failure::plain)?,
+        (None, Some(key)) => {
+            let shown = ask("operator_approval", json!({"request": voice.request}))?;
+            let namespace = shown.get("namespaces").map(|n| show::text(n, word)).unwrap_or_default();
+            sign(&show::text(&shown, "text"), &namespace, key)?
+        }
+        (None, None) => {
+            return Err(Failure::Usage(
+                "name --signature FILE, made with ssh-keygen -Y sign, or --key FILE to make it here".into(),
+            ));
+        }
+    };
+    let value = ask("operator_approve", json!({"request": voice.request, "signature": signature}))?;
+    Ok(Output { text: show::fields(&value), value })
+}
+
+/// Shows the text and has ssh-keygen sign it; that asks for passphrase, PIN and touch by itself.
+fn sign(text: &str, namespace: &str, key: &Path) -> Result<String, Failure> {
+    eprintln!("{text}");
+    let mut child = Command::new("ssh-keygen")
+        .args(["-Y", "sign", "-n", namespace, "-f"])
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Failure::Usage(format!("ssh-keygen cannot be started ({e}); install openssh-client")))?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(text.as_bytes()).map_err(Failure::plain)?;
+    }
+    let done = child.wait_with_output().map_err(Failure::plain)?;
+    if !done.status.success() {
+        return Err(Failure::Usage("ssh-keygen did not sign".into()));
+    }
+    String::from_utf8(done.stdout).map_err(Failure::plain)
+}

@@ -1,0 +1,212 @@
+//! Payments that wait for people: shown, judged, counted; signed when their app comes back for them. [clause 8.5.4]
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::pending::Cancel;
+use super::sign::{Asked, Payer, Signed, sign};
+use super::{House, Peer, Rules};
+use crate::config::{Config, read_text};
+use crate::core::approval::sshsig::verify;
+use crate::core::approval::{APPROVE, Authority, REJECT, Shown, judge};
+use crate::core::payment::evm::UnsignedTx;
+use crate::core::policy::Policy;
+use crate::core::proof::RequestId;
+use crate::core::units::Name;
+use crate::refusal::{Code, Refusal};
+use crate::store::{EntryKind, Waiting, WaitingState};
+
+/// How often a request that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Reads the authority document, where there is one, and holds the policy against it.
+pub(super) fn load_authority(config: &Config, policy: &Policy) -> Result<Option<Arc<Authority>>, Refusal> {
+    let invalid = |why: String| Refusal::new(Code::PolicyInvalid, why);
+    let authority = match &config.authority_file {
+        None => None,
+        Some(path) => {
+            let text = read_text(path).map_err(|e| invalid(e.to_string()))?;
+            let read = Authority::parse(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))?;
+            Some(Arc::new(read))
+        }
+    };
+    reachable(policy, authority.as_deref())?;
+    Ok(authority)
+}
+
+/// Every quorum of the policy must be one that people can make.
+pub(super) fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refusal> {
+    for (rule, needs) in policy.asks() {
+        let there = authority.map_or(0, |a| a.strength(&needs.of));
+        if usize::try_from(needs.quorum).map_or(true, |quorum| there < quorum) {
+            let why = format!(
+                "rule {rule} asks for {} of {}, and the authority document names {there} with a key that counts",
+                needs.quorum, needs.of
+            );
+            return Err(Refusal::new(Code::PolicyInvalid, why));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a payment down that waits; the refusal that tells its app.
+pub(super) async fn waits(house: &House, waiting: Waiting) -> Result<Refusal, Refusal> {
+    let waiting = house.store.wait_for_people(waiting).await.map_err(|e| house.store_refusal(&e))??;
+    tracing::info!(request = %waiting.request, app = %waiting.app, "a payment waits for people");
+    let why = format!(
+        "{} of {} must approve this payment until {}; {} have",
+        waiting.needs.quorum,
+        waiting.needs.of,
+        waiting.expires,
+        waiting.yes.len()
+    );
+    Ok(Refusal::new(Code::ApprovalNeeded, why).with(describe(&waiting)))
+}
+
+fn describe(waiting: &Waiting) -> Value {
+    json!({
+        "request": waiting.request.to_string(),
+        "status": waiting.state,
+        "app": waiting.app,
+        "key": waiting.key,
+        "quorum": waiting.needs.quorum,
+        "of": waiting.needs.of,
+        "approved_by": waiting.yes,
+        "expires": waiting.expires.to_string(),
+    })
+}
+
+fn unknown(request: RequestId) -> Refusal {
+    Refusal::new(Code::RequestUnknown, format!("no payment {request} waits for people"))
+}
+
+impl House {
+    /// Payments that wait for people now.
+    pub async fn approvals(&self) -> Result<Value, Refusal> {
+        let all = self.store.all_waiting().await.map_err(|e| self.store_refusal(&e))?;
+        let now = super::keys::now();
+        Ok(all.iter().filter(|w| now < w.expires).map(describe).collect())
+    }
+
+    async fn waiting(&self, request: RequestId) -> Result<Waiting, Refusal> {
+        let found = self.store.waiting(request).await.map_err(|e| self.store_refusal(&e))?;
+        found.ok_or_else(|| unknown(request))
+    }
+
+    /// One of them, with the text that is signed.
+    pub async fn approval(&self, request: RequestId) -> Result<Value, Refusal> {
+        let waiting = self.waiting(request).await?;
+        let mut shown = describe(&waiting);
+        if let Some(map) = shown.as_object_mut() {
+            map.insert("text".into(), json!(waiting.text));
+            map.insert("namespaces".into(), json!({"approve": APPROVE, "reject": REJECT}));
+        }
+        Ok(shown)
+    }
+
+    /// Judges a signature over the text, and counts it. Refused ones are in the log too.
+    pub async fn voice(&self, peer: &Peer, request: RequestId, armoured: &str) -> Result<Value, Refusal> {
+        match self.heard(request, armoured).await {
+            Ok(told) => Ok(told),
+            Err(refusal) => {
+                Err(self.log_refusal(peer, Some(request), Some("approval".into()), refusal).await)
+            }
+        }
+    }
+
+    async fn heard(&self, request: RequestId, armoured: &str) -> Result<Value, Refusal> {
+        let waiting = self.waiting(request).await?;
+        let rules = self.rules();
+        let stale = |why: &str| Err(Refusal::new(Code::ApprovalStale, why.to_owned()));
+        let Some(authority) = rules.authority.as_ref().filter(|a| a.hash() == waiting.authority) else {
+            return stale("the authority document changed since this text was shown");
+        };
+        if rules.policy.hash() != waiting.policy {
+            return stale("the policy changed since this text was shown");
+        }
+        let shown = Shown { text: waiting.text, needs: waiting.needs };
+        // The namespace says whether it is a yes or a no; a no is never read as a yes.
+        let yes = verify(armoured, REJECT, shown.text.as_bytes()).is_err();
+        let namespace = if yes { APPROVE } else { REJECT };
+        let counter = match verify(armoured, namespace, shown.text.as_bytes()) {
+            Ok(signature) => self
+                .store
+                .counter_of(signature.key.fingerprint())
+                .await
+                .map_err(|e| self.store_refusal(&e))?,
+            Err(_) => None,
+        };
+        let voice = judge(authority, &shown, waiting.uid, namespace, armoured, |_| counter)?;
+        let person = voice.person.clone();
+        let after = self
+            .store
+            .count_voice(request, yes, voice, armoured.trim().to_owned())
+            .await
+            .map_err(|e| self.store_refusal(&e))??;
+        tracing::info!(%request, person, yes, state = after.state.as_str(), "a voice was counted");
+        Ok(describe(&after))
+    }
+
+    /// An app waits for the people; when they have approved, its payment is signed now.
+    pub async fn wait_for_approval(
+        &self,
+        peer: &Peer,
+        app: &Name,
+        request: RequestId,
+        patience: Duration,
+    ) -> Result<Option<Signed>, Refusal> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let waiting = self.waiting(request).await.ok().filter(|w| &w.app == app);
+            let waiting = waiting.ok_or_else(|| unknown(request))?;
+            let over = super::keys::now() >= waiting.expires;
+            match waiting.state {
+                WaitingState::Approved | WaitingState::Used if !over => {
+                    // The very payload that was shown; it walks the path like any other request.
+                    let tx = UnsignedTx::decode(&waiting.transaction)
+                        .map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+                    let asked = Asked::Transaction(Box::new(tx), Payer::account(waiting.account));
+                    return sign(self, peer, self.next_request(), asked, &Cancel::default()).await.map(Some);
+                }
+                WaitingState::Rejected => {
+                    let why = format!("payment {request} was refused by somebody who may approve it");
+                    return Err(Refusal::new(Code::ApprovalRejected, why));
+                }
+                WaitingState::Cancelled => {
+                    return Err(Refusal::new(Code::Cancelled, format!("payment {request} was taken back")));
+                }
+                WaitingState::Waiting if !over => {}
+                _ => {
+                    let why = format!("the time of payment {request} is over: ask anew");
+                    return Err(Refusal::new(Code::ApprovalStale, why));
+                }
+            }
+            if tokio::time::Instant::now() + LOOK > until {
+                return Ok(None);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Its app takes a payment back that waits.
+    pub async fn cancel_approval(&self, app: &Name, request: RequestId) -> Result<bool, Refusal> {
+        self.store.stop_waiting(request, app.clone()).await.map_err(|e| self.store_refusal(&e))
+    }
+
+    /// Writes a changed authority document down, before it is in force.
+    pub(super) async fn note_authority(&self, old: &Rules, new: &Rules, uid: u32) -> Result<(), Refusal> {
+        let hash = |rules: &Rules| rules.authority.as_ref().map(|a| a.hash());
+        if hash(old) == hash(new) {
+            return Ok(());
+        }
+        let entry = EntryKind::Authority {
+            hash: hash(new).map(hex::encode).unwrap_or_default(),
+            people: new.authority.as_ref().map_or(0, |a| a.people().len()),
+            uid,
+        };
+        self.store.append(entry).await.map(drop).map_err(|e| self.store_refusal(&e))
+    }
+}
