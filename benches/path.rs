@@ -24,10 +24,11 @@ use claviger::core::key::{Algorithm, KeyRef, Purpose};
 use claviger::core::payment::ToSign;
 use claviger::core::verify::Verifier;
 use claviger::secret::Pin;
+use claviger::token::audit::Handover;
 use claviger::token::embedded::EmbeddedToken;
 use claviger::token::pkcs11::{Connection, Module, Place, module_path};
 use claviger::token::profile::Profile;
-use claviger::token::worker::Process;
+use claviger::token::worker::{self, Hosting, Process};
 use claviger::token::{KeySpec, Token};
 
 const PIN: &str = "123456";
@@ -259,8 +260,10 @@ fn measure_daemon(daemon: &Daemon, token: &str, floors: &BTreeMap<Algorithm, f64
 fn hop(connection: &Connection, place: &Place, profile: &Profile, seconds: f64) {
     let pin = Pin::new(PIN.into()).unwrap();
     let executable = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
-    let patience = Duration::from_secs(10);
-    let worker = Process::start(executable, place, profile, &pin, 2, patience, &mut || Ok(())).unwrap();
+    let hosted = worker::Place::Pkcs11(place.clone());
+    let hosting =
+        Hosting { executable, place: &hosted, profile, sessions: 2, patience: Duration::from_secs(10) };
+    let worker = Process::start(hosting, &pin, Handover::default(), &mut || Ok(())).unwrap();
     for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
         let key = KeyRef::from([n; 16]);
         let near: Box<dyn Token> = Box::new(connection.session().unwrap());

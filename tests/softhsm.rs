@@ -16,7 +16,7 @@ use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
 use claviger::secret::Pin;
-use claviger::token::keeper::{Backend, Keeper, KeeperConfig, KeeperState};
+use claviger::token::keeper::{Backend, Keeper, KeeperConfig, KeeperState, Whereabouts};
 use claviger::token::profile::Profile;
 use claviger::token::{KeySpec, TokenError};
 
@@ -31,7 +31,8 @@ fn worker() -> Option<PathBuf> {
 
 fn start(pin_text: &str) -> Keeper {
     let profile = Profile::load("softhsm2").unwrap();
-    let backend = Backend::resolve(profile, None, Some("test".into()), None, None, worker())
+    let place = Whereabouts { label: Some("test".into()), ..Whereabouts::default() };
+    let backend = Backend::resolve(profile, place, worker())
         .expect("SoftHSM 2 is needed: install the package softhsm2");
     Keeper::start(backend, pin(pin_text), KeeperConfig { workers: 4, ..KeeperConfig::default() })
 }

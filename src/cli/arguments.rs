@@ -86,7 +86,7 @@ pub struct Init {
     /// Directory to make.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// embedded, softhsm2, or the path of a profile.
+    /// embedded, softhsm2, yubihsm2, or the path of a profile.
     #[arg(long)]
     pub profile: Option<String>,
     /// Label of the token (PKCS#11).
@@ -95,6 +95,9 @@ pub struct Init {
     /// PKCS#11 module, in place of the profile's candidates.
     #[arg(long)]
     pub module: Option<PathBuf>,
+    /// Connector of a YubiHSM: http://HOST:PORT, or usb.
+    #[arg(long)]
+    pub connector: Option<String>,
     /// File that holds the PIN (mode 0600).
     #[arg(long)]
     pub pin_file: Option<PathBuf>,
@@ -339,6 +342,9 @@ pub enum TokenCommand {
         /// PKCS#11 module.
         #[arg(long)]
         module: Option<PathBuf>,
+        /// Connector of a YubiHSM: http://HOST:PORT, or usb.
+        #[arg(long)]
+        connector: Option<String>,
         /// PIN file.
         #[arg(long)]
         pin_file: Option<PathBuf>,

@@ -63,10 +63,11 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             profile: Some(profile),
             label,
             module,
+            connector,
             pin_file,
             directory,
             ..
-        }) => check_token(profile, label, module, pin_file, directory),
+        }) => check_token(profile, label, module, connector, pin_file, directory),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
@@ -105,8 +106,14 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
         None => Ok(default.to_owned()),
     };
     let dir = settle(choices.dir.map(|d| d.to_string_lossy().into_owned()), "directory", "/etc/claviger")?;
-    let profile = settle(choices.profile, "token profile (embedded, softhsm2, or a path)", "embedded")?;
-    let label = if profile == "embedded" {
+    let profile =
+        settle(choices.profile, "token profile (embedded, softhsm2, yubihsm2, or a path)", "embedded")?;
+    let connector = if profile == "yubihsm2" {
+        Some(settle(choices.connector, "connector of the YubiHSM", "http://127.0.0.1:12345")?)
+    } else {
+        choices.connector
+    };
+    let label = if profile == "embedded" || connector.is_some() {
         None
     } else {
         Some(settle(choices.token_label, "token label", "claviger")?)
@@ -119,6 +126,7 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
         profile,
         label,
         module: choices.module,
+        connector,
         pin_file: choices.pin_file,
         cli,
     })?;
@@ -338,6 +346,7 @@ fn check_token(
     profile: String,
     label: Option<String>,
     module: Option<PathBuf>,
+    connector: Option<String>,
     pin_file: Option<PathBuf>,
     directory: Option<PathBuf>,
 ) -> Result<Output, Failure> {
@@ -355,6 +364,7 @@ fn check_token(
         serial: None,
         module,
         directory,
+        connector,
         pin: PinSource::Unlock,
         workers: 1,
         queue: 64,

@@ -4,6 +4,7 @@
 //! named by where it comes from.
 #![forbid(unsafe_code)]
 
+mod address;
 mod pin;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub struct TokenConfig {
     pub module: Option<PathBuf>,
     /// Directory of the embedded token.
     pub directory: Option<PathBuf>,
+    /// Connector of a YubiHSM: `http://HOST:PORT`, or `usb`.
+    pub connector: Option<String>,
     /// Where the PIN comes from.
     pub pin: PinSource,
     /// Worker threads, a session each.
@@ -188,6 +191,7 @@ struct RawToken {
     serial: Option<String>,
     module: Option<PathBuf>,
     directory: Option<PathBuf>,
+    connector: Option<String>,
     pin_file: Option<PathBuf>,
     pin_credential: Option<String>,
     pin_tpm: Option<pin::RawTpm>,
@@ -305,6 +309,7 @@ impl Config {
                 serial: raw.token.serial,
                 module: raw.token.module.map(at),
                 directory: raw.token.directory.map(at),
+                connector: raw.token.connector.map(address::connector).transpose()?,
                 pin,
                 workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
                 queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
@@ -332,7 +337,7 @@ impl Config {
             },
             metrics: match raw.metrics {
                 None => None,
-                Some(m) => Some(metrics_listen(&m.listen, &base)?),
+                Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
             },
             limits: LimitsConfig {
                 frame: Limits {
@@ -365,20 +370,6 @@ impl Config {
     }
 }
 
-fn metrics_listen(text: &str, base: &Path) -> Result<MetricsListen, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(MetricsListen::Unix(base.join(path)));
-    }
-    let address: std::net::SocketAddr = text
-        .parse()
-        .map_err(|_| format!("metrics.listen = {text:?} is neither unix:PATH nor ADDRESS:PORT"))?;
-    if address.ip().is_loopback() {
-        Ok(MetricsListen::Loopback(address))
-    } else {
-        Err(format!("metrics.listen = {text:?} is not a loopback address"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,8 +397,12 @@ mod tests {
             ("[limits]\nbatch = 0\n", "limits.batch"),
             ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
+            ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
+            ("connector = \"http://127.0.0.1\"\n", "token.connector"),
+            ("connector = \"usb:x\"\n", "token.connector"),
         ] {
-            let text = if add.starts_with('[') { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };
+            let text =
+                if add.starts_with(['[', 'c']) { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };
             let why = Config::parse(Path::new("/c.toml"), &text).unwrap_err();
             assert!(why.contains(word), "{why}");
         }

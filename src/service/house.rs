@@ -214,7 +214,9 @@ impl House {
             return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
         }
         match self.keeper.state() {
-            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
+            KeeperState::Usable | KeeperState::Degraded(_) => {
+                self.keeper.not_strange().map_err(|e| token_refusal(&e))
+            }
             KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
             KeeperState::Unusable(why) => {
                 Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))
@@ -257,6 +259,7 @@ impl House {
         self.metrics
             .token_usable
             .set(i64::from(matches!(self.keeper.state(), KeeperState::Usable | KeeperState::Degraded(_))));
+        self.metrics.token_strange.set(i64::from(self.keeper.not_strange().is_err()));
         self.metrics.token_reinits.set(token.reinits);
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));

@@ -29,6 +29,8 @@ pub struct Choices {
     pub label: Option<String>,
     /// Module path.
     pub module: Option<PathBuf>,
+    /// Connector of a YubiHSM.
+    pub connector: Option<String>,
     /// PIN file that exists already.
     pub pin_file: Option<PathBuf>,
     /// The executable of this command line, registered as app `claviger-cli`.
@@ -95,6 +97,9 @@ pub fn init(choices: Choices) -> Result<Value, Refusal> {
     }
     if let Some(module) = &choices.module {
         token.push_str(&format!("module = {}\n", quoted(module)));
+    }
+    if let Some(connector) = &choices.connector {
+        token.push_str(&format!("connector = {}\n", toml::Value::String(connector.clone())));
     }
     if let Some(path) = &pin_file {
         token.push_str(&format!("pin_file = {}\n", quoted(path)));

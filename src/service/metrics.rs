@@ -86,6 +86,8 @@ pub struct Metrics {
     stages: Vec<Histogram>,
     /// 1 when the token can be used.
     pub token_usable: Gauge,
+    /// 1 when the token did what nobody asked for, until an operator has looked.
+    pub token_strange: Gauge,
     /// Times that the token was initialised again.
     pub token_reinits: Gauge<u64, AtomicU64>,
     /// Requests waiting for the token.
@@ -118,6 +120,12 @@ impl Default for Metrics {
             .collect();
         let token_usable = Gauge::default();
         registry.register("token_usable", "1 when the token can be used", token_usable.clone());
+        let token_strange = Gauge::default();
+        registry.register(
+            "token_strange",
+            "1 when the token did what nobody asked for, until an operator has looked",
+            token_strange.clone(),
+        );
         let token_reinits = Gauge::<u64, AtomicU64>::default();
         registry.register(
             "token_reinitialisations",
@@ -136,6 +144,7 @@ impl Default for Metrics {
             refusals,
             stages,
             token_usable,
+            token_strange,
             token_reinits,
             token_queue,
             store_queue,

@@ -43,6 +43,10 @@ pub(super) fn entry(event: Event) -> EntryKind {
             let (word, why) = state_word(&state);
             EntryKind::Token { state: word.to_owned(), why: why.map(str::to_owned) }
         }
+        Event::Strange(strange) => EntryKind::StrangeOperation {
+            what: strange.what,
+            device: strange.entry.map_or(Value::Null, |entry| json!(entry)),
+        },
     }
 }
 

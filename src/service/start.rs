@@ -19,7 +19,7 @@ use crate::core::key::policy::LifeClock;
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, Store, StoreConfig};
 use crate::sys;
-use crate::token::keeper::{Backend, Keeper, KeeperConfig};
+use crate::token::keeper::{Backend, Keeper, KeeperConfig, Whereabouts};
 use crate::token::profile::Profile;
 
 /// How often the head of a growing log is signed.
@@ -45,15 +45,14 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
     };
     // This program as it runs: its file may have been replaced since.
     let worker = (!config.in_process).then(|| PathBuf::from("/proc/self/exe"));
-    let backend = Backend::resolve(
-        profile,
-        config.module.clone(),
-        config.label.clone(),
-        config.serial.clone(),
-        config.directory.clone(),
-        worker,
-    )
-    .map_err(|e| wrong(e.to_string()))?;
+    let place = Whereabouts {
+        module: config.module.clone(),
+        label: config.label.clone(),
+        serial: config.serial.clone(),
+        directory: config.directory.clone(),
+        connector: config.connector.clone(),
+    };
+    let backend = Backend::resolve(profile, place, worker).map_err(|e| wrong(e.to_string()))?;
     Ok((backend, keeper))
 }
 

@@ -40,6 +40,10 @@ pub enum Claim {
     SecretPurposes,
     /// A changed file of the embedded token is refused.
     SealHolds,
+    /// The daemon's login to the token has no more rights than it needs.
+    LeastRights,
+    /// The token writes down what its keys do.
+    DeviceLog,
     /// The token is hardware.
     Hardware,
 }
@@ -64,6 +68,8 @@ impl Claim {
             Self::PurposeEnforced => "a key that is not for signing does not sign".into(),
             Self::SecretPurposes => "secret keys do only what they were made for".into(),
             Self::SealHolds => "a changed sealed file is refused".into(),
+            Self::LeastRights => "the daemon's login has no more rights than it needs".into(),
+            Self::DeviceLog => "the device writes down what its keys do".into(),
             Self::Hardware => "hardware".into(),
         }
     }

@@ -3,12 +3,18 @@
 //! One small object-safe trait; vendor quirks end below it. [clause 8.2.5]
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod check;
 pub mod embedded;
 pub mod keeper;
 pub mod pkcs11;
 pub mod profile;
 pub mod worker;
+#[cfg(feature = "yubihsm")]
+pub mod yubihsm;
+#[cfg(not(feature = "yubihsm"))]
+#[path = "no_yubihsm.rs"]
+pub mod yubihsm;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -219,6 +225,10 @@ pub trait Token: Send {
     }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;
+    /// What a token with a log of its own wrote down since the last time that is not our doing.
+    fn audit(&mut self) -> Result<audit::Audit, TokenError> {
+        Ok(audit::Audit::default())
+    }
     /// Proves on the device what its profile claims.
     fn check(&mut self) -> Result<Vec<check::CheckRow>, TokenError>;
 }

@@ -170,6 +170,7 @@ built_in!(
     "kryoptic"
     "nss"
     "tpm2"
+    "yubihsm2"
     "yubihsm2-pkcs11"
     "nitrokey-hsm2"
     "luna7"

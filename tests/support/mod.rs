@@ -79,10 +79,15 @@ pub fn cli_ok(home: &Path, words: &[&str]) -> Value {
 impl Daemon {
     /// Embedded token, a key `hot`, this test registered as app `test`, [`POLICY`] in force.
     pub fn start() -> Self {
+        Self::start_on(&["--profile", "embedded"])
+    }
+
+    /// The same on another token.
+    pub fn start_on(token: &[&str]) -> Self {
         let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).parent().unwrap();
         let dir = tempfile::Builder::new().prefix("test.").tempdir_in(target).unwrap();
         let home = dir.path().join("home");
-        cli_ok(&home, &["init", "--yes", "--dir", home.to_str().unwrap(), "--profile", "embedded"]);
+        cli_ok(&home, &[&["init", "--yes", "--dir", home.to_str().unwrap()], token].concat());
         let child = spawn(&home);
         let mut daemon = Self { child, home, _dir: dir, address: String::new() };
         cli_ok(&daemon.home, &["status", "--wait", "30"]);

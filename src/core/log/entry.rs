@@ -239,6 +239,13 @@ pub enum EntryKind {
         /// Why.
         why: Option<String>,
     },
+    /// The token's own log holds an operation that was not asked for here, or lacks what must stand there.
+    StrangeOperation {
+        /// What was found.
+        what: String,
+        /// The entry as the device wrote it, or null.
+        device: Value,
+    },
     /// A request was refused.
     Refusal {
         /// Request id, when it had one.

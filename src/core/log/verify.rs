@@ -31,6 +31,8 @@ pub struct Report {
     pub results: u64,
     /// Requests that were refused.
     pub refusals: u64,
+    /// Operations in the token's own log that were not asked for here.
+    pub strange: u64,
     /// Intents that failed or were found without an outcome.
     pub unfinished: u64,
     /// Debited amounts in base units, by key, chain and asset.
@@ -185,6 +187,7 @@ impl Story {
                 }
             }
             EntryKind::Refusal { .. } => self.report.refusals += 1,
+            EntryKind::StrangeOperation { .. } => self.report.strange += 1,
             EntryKind::Start { .. }
             | EntryKind::Stop {}
             | EntryKind::Apps { .. }

@@ -152,6 +152,7 @@ impl Keeper {
         if !key.purpose.may(operation) || !algorithm.does(operation) {
             return Err(TokenError::Refused(format!("key {} is not for {operation}", key.name)));
         }
+        self.not_strange()?;
         if key.purpose == Purpose::Payment {
             self.fit_for_payments()?;
         }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Inner, Keeper, KeeperState, Shared};
+use crate::token::audit::Strange;
 use crate::token::check::{self, CheckRow};
 use crate::token::profile::Profile;
 use crate::token::{Description, Token, TokenError};
@@ -32,6 +33,8 @@ pub enum Event {
     },
     /// The token's availability changed.
     Changed(KeeperState),
+    /// The token's own log holds something that is not our doing.
+    Strange(Strange),
 }
 
 /// Events that wait for the log; older ones are more worth keeping than newer ones of a token that flaps.
@@ -47,6 +50,7 @@ impl Shared {
 
     /// Tries the token. `Err` is no verdict: it went away meanwhile.
     pub(super) fn try_out(&self, session: &mut dyn Token) -> Result<Vec<CheckRow>, TokenError> {
+        let known = self.inner().strange.clone();
         let rows = session.check()?;
         let token = session.describe()?;
         let unfit = check::judge(&self.profile, &rows).err();
@@ -54,17 +58,53 @@ impl Shared {
             tracing::error!("payment keys are refused: {why}");
         }
         let mut inner = self.inner();
+        // What was found while it was tried, nobody has looked into.
+        if inner.strange == known {
+            inner.strange = None;
+        }
         inner.fitness = unfit.clone().map_or(Fitness::Fit, Fitness::Unfit);
         self.note(&mut inner, Event::Tried { token, unfit, rows: rows.clone() });
         Ok(rows)
     }
 }
 
+impl Shared {
+    /// Looks into the log of a token that keeps one.
+    // [clause 8.2.5-e] what the token did that nobody here asked for stops signing until an operator has looked
+    pub(super) fn look_into_log(&self, session: &mut dyn Token) -> Result<(), TokenError> {
+        let found = session.audit()?.strange;
+        let Some(first) = found.first() else { return Ok(()) };
+        let why = format!(
+            "{}; nothing is signed until an operator has looked into it and run `claviger token check`",
+            first.what
+        );
+        let mut inner = self.inner();
+        inner.strange = Some(why);
+        for strange in found {
+            tracing::error!(entry = ?strange.entry, "CRITICAL: {}", strange.what);
+            self.note(&mut inner, Event::Strange(strange));
+        }
+        Ok(())
+    }
+}
+
 impl Keeper {
-    /// What the last trial came to.
+    /// What the last trial came to. A token that did what nobody asked for is unfit until the next one.
     #[must_use]
     pub fn fitness(&self) -> Fitness {
-        self.shared.inner().fitness.clone()
+        let inner = self.shared.inner();
+        match &inner.strange {
+            Some(why) => Fitness::Unfit(why.clone()),
+            None => inner.fitness.clone(),
+        }
+    }
+
+    /// Whether the token did nothing that nobody asked for.
+    pub fn not_strange(&self) -> Result<(), TokenError> {
+        match &self.shared.inner().strange {
+            Some(why) => Err(TokenError::Unfit(why.clone())),
+            None => Ok(()),
+        }
     }
 
     /// The profile in use.

@@ -6,14 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod backend;
 mod fitness;
 mod supervisor;
 
 pub use ahead::{DRAWN, Made, Sealed, Work};
+pub use backend::{Backend, Whereabouts};
 pub use fitness::{Event, Fitness};
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,77 +23,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::check::CheckRow;
-use super::pkcs11::{self, Place};
-use super::profile::{Kind, Profile};
+use super::profile::Profile;
 use super::{Description, KeySpec, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
 use crate::core::login::possession;
 use crate::core::payment::ToSign;
 use crate::core::verify::Verifier;
 use crate::secret::Pin;
-
-/// What the keeper drives.
-pub enum Backend {
-    /// Sealed files.
-    Embedded {
-        /// Their directory.
-        dir: PathBuf,
-        /// Profile.
-        profile: Profile,
-    },
-    /// A PKCS#11 module.
-    Pkcs11 {
-        /// Which token.
-        place: Place,
-        /// Profile.
-        profile: Profile,
-        /// The executable that hosts the module in a process of its own; `None` loads it into this one.
-        worker: Option<PathBuf>,
-    },
-}
-
-impl Backend {
-    /// Its profile.
-    #[must_use]
-    pub fn profile(&self) -> &Profile {
-        match self {
-            Self::Embedded { profile, .. } | Self::Pkcs11 { profile, .. } => profile,
-        }
-    }
-
-    /// What a configuration stands for.
-    pub fn resolve(
-        profile: Profile,
-        module: Option<PathBuf>,
-        label: Option<String>,
-        serial: Option<String>,
-        directory: Option<PathBuf>,
-        worker: Option<PathBuf>,
-    ) -> Result<Self, TokenError> {
-        match profile.kind {
-            Kind::Embedded => {
-                let dir = directory.ok_or_else(|| {
-                    TokenError::Unsupported("the embedded token needs token.directory".into())
-                })?;
-                Ok(Self::Embedded { dir, profile })
-            }
-            Kind::Yubihsm => Err(TokenError::Unsupported("this build drives no YubiHSM".into())),
-            Kind::Pkcs11 => {
-                let module = pkcs11::module_path(&profile, module)?;
-                let init = match (&profile.init, directory) {
-                    (None, _) => None,
-                    (Some(init), Some(dir)) => Some(init.replace("{directory}", &dir.to_string_lossy())),
-                    (Some(init), None) if init.contains("{directory}") => {
-                        let why = format!("profile {} needs token.directory", profile.name);
-                        return Err(TokenError::Unsupported(why));
-                    }
-                    (Some(init), None) => Some(init.clone()),
-                };
-                Ok(Self::Pkcs11 { place: Place { module, label, serial, init }, profile, worker })
-            }
-        }
-    }
-}
 
 /// Bounds.
 #[derive(Clone, Copy, Debug)]
@@ -157,12 +94,14 @@ struct Inner {
     /// Workers of an older generation end.
     generation: u64,
     /// A worker saw the token go.
-    trouble: Option<String>,
+    trouble: Option<TokenError>,
     pin: Option<Pin>,
     /// Times that this PIN was sent without the token ever saying whether it is right.
     unanswered: u32,
     expected: Vec<(KeyRef, PublicKey)>,
     fitness: Fitness,
+    /// What the token did that nobody here asked for, until an operator has looked.
+    strange: Option<String>,
     events: Vec<Event>,
     stopping: bool,
 }
@@ -287,6 +226,7 @@ impl Keeper {
                 unanswered: 0,
                 expected: Vec::new(),
                 fitness: Fitness::Untried,
+                strange: None,
                 events: Vec::new(),
                 stopping: false,
             }),

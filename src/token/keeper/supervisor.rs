@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::super::audit::Handover;
 use super::super::embedded::EmbeddedToken;
-use super::super::pkcs11::{Connection, Module, Place};
-use super::super::worker::Process;
+use super::super::pkcs11::{Connection, Module};
+use super::super::worker::{Hosting, Process};
 use super::super::{Description, Token, TokenError};
 use super::{Backend, Fitness, Inner, KeeperState, Shared};
 use crate::secret::Pin;
@@ -61,6 +62,11 @@ impl Link<'_> {
         }
     }
 
+    /// What the next link must know of this one.
+    fn handover(&self) -> Handover {
+        if let Self::Worker(process) = self { process.handover() } else { Handover::default() }
+    }
+
     /// Process id of the worker.
     fn worker(&self) -> Option<u32> {
         if let Self::Worker(process) = self { Some(process.id()) } else { None }
@@ -80,23 +86,34 @@ impl Link<'_> {
 
 pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
     let mut module = None;
+    let mut handover = Handover::default();
     let mut wait = FIRST_WAIT;
     loop {
         let Some(pin) = next_pin(shared) else { return };
-        match connect(shared, backend, &mut module, &pin) {
+        match connect(shared, backend, &mut module, &mut handover, &pin) {
             Ok(link) => {
                 wait = FIRST_WAIT;
                 shared.worker.store(link.worker().unwrap_or_default(), Ordering::Relaxed);
-                let why = serve(shared, &link);
+                let end = serve(shared, &link);
                 shared.worker.store(0, Ordering::Relaxed);
+                handover = link.handover();
                 link.close();
                 let mut inner = shared.inner();
-                inner.pin.get_or_insert(pin);
                 if inner.stopping {
                     return;
                 }
-                shared.reinits.fetch_add(1, Ordering::Relaxed);
-                shared.set_state(&mut inner, KeeperState::Unusable(why));
+                match end {
+                    // [clause 8.2.5-c] a login that was taken back while it was in use is not tried again either
+                    TokenError::Locked(why) => {
+                        drop(pin);
+                        shared.set_state(&mut inner, KeeperState::Locked(why));
+                    }
+                    end => {
+                        inner.pin.get_or_insert(pin);
+                        shared.reinits.fetch_add(1, Ordering::Relaxed);
+                        shared.set_state(&mut inner, KeeperState::Unusable(end.to_string()));
+                    }
+                }
             }
             // [clause 8.2.5-c] the rejected PIN is dropped here, and nothing sends it again
             Err(TokenError::Locked(why)) => {
@@ -150,6 +167,7 @@ fn connect<'a>(
     shared: &Shared,
     backend: &Backend,
     module: &'a mut Option<Module>,
+    handover: &mut Handover,
     pin: &Pin,
 ) -> Result<Link<'a>, TokenError> {
     let mut before_login = || {
@@ -157,39 +175,52 @@ fn connect<'a>(
         inner.unanswered = inner.unanswered.saturating_add(1);
         Ok(())
     };
-    let link = match backend {
-        Backend::Embedded { dir, profile } => Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?),
-        Backend::Pkcs11 { place, profile, worker: Some(executable) } => {
-            let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
-            // A token of the same name is not ours, and gets no PIN of ours.
-            let known = shared.inner().description.as_ref().map(|d| d.serial.clone());
-            let place = &Place { serial: known.or_else(|| place.serial.clone()), ..place.clone() };
-            Link::Worker(Process::start(
-                executable,
-                place,
-                profile,
-                pin,
-                sessions,
-                patience,
-                &mut before_login,
-            )?)
-        }
-        Backend::Pkcs11 { place, profile, worker: None } => {
-            let module = match module {
-                Some(module) => module,
-                None => module.insert(Module::load(place.clone(), profile.clone())?),
-            };
-            Link::Pkcs11(module, module.connect(pin, &mut before_login)?)
+    let (sessions, patience) = (shared.config.workers, shared.config.call_timeout);
+    let known = shared.inner().description.as_ref().map(|d| d.serial.clone());
+    let link = if let Some((executable, place, profile)) = backend.hosted(patience, known) {
+        let process = Process::start(
+            Hosting { executable, place: &place, profile, sessions, patience },
+            pin,
+            handover.clone(),
+            &mut before_login,
+        );
+        // A worker that failed may have read the token's log before it did.
+        handover.unsure |= process.is_err();
+        Link::Worker(process?)
+    } else {
+        match backend {
+            Backend::Embedded { dir, profile } => {
+                Link::Embedded(EmbeddedToken::open(dir, pin, profile.clone())?)
+            }
+            Backend::Pkcs11 { place, profile, .. } => {
+                let module = match module {
+                    Some(module) => module,
+                    None => module.insert(Module::load(place.clone(), profile.clone())?),
+                };
+                Link::Pkcs11(module, module.connect(pin, &mut before_login)?)
+            }
+            Backend::Yubihsm { .. } => {
+                return Err(TokenError::Unsupported("a YubiHSM is driven from a worker only".into()));
+            }
         }
     };
     shared.inner().unanswered = 0;
-    match look_around(shared, &link).and_then(|()| try_once(shared, &link)) {
+    match first_look(shared, &link)
+        .and_then(|()| look_around(shared, &link))
+        .and_then(|()| try_once(shared, &link))
+    {
         Ok(()) => Ok(link),
         Err(e) => {
+            *handover = link.handover();
             link.close();
             Err(e)
         }
     }
+}
+
+/// What happened in the token while it was away comes before everything else.
+fn first_look(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
+    if shared.profile.own_log { shared.look_into_log(link.session()?.as_mut()) } else { Ok(()) }
 }
 
 /// The first time, the token is tried before anything else is asked of it.
@@ -228,7 +259,7 @@ fn look_around(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
 }
 
 /// Runs workers until the token goes or the keeper stops; tells why.
-fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
+fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
     let generation = {
         let mut inner = shared.inner();
         inner.trouble = None;
@@ -239,16 +270,18 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     if let Err(e) = hire(shared, link, generation, &mut workers) {
         tracing::warn!("{} of {} token sessions: {e}", workers.len(), shared.config.workers);
     }
+    // A session of its own, since those of the workers may all be waiting for the token.
+    let mut watcher = if shared.profile.own_log { link.session().ok() } else { None };
     let mut inner = shared.inner();
     let why = if workers.is_empty() {
-        "no session could be opened".to_owned()
+        TokenError::Gone("no session could be opened".into())
     } else {
         if inner.generation == generation {
             watch(shared, &mut inner, workers.len());
         }
         loop {
             if inner.stopping {
-                break "stopping".to_owned();
+                break TokenError::Gone("stopping".into());
             }
             if let Some(why) = inner.trouble.take() {
                 break why;
@@ -261,13 +294,19 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
             }
             drop(guard);
             // Sessions that were not to be had may be now.
-            let alive = link.alive().and_then(|()| match hire(shared, link, generation, &mut workers) {
-                Err(TokenError::Busy) => Ok(()),
-                other => other,
-            });
+            let alive = link
+                .alive()
+                .and_then(|()| match &mut watcher {
+                    Some(watcher) => shared.look_into_log(watcher.as_mut()),
+                    None => Ok(()),
+                })
+                .and_then(|()| match hire(shared, link, generation, &mut workers) {
+                    Err(TokenError::Busy) => Ok(()),
+                    other => other,
+                });
             inner = shared.inner();
             if let Err(e) = alive {
-                break e.to_string();
+                break e;
             }
             if inner.trouble.is_none() {
                 watch(shared, &mut inner, workers.len());
@@ -276,7 +315,8 @@ fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> String {
     };
     inner.generation = inner.generation.wrapping_add(1);
     let in_order = inner.stopping;
-    shared.set_state(&mut inner, KeeperState::Unusable(why.clone()));
+    drop(watcher);
+    shared.set_state(&mut inner, KeeperState::Unusable(why.to_string()));
     drop(inner);
     if !in_order {
         link.abort();
@@ -321,6 +361,7 @@ fn watch(shared: &Shared, inner: &mut Inner, workers: usize) {
         .filter(|began| *began > 0 && now.saturating_sub(*began) > patience)
         .count();
     let state = match stuck {
+        0 if inner.strange.is_some() => KeeperState::Degraded(inner.strange.clone().unwrap_or_default()),
         0 if workers < shared.config.workers => {
             KeeperState::Degraded(format!("{workers} of {} sessions are open", shared.config.workers))
         }
@@ -364,9 +405,8 @@ fn work(shared: &Shared, slot: usize, generation: u64, mut session: Box<dyn Toke
             if let TokenError::Gone(_) | TokenError::Timeout(_) = error
                 && inner.generation == generation
             {
-                let why = error.to_string();
-                inner.trouble = Some(why.clone());
-                shared.set_state(&mut inner, KeeperState::Unusable(why));
+                shared.set_state(&mut inner, KeeperState::Unusable(error.to_string()));
+                inner.trouble = Some(error);
                 shared.change.notify_all();
             }
         }
@@ -419,7 +459,12 @@ printf '\x12\0\0\0{"Ok":"LoggingIn"}' >&"$fd"
         fs::write(&worker, DIES).unwrap();
         fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).unwrap();
         let backend = Backend::Pkcs11 {
-            place: Place { module: "/nowhere".into(), label: None, serial: None, init: None },
+            place: crate::token::pkcs11::Place {
+                module: "/nowhere".into(),
+                label: None,
+                serial: None,
+                init: None,
+            },
             profile: Profile::load("softhsm2").unwrap(),
             worker: Some(worker),
         };

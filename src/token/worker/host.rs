@@ -1,4 +1,4 @@
-//! The worker's side: one module, one login, one thread and one session for each socket.
+//! The worker's side: one token, one login, one thread and one session for each socket.
 //!
 //! Ends with its daemon, keeps nothing, opens no file of ours, and may neither start programs nor look into others.
 #![forbid(unsafe_code)]
@@ -6,11 +6,13 @@
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use super::Place;
 use super::message::{Answer, Control, Lane, Reply, Request};
 use crate::secret::Pin;
 use crate::sys;
-use crate::token::pkcs11::{Connection, Module, Opener, Pkcs11Token};
-use crate::token::{Token, TokenError};
+use crate::token::audit::Handover;
+use crate::token::profile::Profile;
+use crate::token::{Description, Token, TokenError, pkcs11, yubihsm};
 
 /// The argument that makes a program of ours a worker; the numbers of the passed sockets follow it.
 pub(super) const ARGUMENT: &str = "--token-worker";
@@ -47,58 +49,129 @@ fn run(descriptors: &[i32]) -> ExitCode {
     }
 }
 
+/// What is hosted here.
+enum Hosted {
+    Pkcs11(pkcs11::Module, Box<pkcs11::Connection>),
+    Yubihsm(yubihsm::Connection),
+}
+
+/// Opens sessions on the threads of the sockets.
+enum Opener {
+    Pkcs11(pkcs11::Opener),
+    Yubihsm(yubihsm::Opener),
+}
+
+impl Opener {
+    fn session(&self) -> Result<Box<dyn Token>, TokenError> {
+        Ok(match self {
+            Self::Pkcs11(opener) => Box::new(opener.session()?),
+            Self::Yubihsm(opener) => opener.session(),
+        })
+    }
+}
+
+impl Hosted {
+    fn open(
+        place: Place,
+        profile: Profile,
+        pin: &Pin,
+        handover: Handover,
+        before_login: pkcs11::BeforeLogin<'_>,
+    ) -> Result<Self, TokenError> {
+        Ok(match place {
+            Place::Pkcs11(place) => {
+                let module = pkcs11::Module::load(place, profile)?;
+                let connection = Box::new(module.connect(pin, before_login)?);
+                Self::Pkcs11(module, connection)
+            }
+            // A YubiHSM counts no tries, and a password is not sent to it: both sides prove that they know it.
+            Place::Yubihsm(place) => {
+                Self::Yubihsm(yubihsm::Connection::open(&place, profile, pin, handover)?)
+            }
+        })
+    }
+
+    fn description(&self) -> &Description {
+        match self {
+            Self::Pkcs11(_, connection) => connection.description(),
+            Self::Yubihsm(connection) => connection.description(),
+        }
+    }
+
+    fn opener(&self) -> Opener {
+        match self {
+            Self::Pkcs11(_, connection) => Opener::Pkcs11(connection.opener()),
+            Self::Yubihsm(connection) => Opener::Yubihsm(connection.opener()),
+        }
+    }
+
+    fn alive(&self) -> Result<(), TokenError> {
+        match self {
+            Self::Pkcs11(_, connection) => connection.alive(),
+            Self::Yubihsm(connection) => connection.alive(),
+        }
+    }
+
+    /// The sessions of the other threads are the module's, or the device's, to close.
+    fn close(self) {
+        match self {
+            Self::Pkcs11(module, connection) => {
+                drop(connection);
+                module.finalize();
+            }
+            Self::Yubihsm(connection) => connection.close(),
+        }
+    }
+}
+
 fn live(mut control: Lane, lanes: Vec<Lane>) -> std::io::Result<()> {
-    let Some(Control::Start { profile, place }) = control.receive(None)? else { return Ok(()) };
+    let Some(Control::Start { profile, place, handover }) = control.receive(None)? else { return Ok(()) };
     let pin = control.receive_pin()?;
     let network = profile.network;
-    let connected =
+    let opened =
         Pin::from_bytes(&pin).ok_or_else(|| TokenError::Locked("the PIN is empty".into())).and_then(|pin| {
             drop(
                 super::confine::confine(network)
                     .inspect_err(|e| tracing::warn!("the worker is not confined: {e}")),
             );
-            let module = Module::load(place, *profile)?;
             // A death after this may have cost a try of the PIN. Who cannot be told of it, for him nothing is tried.
-            let connection = module.connect(&pin, &mut || {
+            Hosted::open(place, *profile, &pin, handover, &mut || {
                 let told = control.send(&Answer::Ok(Reply::LoggingIn));
                 told.map_err(|e| TokenError::Gone(format!("the daemon is not there: {e}")))
-            })?;
-            Ok((module, connection))
+            })
         });
     drop(pin);
-    let (module, connection) = match connected {
-        Ok(pair) => pair,
+    let hosted = match opened {
+        Ok(hosted) => hosted,
         Err(e) => return control.send(&Answer::Err(e)),
     };
-    control.send(&Answer::Ok(Reply::Description(connection.description().clone())))?;
+    control.send(&Answer::Ok(Reply::Description(hosted.description().clone())))?;
     for mut lane in lanes {
-        let opener = connection.opener();
+        let opener = hosted.opener();
         std::thread::Builder::new().name("session".into()).spawn(move || serve(&mut lane, &opener))?;
     }
-    attend(&mut control, &connection)?;
-    // Told to go: the sessions of the other threads are the module's to close.
-    drop(connection);
-    module.finalize();
+    attend(&mut control, &hosted)?;
+    hosted.close();
     Ok(())
 }
 
 /// Answers for the life of the token until told to go, or until nobody asks any more.
-fn attend(control: &mut Lane, connection: &Connection) -> std::io::Result<()> {
+fn attend(control: &mut Lane, hosted: &Hosted) -> std::io::Result<()> {
     loop {
         match control.receive(None)? {
-            Some(Control::Alive) => control.send(&connection.alive().map(|()| Reply::Done))?,
+            Some(Control::Alive) => control.send(&hosted.alive().map(|()| Reply::Done))?,
             Some(Control::Close | Control::Start { .. }) | None => return Ok(()),
         }
     }
 }
 
 fn serve(lane: &mut Lane, opener: &Opener) {
-    let mut session: Option<Pkcs11Token> = None;
+    let mut session: Option<Box<dyn Token>> = None;
     while let Ok(Some(request)) = lane.receive::<Request>(None) {
         let answer = match &mut session {
-            Some(session) => answer(session, request),
+            Some(session) => answer(session.as_mut(), request),
             None => match opener.session() {
-                Ok(new) => answer(session.insert(new), request),
+                Ok(new) => answer(session.insert(new).as_mut(), request),
                 Err(e) => Err(e),
             },
         };
@@ -108,7 +181,7 @@ fn serve(lane: &mut Lane, opener: &Opener) {
     }
 }
 
-fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
+fn answer(token: &mut dyn Token, request: Request) -> Answer {
     let public = |key: crate::core::key::PublicKey| (key.algorithm(), key.as_bytes().to_vec());
     Ok(match request {
         Request::Describe => Reply::Description(token.describe()?),
@@ -139,6 +212,7 @@ fn answer(token: &mut Pkcs11Token, request: Request) -> Answer {
             token.health()?;
             Reply::Done
         }
+        Request::Audit => Reply::Audit(token.audit()?),
         Request::Check => Reply::Rows(token.check()?),
     })
 }

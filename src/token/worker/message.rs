@@ -12,11 +12,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::Place;
 use crate::core::key::{Algorithm, KeyRef};
 use crate::core::payment::ToSign;
 use crate::secret::MAX_PIN_BYTES;
+use crate::token::audit::{Audit, Handover};
 use crate::token::check::CheckRow;
-use crate::token::pkcs11::Place;
 use crate::token::profile::Profile;
 use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
 
@@ -26,7 +27,7 @@ const MAX_FRAME: usize = 1 << 20;
 /// On the first socket: the life of the worker. After `Start` comes the PIN, as a frame of its own and no JSON.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Control {
-    Start { profile: Box<Profile>, place: Place },
+    Start { profile: Box<Profile>, place: Place, handover: Handover },
     Alive,
     Close,
 }
@@ -46,6 +47,7 @@ pub(super) enum Request {
     Inventory,
     Past(KeyRef),
     Health,
+    Audit,
     Check,
 }
 
@@ -57,6 +59,7 @@ pub(super) enum Reply {
     Description(Description),
     Public(Option<(Algorithm, Vec<u8>)>),
     Bytes(Zeroizing<Vec<u8>>),
+    Audit(Audit),
     Rows(Vec<CheckRow>),
     Objects(Vec<Object>),
     Past(Past),

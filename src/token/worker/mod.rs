@@ -1,12 +1,13 @@
-//! A PKCS#11 module in a process of its own. [clause 8.2.5]
+//! A PKCS#11 module, or the way to a YubiHSM, in a process of its own. [clause 8.2.5]
 //!
-//! Modules of other people crash, hang and cannot be cancelled. The daemon starts itself again as a worker, which loads
-//! the module; deadlines are held here, outside. A worker that is late or talks nonsense is killed, whatever it is at,
+//! The code of other people crashes, hangs and cannot be cancelled. The daemon starts itself again as a worker, which
+//! runs it; deadlines are held here, outside. A worker that is late or talks nonsense is killed, whatever it is at,
 //! and the keeper starts another.
 #![forbid(unsafe_code)]
 
 mod confine;
 pub mod host;
+mod ledger;
 mod message;
 
 use std::io::{self, ErrorKind};
@@ -19,14 +20,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::ledger::Ledger;
 use self::message::{Answer, Control, Lane, Reply, Request};
+use super::audit::{Audit, Handover};
 use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
-use super::pkcs11::{BeforeLogin, Place};
+use super::pkcs11::BeforeLogin;
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError, pkcs11, yubihsm};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::secret::Pin;
@@ -39,6 +43,30 @@ const START: Duration = Duration::from_secs(20);
 /// How long a worker may take to end after it was told to.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// What a worker hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Place {
+    /// A PKCS#11 module.
+    Pkcs11(pkcs11::Place),
+    /// A YubiHSM 2.
+    Yubihsm(yubihsm::Place),
+}
+
+/// What a worker is started for.
+#[derive(Clone, Copy)]
+pub struct Hosting<'a> {
+    /// This program.
+    pub executable: &'a Path,
+    /// What it hosts.
+    pub place: &'a Place,
+    /// Profile.
+    pub profile: &'a Profile,
+    /// Threads that ask, a session each.
+    pub sessions: usize,
+    /// Deadline of a call.
+    pub patience: Duration,
+}
+
 /// A running worker, logged in.
 pub struct Process {
     child: Mutex<Child>,
@@ -47,6 +75,8 @@ pub struct Process {
     description: Description,
     ended: AtomicBool,
     patience: Duration,
+    /// Kept for tokens with a log of their own.
+    ledger: Ledger,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,17 +84,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Process {
-    /// Starts a worker and logs in. `patience` is the deadline of a call; `before_login` is told before the PIN
+    /// Starts a worker and logs in. `before_login` is told before the PIN
     /// reaches the token, as far as the worker gets.
     pub fn start(
-        executable: &Path,
-        place: &Place,
-        profile: &Profile,
+        hosting: Hosting<'_>,
         pin: &Pin,
-        sessions: usize,
-        patience: Duration,
+        handover: Handover,
         before_login: BeforeLogin<'_>,
     ) -> Result<Arc<Self>, TokenError> {
+        let Hosting { executable, profile, sessions, patience, .. } = hosting;
         let gone = |e: io::Error| TokenError::Gone(format!("the token's worker does not start: {e}"));
         // One more than the threads: the keeper looks around with it.
         let mut ours = Vec::new();
@@ -91,8 +119,9 @@ impl Process {
             description: Description::default(),
             ended: AtomicBool::new(false),
             patience,
+            ledger: Ledger::of(profile, &handover),
         };
-        let greeted = process.greet(place, profile, pin, before_login);
+        let greeted = process.greet(hosting, pin, handover, before_login);
         match greeted {
             Ok(description) => {
                 process.description = description;
@@ -107,12 +136,13 @@ impl Process {
 
     fn greet(
         &self,
-        place: &Place,
-        profile: &Profile,
+        hosting: Hosting<'_>,
         pin: &Pin,
+        handover: Handover,
         before_login: BeforeLogin<'_>,
     ) -> Result<Description, TokenError> {
-        let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone() };
+        let Hosting { place, profile, .. } = hosting;
+        let start = Control::Start { profile: Box::new(profile.clone()), place: place.clone(), handover };
         let mut control = lock(&self.control);
         let mut answer = control
             .send(&start)
@@ -202,6 +232,11 @@ impl Process {
         self.understood(answer, SIGN_OF_LIFE).map(|_| ())
     }
 
+    /// What the next worker must know, for the token's own log to be understood.
+    pub fn handover(&self) -> Handover {
+        self.ledger.handover()
+    }
+
     /// A session for one thread.
     pub fn session(self: &Arc<Self>) -> Result<RemoteToken, TokenError> {
         let lane = lock(&self.idle).pop().ok_or(TokenError::Busy)?;
@@ -250,6 +285,18 @@ impl RemoteToken {
     }
 
     fn ask_for(&mut self, request: &Request, patience: Duration) -> Answer {
+        let number = self.process.ledger.begin(request);
+        let answer = self.ask_now(request, patience);
+        // An answer that did not come in time leaves open whether it was done.
+        if let Some(number) = number
+            && !matches!(answer, Err(TokenError::Gone(_) | TokenError::Timeout(_)))
+        {
+            self.process.ledger.over(number);
+        }
+        answer
+    }
+
+    fn ask_now(&mut self, request: &Request, patience: Duration) -> Answer {
         let Some(lane) = &mut self.lane else {
             return Err(TokenError::Gone("the token's worker has ended".into()));
         };
@@ -380,6 +427,17 @@ impl Token for RemoteToken {
 
     fn health(&mut self) -> Result<(), TokenError> {
         self.done(&Request::Health)
+    }
+
+    fn audit(&mut self) -> Result<Audit, TokenError> {
+        let settled = self.process.ledger.settled();
+        match self.ask(&Request::Audit)? {
+            Reply::Audit(audit) => {
+                self.process.ledger.read(&settled, audit.mark);
+                Ok(audit)
+            }
+            _ => Err(nonsense()),
+        }
     }
 
     fn check(&mut self) -> Result<Vec<CheckRow>, TokenError> {
