@@ -30,6 +30,7 @@ BACKENDS = {
     "softhsm2": ("softhsm2", "softhsm2", True),
     "softhsm2 under the fault shim": ("softhsm2", "softhsm2", True),
     "kryoptic": ("kryoptic", "kryoptic", True),
+    "yubihsm2 (simulated)": ("yubihsm2", "yubihsm_sim", True),
     "nss": ("nss", "nss", False),
     "tpm2": ("tpm2", "tpm2", False),
 }
@@ -57,6 +58,16 @@ def prepared(what, folder):
     return json.loads(done.stdout)
 
 
+def simulated(scratch):
+    """A YubiHSM 2 that is a program, and its port."""
+    python = os.environ.get("CLAVIGER_SIM_PYTHON", ROOT / ".venv" / "sim" / "bin" / "python")
+    probe = subprocess.run([python, "-c", "import cryptography"], capture_output=True, check=False) if Path(python).exists() else None
+    if probe is None or probe.returncode:
+        raise Skip(f"{python} with tests/tokens/requirements.txt is missing")
+    process = subprocess.Popen([python, "-m", "yubihsm_sim"], cwd=TOKENS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return process, json.loads(process.stdout.readline())["port"]
+
+
 def check(name, scratch, claviger):
     """The verdict of one backend, as `token check --json` gives it."""
     profile, what, _ = BACKENDS[name]
@@ -64,7 +75,12 @@ def check(name, scratch, claviger):
     pin = scratch / "pin"
     pin.touch(mode=0o600)
     folder = scratch / "token"
-    if what is None:
+    simulator = None
+    if what == "yubihsm_sim":
+        simulator, port = simulated(scratch)
+        pin.write_text("0001password")
+        words += ["--connector", f"http://127.0.0.1:{port}"]
+    elif what is None:
         pin.write_text(PIN)
         made = subprocess.run(
             [claviger, "init", "--dir", scratch / "home", "--profile", "embedded", "--pin-file", pin, "--yes"],
@@ -95,7 +111,10 @@ def check(name, scratch, claviger):
     except ValueError:
         raise RuntimeError(f"no verdict: {(done.stdout + done.stderr)[-600:]}") from None
     finally:
-        if what:
+        if simulator:
+            simulator.kill()
+            simulator.wait()
+        elif what:
             subprocess.run([sys.executable, PREPARE, "stop", folder], capture_output=True, check=False)
     verdict = verdict.get("data", verdict)
     return verdict, done.returncode, time.monotonic() - began
