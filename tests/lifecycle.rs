@@ -247,3 +247,42 @@ fn a_rotation_under_load_loses_no_request_and_the_old_key_signs_nothing_after_it
     assert_eq!(code(&reply), "window_exceeded");
     daemon.verify_log();
 }
+
+// [clause 8.4.3-c] test
+#[test]
+fn who_tries_the_limits_of_a_key_loses_it() {
+    let daemon = Daemon::start();
+    let wired = |refusals: u32| {
+        POLICY.replace(
+            "[[rule]]\nid = \"pay\"",
+            &format!("[tripwire]\nrefusals = {refusals}\nwithin = \"10m\"\n[[rule]]\nid = \"pay\""),
+        )
+    };
+    let tries = |value: u64| {
+        code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(9, value)]))).to_owned()
+    };
+    daemon.apply(&wired(4));
+    for _ in 0..3 {
+        assert_eq!(tries(101), "over_limit");
+    }
+    // An app that may not use the key cannot stop it.
+    daemon.apply(&wired(4).replace("apps = [\"test\"]", "apps = [\"claviger-cli\"]"));
+    for _ in 0..8 {
+        assert_eq!(tries(1), "key_not_allowed");
+    }
+    daemon.apply(&wired(4));
+    assert_eq!(state(&daemon, "hot"), "active");
+    assert_eq!(pays(&daemon, 0), "ok");
+    assert_eq!(tries(101), "over_limit");
+    assert_eq!(state(&daemon, "hot"), "suspended");
+    assert_eq!(pays(&daemon, 1), "key_state");
+    let moved = log(&daemon).into_iter().rfind(|e| e["kind"] == "key-moved").unwrap();
+    assert_eq!(
+        (moved["actor"].as_str(), moved["to"].as_str()),
+        (Some("tripwire"), Some("suspended")),
+        "{moved}"
+    );
+    cli_ok(&daemon.home, &["key", "activate", "hot", "--reason", "looked into it"]);
+    assert_eq!(pays(&daemon, 1), "ok");
+    daemon.verify_log();
+}

@@ -264,6 +264,9 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        let (policy, now) = (self.key_policy(), self.life_now());
+        let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
+        self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));
     }
 }
 

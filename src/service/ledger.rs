@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::core::payment::Payment;
 use crate::core::policy::window::{Debit, Windows};
-use crate::core::policy::{Act, ActFacts, Decision, Facts, Policy, decide};
+use crate::core::policy::{Act, ActFacts, Decision, Facts, Policy, Tripwire, decide};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 use crate::store::{Ledger, Verdict};
@@ -114,6 +114,10 @@ impl Ledger for PolicyLedger {
                 "text": denial.explanation.to_string(),
             }),
         })
+    }
+
+    fn tripwire(&self) -> Option<Tripwire> {
+        self.policy.tripwire()
     }
 
     fn commit(&mut self, debit: &Debit) {

@@ -96,6 +96,10 @@ pub struct Metrics {
     pub store_queue: Gauge,
     /// Entries in the log.
     pub log_entries: Gauge,
+    /// Keys that tripwires suspended.
+    pub tripwires: Counter,
+    /// Keys whose end is overdue.
+    pub keys_overdue: Gauge,
 }
 
 impl Default for Metrics {
@@ -138,6 +142,10 @@ impl Default for Metrics {
         registry.register("store_queue_depth", "Requests waiting for the writer", store_queue.clone());
         let log_entries = Gauge::default();
         registry.register("log_entries", "Entries in the log", log_entries.clone());
+        let tripwires = Counter::default();
+        registry.register("tripwires", "Keys that tripwires suspended", tripwires.clone());
+        let keys_overdue = Gauge::default();
+        registry.register("keys_overdue", "Keys whose end is overdue", keys_overdue.clone());
         Self {
             registry,
             requests,
@@ -149,6 +157,8 @@ impl Default for Metrics {
             token_queue,
             store_queue,
             log_entries,
+            tripwires,
+            keys_overdue,
         }
     }
 }

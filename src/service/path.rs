@@ -154,7 +154,14 @@ async fn steps<D: Deed>(
             // It is checked like any other, and no token is asked.
             return Ok(Signed { request, body: deed.again(&signature)?.body });
         }
-        ReserveReply::Refused(refusal) => return Err(Stop { refusal, logged: true }),
+        ReserveReply::Refused { refusal, tripped } => {
+            if tripped {
+                tracing::error!(key = %record.name, app = %vouched.app(), "a tripwire suspended the key: {refusal}");
+                house.metrics.tripwires.inc();
+                house.load_keys().await?;
+            }
+            return Err(Stop { refusal, logged: true });
+        }
         ReserveReply::Needs { needs, policy } => {
             let waiting = deed.for_people(house, request, &vouched, peer.uid, needs, policy)?;
             let refusal = super::approvals::waits(house, waiting).await?;

@@ -23,6 +23,7 @@ use crate::core::approval::{Needs, Voice};
 use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
+use crate::core::policy::Tripwire;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
@@ -98,6 +99,10 @@ pub trait Ledger: Send + 'static {
     ) -> Result<Verdict, Refusal>;
     /// The same decision in words.
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal>;
+    /// What suspends a key by itself.
+    fn tripwire(&self) -> Option<Tripwire> {
+        None
+    }
     /// Counts what was reserved.
     fn commit(&mut self, debit: &Debit);
     /// Starts over from these rows.
@@ -159,7 +164,12 @@ pub enum ReserveReply {
         request: RequestId,
     },
     /// Refused, and written down.
-    Refused(Refusal),
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// It was one too many: the key is suspended.
+        tripped: bool,
+    },
     /// Permitted when people approve it. Nothing was reserved or written.
     Needs {
         /// Who.
@@ -229,7 +239,7 @@ impl Store {
             Draft::New => ReserveReply::New(proof()),
             Draft::Again => ReserveReply::Again(proof()),
             Draft::Already { signature, request } => ReserveReply::Already { signature, request },
-            Draft::Refused(refusal) => ReserveReply::Refused(refusal),
+            Draft::Refused { refusal, tripped } => ReserveReply::Refused { refusal, tripped },
             Draft::Needs { needs, policy } => ReserveReply::Needs { needs, policy },
         })
     }

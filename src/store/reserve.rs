@@ -6,8 +6,9 @@ use rusqlite::{OptionalExtension, params};
 use super::open::Slot;
 use super::schema::int;
 use super::writer::Work;
-use super::{Ask, EntryKind, Kept, NonceClaim, StoreError, Verdict, approvals};
+use super::{Ask, Because, EntryKind, Kept, Ledger, NonceClaim, StoreError, Verdict, approvals, keys};
 use crate::core::approval::Needs;
+use crate::core::key::State;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Decided, RequestId};
 use crate::core::units::sha256;
@@ -21,7 +22,7 @@ pub(super) enum Draft {
     New,
     Again,
     Already { signature: Kept, request: RequestId },
-    Refused(Refusal),
+    Refused { refusal: Refusal, tripped: bool },
     Needs { needs: Needs, policy: [u8; 32] },
 }
 
@@ -61,9 +62,45 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
         }
         Err(refusal) => {
             work.append(&refused(&ask, &refusal))?;
-            Ok(Draft::Refused(refusal))
+            let tripped = trips(work, &ask, refusal.code)?;
+            Ok(Draft::Refused { refusal, tripped })
         }
     }
+}
+
+/// Refusals that an honest app with a right policy hardly meets. What an app may not use at all is not among them, or
+/// any app could stop any key.
+const SUSPICIOUS: [Code; 9] = [
+    Code::Forbidden,
+    Code::AssetNotAllowed,
+    Code::DestinationNotListed,
+    Code::OverLimit,
+    Code::WindowExceeded,
+    Code::FeeTooHigh,
+    Code::GrantNotAllowed,
+    Code::ContractCallUnknown,
+    Code::NonceConflict,
+];
+
+/// Counts a refusal, and suspends the key when it was one too many.
+// [clause 8.4.3-c] somebody who tries the limits of a key loses it
+fn trips(work: &mut Work, ask: &Ask, code: Code) -> Result<bool, StoreError> {
+    let wire = work.ledger().ok().and_then(Ledger::tripwire);
+    let (Some(wire), true) = (wire, SUSPICIOUS.contains(&code)) else { return Ok(false) };
+    let now = work.entry_time();
+    let times = work.refusals.entry(ask.key.clone()).or_default();
+    times.push_back(now);
+    times.retain(|at| now.0.saturating_sub(at.0) < wire.within_ms);
+    if times.len() < usize::try_from(wire.refusals).unwrap_or(usize::MAX) {
+        return Ok(false);
+    }
+    times.clear();
+    let because = Because {
+        actor: "tripwire".into(),
+        reason: format!("{} refused payments in {} minutes", wire.refusals, wire.within_ms / 60_000),
+        policy: [0; 32],
+    };
+    Ok(keys::go(work, &ask.key, State::Suspended, &because)?.is_ok())
 }
 
 enum Way {

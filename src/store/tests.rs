@@ -116,7 +116,7 @@ fn code(reply: &ReserveReply) -> &'static str {
         ReserveReply::New(_) => "new",
         ReserveReply::Again(_) => "again",
         ReserveReply::Already { .. } => "already",
-        ReserveReply::Refused(r) => r.code.as_str(),
+        ReserveReply::Refused { refusal, .. } => refusal.code.as_str(),
         ReserveReply::Needs { .. } => "needs",
     }
 }

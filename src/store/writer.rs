@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +68,8 @@ pub(super) struct Work {
     _lock: File,
     pub(super) open: OpenRequests,
     pub(super) states: States,
+    /// Refused payments of each key, as far as a tripwire remembers. A restart forgets them.
+    pub(super) refusals: HashMap<Name, VecDeque<Timestamp>>,
     tree: Frontier,
     last_ms: i64,
     ledger: Option<Box<dyn Ledger>>,
@@ -96,7 +99,17 @@ impl Work {
             busy_since: AtomicI64::new(0),
         });
         let states = states(&db)?;
-        let mut work = Self { db, _lock: lock, open, states, tree, last_ms, ledger: None, shared };
+        let mut work = Self {
+            db,
+            _lock: lock,
+            open,
+            states,
+            refusals: HashMap::new(),
+            tree,
+            last_ms,
+            ledger: None,
+            shared,
+        };
         work.settle_open_requests()?;
         work.publish();
         Ok(work)

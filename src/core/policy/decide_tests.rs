@@ -342,3 +342,23 @@ fn more_places_to_sweep_to_loosen_and_fewer_tighten() {
     }
     assert!(Policy::parse(&format!("{HEAD}[sweep]\nto = [\"@nobody\"]")).is_err());
 }
+
+#[test]
+fn a_tripwire_that_trips_earlier_tightens() {
+    let with = |wire: &str| policy(&format!("{wire}\n{PAY}"));
+    let wire =
+        |refusals: u32, within: &str| format!("[tripwire]\nrefusals = {refusals}\nwithin = \"{within}\"");
+    for (old, new, class) in [
+        (String::new(), wire(5, "10m"), Class::Tightens),
+        (wire(5, "10m"), String::new(), Class::Loosens),
+        (wire(5, "10m"), wire(4, "10m"), Class::Tightens),
+        (wire(5, "10m"), wire(5, "5m"), Class::Loosens),
+        (wire(5, "10m"), wire(4, "5m"), Class::Incomparable),
+        (wire(5, "10m"), wire(5, "10m"), Class::Neutral),
+    ] {
+        assert_eq!(diff(&with(&old), &with(&new)).class(), class, "{old:?} to {new:?}");
+    }
+    for bad in [wire(1, "10m"), wire(5, "10s"), wire(5, "32d")] {
+        assert!(Policy::parse(&format!("{HEAD}{bad}")).is_err(), "{bad}");
+    }
+}

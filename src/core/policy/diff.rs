@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::super::units::{Name, U256};
-use super::rule::{Kind, Policy, Rule, WindowLimit};
+use super::rule::{Kind, Policy, Rule, Tripwire, WindowLimit};
 
 /// The direction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -108,6 +108,22 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
         && let Some(rule) = Name::parse("sweep")
     {
         let class = match (new.sweep.is_subset(&old.sweep), old.sweep.is_subset(&new.sweep)) {
+            (true, _) => Class::Tightens,
+            (_, true) => Class::Loosens,
+            _ => Class::Incomparable,
+        };
+        changes.push(Change { rule, what: "changed", class });
+    }
+    if old.tripwire != new.tripwire
+        && let Some(rule) = Name::parse("tripwire")
+    {
+        // One that trips earlier, and remembers longer, stops more.
+        let stricter = |a: &Option<Tripwire>, b: &Option<Tripwire>| match (a, b) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(a), Some(b)) => a.refusals <= b.refusals && a.within_ms >= b.within_ms,
+        };
+        let class = match (stricter(&new.tripwire, &old.tripwire), stricter(&old.tripwire, &new.tripwire)) {
             (true, _) => Class::Tightens,
             (_, true) => Class::Loosens,
             _ => Class::Incomparable,

@@ -15,4 +15,4 @@ pub use decide::{ActFacts, Decision, Denial, Facts, Permit, decide};
 pub use diff::{Diff, diff};
 pub use explain::Explanation;
 pub use parse::PolicyError;
-pub use rule::{Act, Policy};
+pub use rule::{Act, Policy, Tripwire};

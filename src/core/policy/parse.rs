@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::super::payment::{Asset, Chain};
 use super::super::units::{Address, Name, U256, parse_decimal, sha256};
-use super::rule::{Act, AssetInfo, Hours, Kind, Policy, Rule, Set, Tier, WindowLimit};
+use super::rule::{Act, AssetInfo, Hours, Kind, Policy, Rule, Set, Tier, Tripwire, WindowLimit};
 use super::window::{LONGEST_MS, Scope};
 use crate::core::approval::Needs;
 
@@ -39,8 +39,16 @@ struct RawPolicy {
     #[serde(default)]
     books: BTreeMap<Name, BTreeMap<Name, Address>>,
     sweep: Option<RawSweep>,
+    tripwire: Option<RawTripwire>,
     #[serde(default)]
     rule: Vec<RawRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTripwire {
+    refusals: u32,
+    within: String,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +164,7 @@ impl Policy {
             None => BTreeSet::new(),
             Some(sweep) => context.addresses(&sweep.to).map_err(|why| at("sweep", why))?,
         };
+        let tripwire = raw.tripwire.map(tripwire).transpose().map_err(|why| at("tripwire", why))?;
         let mut rules = BTreeMap::new();
         for rule in raw.rule {
             let id = rule.id.clone();
@@ -165,7 +174,14 @@ impl Policy {
                 return Err(at(&place, "the id stands twice".into()));
             }
         }
-        Ok(Self { hash: sha256(text.as_bytes()), rules, sweep, assets: context.infos, names: context.names })
+        Ok(Self {
+            hash: sha256(text.as_bytes()),
+            rules,
+            sweep,
+            tripwire,
+            assets: context.infos,
+            names: context.names,
+        })
     }
 }
 
@@ -380,18 +396,32 @@ fn approvals(raw: Vec<RawApprove>) -> Result<Vec<Tier>, String> {
     if falls { Err("a higher tier of approve needs fewer people than a lower one".into()) } else { Ok(tiers) }
 }
 
-fn window(raw: RawWindow) -> Result<WindowLimit, String> {
-    let bad = || format!("window len {:?} must be a number with m, h or d, from 1m to 31d", raw.len);
-    let unit = raw.len.chars().last().ok_or_else(bad)?;
+/// `10m`, `24h`, `7d`, as milliseconds.
+fn span(what: &str, text: &str) -> Result<i64, String> {
+    let bad = || format!("{what} {text:?} must be a number with m, h or d, from 1m to 31d");
+    let unit = text.chars().last().ok_or_else(bad)?;
     let factor = match unit {
         'm' => 60_000,
         'h' => 3_600_000,
         'd' => 86_400_000,
         _ => return Err(bad()),
     };
-    let number: i64 = raw.len.trim_end_matches(unit).parse().map_err(|_| bad())?;
-    let len_ms =
-        number.checked_mul(factor).filter(|ms| (60_000..=LONGEST_MS).contains(ms)).ok_or_else(bad)?;
+    let number: i64 = text.trim_end_matches(unit).parse().map_err(|_| bad())?;
+    number.checked_mul(factor).filter(|ms| (60_000..=LONGEST_MS).contains(ms)).ok_or_else(bad)
+}
+
+fn tripwire(raw: RawTripwire) -> Result<Tripwire, String> {
+    if raw.refusals < 2 {
+        return Err(format!(
+            "refusals = {} would stop a key at the first mistake; 2 is the least",
+            raw.refusals
+        ));
+    }
+    Ok(Tripwire { refusals: raw.refusals, within_ms: span("within", &raw.within)? })
+}
+
+fn window(raw: RawWindow) -> Result<WindowLimit, String> {
+    let len_ms = span("window len", &raw.len)?;
     let scope = Scope::parse(&raw.scope)
         .ok_or_else(|| format!("scope {:?} is none of key, app, key+app, all", raw.scope))?;
     let max = raw.max.as_deref().map(|m| amount("window max", m)).transpose()?;

@@ -215,6 +215,15 @@ pub struct Rule {
     pub approvals: Vec<Tier>,
 }
 
+/// So many refused payments of a key suspend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tripwire {
+    /// How many.
+    pub refusals: u32,
+    /// In what time, milliseconds.
+    pub within_ms: i64,
+}
+
 /// People who must approve amounts above a line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tier {
@@ -262,6 +271,7 @@ pub struct Policy {
     pub(super) rules: BTreeMap<Name, Rule>,
     /// Where keys at their end may still pay to.
     pub(super) sweep: BTreeSet<Address>,
+    pub(super) tripwire: Option<Tripwire>,
     pub(super) assets: BTreeMap<(Chain, Asset), AssetInfo>,
     /// Names of addresses, for people: `suppliers/acme`.
     pub(super) names: BTreeMap<Address, String>,
@@ -277,6 +287,12 @@ impl Policy {
     /// All that permits ask of people, with the rule that does.
     pub fn asks(&self) -> impl Iterator<Item = (&Name, &Needs)> {
         self.rules.values().flat_map(|r| r.approvals.iter().map(|t| (&r.id, &t.needs)))
+    }
+
+    /// What suspends a key by itself.
+    #[must_use]
+    pub fn tripwire(&self) -> Option<Tripwire> {
+        self.tripwire
     }
 
     /// How many rules.
