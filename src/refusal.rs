@@ -134,13 +134,38 @@ pub struct Refusal {
     pub rule: Option<String>,
     /// Further facts for the caller, as JSON (limits, figures, ids).
     pub facts: Value,
+    /// It stands in the log already.
+    pub written: bool,
 }
 
 impl Refusal {
     /// A refusal with its sentence.
     #[must_use]
     pub fn new(code: Code, sentence: impl Into<String>) -> Self {
-        Self { code, sentence: sentence.into(), rule: None, facts: Value::Null }
+        Self { code, sentence: sentence.into(), rule: None, facts: Value::Null, written: false }
+    }
+
+    /// The same, and it stands in the log.
+    #[must_use]
+    pub fn in_the_log(mut self) -> Self {
+        self.written = true;
+        self
+    }
+
+    /// Whether it is about the form of a request, before anybody asked what it means.
+    #[must_use]
+    pub fn is_about_form(&self) -> bool {
+        matches!(
+            self.code,
+            Code::ParseError
+                | Code::InvalidRequest
+                | Code::MethodNotFound
+                | Code::InvalidParams
+                | Code::TooLarge
+                | Code::TooDeep
+                | Code::Busy
+                | Code::RequestUnknown
+        )
     }
 
     /// Names the rule that decided.

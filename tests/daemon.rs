@@ -101,6 +101,20 @@ fn strangers_bytes_cost_their_connection_and_nothing_else() {
     half.send(b"{\"jsonrpc\":");
     let mut good = daemon.wallet();
     assert_eq!(code(&good.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
+    let edge = daemon
+        .operator()
+        .call("operator_keyMove", &json!({"name": "hot", "to": "pre-active", "reason": "a test"}));
+    assert_eq!(code(&edge), "key_edge");
+    // All of that stands in the log; a flood of it does not fill it.
+    for _ in 0..200 {
+        assert_eq!(code(&good.call("no_such_method", &json!([]))), "method_not_found");
+    }
+    let log = support::cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "1000"]).to_string();
+    for word in ["parse_error", "invalid_request", "invalid_params", "too_deep", "key_edge"] {
+        assert!(log.contains(word), "{word} is not in the log");
+    }
+    let floods = log.matches("method_not_found").count();
+    assert!((1..100).contains(&floods), "{floods}");
     daemon.verify_log();
 }
 

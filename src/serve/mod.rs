@@ -10,16 +10,19 @@ mod operations;
 pub mod operator;
 pub mod wallet;
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::refusal::{Code, Refusal};
-use crate::service::House;
+use crate::service::{House, Peer};
 use crate::wire::rpc::Request;
 
 /// Serves a method that the socket's table lists, and counts the outcome. Names that are not listed share one label.
 pub(crate) async fn serve_listed<F: Future<Output = Result<Value, Refusal>>>(
     house: &House,
+    peer: &Peer,
     table: &[discover::Method],
     request: Request,
     dispatch: impl FnOnce(&'static str, Value) -> F,
@@ -31,6 +34,13 @@ pub(crate) async fn serve_listed<F: Future<Output = Result<Value, Refusal>>>(
         let why = format!("there is no method {:?} on this socket", clip(&request.method));
         Err(Refusal::new(Code::MethodNotFound, why))
     };
+    // [clause 8.7.1-e] whatever was refused, and wherever, stands in the log
+    let outcome = match outcome {
+        Err(refusal) if !refusal.written => {
+            Err(house.log_refusal(peer, None, listed.map(str::to_owned), refusal).await)
+        }
+        outcome => outcome,
+    };
     let method = listed.unwrap_or("unknown");
     house.metrics.request(method, if outcome.is_ok() { "ok" } else { "refused" });
     if let Err(refusal) = &outcome {
@@ -38,6 +48,13 @@ pub(crate) async fn serve_listed<F: Future<Output = Result<Value, Refusal>>>(
         tracing::info!(method, code = refusal.code.as_str(), "refused: {}", refusal.sentence);
     }
     outcome
+}
+
+/// Counts what could not be read, and writes it down when it can.
+pub(crate) fn note_unreadable(house: &Arc<House>, peer: &Arc<Peer>, refusal: &Refusal) {
+    house.metrics.refusal(refusal.code.as_str());
+    let (house, peer, refusal) = (Arc::clone(house), Arc::clone(peer), refusal.clone());
+    tokio::spawn(async move { house.log_refusal(&peer, None, None, refusal).await });
 }
 
 /// The beginning of a stranger's text, for a sentence.

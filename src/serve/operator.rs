@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
-use super::{clip, discover, named, serve_listed};
+use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::proof::RequestId;
@@ -28,12 +28,14 @@ pub struct Operator {
 
 impl Handler for Operator {
     async fn call(&self, request: Request) -> Result<Value, Refusal> {
-        serve_listed(&self.house, discover::OPERATOR, request, |name, params| self.dispatch(name, params))
-            .await
+        serve_listed(&self.house, &self.peer, discover::OPERATOR, request, |name, params| {
+            self.dispatch(name, params)
+        })
+        .await
     }
 
     fn unreadable(&self, refusal: &Refusal) {
-        self.house.metrics.refusal(refusal.code.as_str());
+        note_unreadable(&self.house, &self.peer, refusal);
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
-use super::{clip, discover, named, operations, positional, serve_listed};
+use super::{clip, discover, named, note_unreadable, operations, positional, serve_listed};
 use crate::core::app::{App, ReplyShape};
 use crate::core::payment::Chain;
 use crate::core::payment::evm::UnsignedTx;
@@ -37,11 +37,14 @@ pub struct Wallet {
 
 impl Handler for Wallet {
     async fn call(&self, request: Request) -> Result<Value, Refusal> {
-        serve_listed(&self.house, discover::WALLET, request, |name, params| self.dispatch(name, params)).await
+        serve_listed(&self.house, &self.peer, discover::WALLET, request, |name, params| {
+            self.dispatch(name, params)
+        })
+        .await
     }
 
     fn unreadable(&self, refusal: &Refusal) {
-        self.house.metrics.refusal(refusal.code.as_str());
+        note_unreadable(&self.house, &self.peer, refusal);
     }
 }
 

@@ -83,18 +83,6 @@ impl Signed {
     }
 }
 
-/// A refusal, and whether the log holds it already.
-pub(super) struct Stop {
-    refusal: Refusal,
-    logged: bool,
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, logged: false }
-    }
-}
-
 /// The key, when it may be used for this now.
 pub(super) fn usable(key: Arc<Key>, operation: Operation) -> Result<Arc<Key>, Refusal> {
     key.record.may(operation)?;
@@ -115,8 +103,8 @@ pub(super) async fn walk<D: Deed>(
     house.metrics.stage(Stage::Whole, began.elapsed());
     match outcome {
         Ok(signed) => Ok(signed),
-        Err(stop) if stop.logged => Err(stop.refusal),
-        Err(stop) => Err(house.log_refusal(peer, Some(request), Some(what), stop.refusal).await),
+        Err(refusal) if refusal.written => Err(refusal),
+        Err(refusal) => Err(house.log_refusal(peer, Some(request), Some(what), refusal).await),
     }
 }
 
@@ -126,7 +114,7 @@ async fn steps<D: Deed>(
     request: RequestId,
     cancel: &Cancel,
     understand: impl FnOnce(&House) -> Result<D, Refusal>,
-) -> Result<Signed, Stop> {
+) -> Result<Signed, Refusal> {
     // A rotation waits for what is under way, and holds back for a moment what comes.
     let _going = house.switch.read().await;
     let rules = house.rules();
@@ -160,12 +148,12 @@ async fn steps<D: Deed>(
                 house.metrics.tripwires.inc();
                 house.load_keys().await?;
             }
-            return Err(Stop { refusal, logged: true });
+            return Err(refusal.in_the_log());
         }
         ReserveReply::Needs { needs, policy } => {
             let waiting = deed.for_people(house, request, &vouched, peer.uid, needs, policy)?;
             let refusal = super::approvals::waits(house, waiting).await?;
-            return Err(Stop { refusal, logged: true });
+            return Err(refusal.in_the_log());
         }
     };
     timed.stop(Stage::Reserve);
@@ -178,7 +166,7 @@ async fn steps<D: Deed>(
             if let Err(e) = failed {
                 tracing::error!("the failure of request {request} could not be written down: {e}");
             }
-            Err(Stop { refusal, logged: true })
+            Err(refusal.in_the_log())
         }
     }
 }
@@ -274,12 +262,14 @@ impl House {
         refusal: Refusal,
     ) -> Refusal {
         let app = peer.app(&self.rules().apps).ok().map(|a| a.id.clone());
-        let suppressed = match &app {
-            Some(_) => 0,
-            None => match self.strangers.admit(self.clock_ms()) {
+        // Strangers, and requests that nobody can read, do not fill the log; how many there were does stand there.
+        let suppressed = if app.is_some() && !refusal.is_about_form() {
+            0
+        } else {
+            match self.strangers.admit(self.clock_ms()) {
                 Some(suppressed) => suppressed,
-                None => return refusal,
-            },
+                None => return refusal.in_the_log(),
+            }
         };
         let entry = EntryKind::refusal(
             request.map(|r| r.to_string()),
@@ -290,10 +280,10 @@ impl House {
             suppressed,
         );
         match self.store.append(entry).await {
-            Ok(_) => refusal,
+            Ok(_) => refusal.in_the_log(),
             Err(e) => {
                 tracing::error!("a refusal ({refusal}) could not be written down: {e}");
-                refusal
+                refusal.in_the_log()
             }
         }
     }
