@@ -69,7 +69,7 @@ codes! {
     KeyState "key_state" 4001 Operator "8.7.1-b" "what a key may do ends with its state; see claviger key show";
     KeyEdge "key_edge" 4001 Never "8.7.1-b" "a key's life goes one way; see claviger key show for where it is";
     KeyPolicyForbids "key_policy_forbids" 4001 Operator "8.7.1-f" "the key policy names what may be made; see config/keys.toml";
-    SweepOnly "sweep_only" 4001 Operator "8.7.1-b" "the key is at its end and pays only to what [sweep] in the policy lists";
+    SweepOnly "sweep_only" 4001 Operator "8.7.1-b" "the key is at its end and pays only to what sweep.to in the policy lists";
     KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     PaymentMalformed "payment_malformed" -32602 Never "8.4.3-a" "send a complete legacy, EIP-2930 or EIP-1559 transaction with known fields only";
     ChainUnknown "chain_unknown" 4001 Operator "8.4.3-a" "the policy names no such chain";

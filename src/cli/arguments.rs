@@ -138,7 +138,7 @@ pub enum KeyCommand {
     Activate(Move),
     /// Stops a key for now.
     Suspend(Move),
-    /// Ends a payment key: it pays only to what [sweep] in the policy lists.
+    /// Ends a payment key: it pays only to what sweep.to in the policy lists.
     SweepOnly(Move),
     /// Ends a key: what it protected may still be processed.
     Deactivate(Move),
