@@ -41,8 +41,10 @@ struct Story {
     debits: Vec<(i64, [u8; 32])>,
     /// What stands under each account nonce, by a digest of key, chain and nonce.
     nonces: HashMap<[u8; 16], [u8; 16]>,
-    /// Which nonce each open request uses, until its outcome.
+    /// Which nonce each open request uses, until its outcome; and the other way round, since a payload that is asked for
+    /// again takes the nonce over from the request before it.
     using: HashMap<String, [u8; 16]>,
+    holders: HashMap<[u8; 16], String>,
     signed: HashMap<[u8; 16], String>,
 }
 
@@ -115,19 +117,29 @@ impl Story {
                     let slot = slot(&key, int(payment.chain.0), int(payment.nonce));
                     self.nonces.insert(slot, short(&[app.as_bytes(), digest.as_bytes(), request.as_bytes()]));
                     self.signed.remove(&slot);
+                    if let Some(before) = self.holders.insert(slot, request.clone()) {
+                        self.using.remove(&before);
+                    }
                     self.using.insert(request, slot);
                 }
             }
             EntryKind::Result { request, signature } => {
-                if let (Some(slot), Some(signature)) = (self.using.remove(&request), signature) {
+                if let (Some(slot), Some(signature)) = (self.outcome(&request), signature) {
                     self.signed.insert(slot, signature);
                 }
             }
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
-                self.using.remove(&request);
+                self.outcome(&request);
             }
             _ => {}
         }
+    }
+
+    /// The nonce that a request holds, which lets go of it.
+    fn outcome(&mut self, request: &str) -> Option<[u8; 16]> {
+        let slot = self.using.remove(request)?;
+        self.holders.remove(&slot);
+        Some(slot)
     }
 
     fn check_keys(&self, db: &Connection) -> Result<(), StoreError> {

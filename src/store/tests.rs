@@ -367,3 +367,27 @@ async fn every_table_must_tell_what_the_log_tells() {
     put_back();
     assert!(open(dir.path()).is_ok());
 }
+
+// [clause 8.7.1-d] test
+#[tokio::test]
+async fn a_payload_that_is_asked_for_again_before_its_answer_leaves_one_story() {
+    for order in [[1u128, 2], [2, 1]] {
+        for fails in [None, Some(1u128), Some(2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = ready(dir.path(), 1000).await;
+            for request in [1, 2] {
+                let _ = store.reserve(ask(request, 7, 0, 1)).await.unwrap();
+            }
+            for request in order {
+                if fails == Some(request) {
+                    store.fail(RequestId(request), "token_gone", "gone").await.unwrap();
+                } else {
+                    let _recorded = store.finish(RequestId(request), Some([5; 64])).await.unwrap();
+                }
+            }
+            store.close().await;
+            drop(store);
+            assert_eq!(open(dir.path()).err(), None, "{order:?} {fails:?}");
+        }
+    }
+}

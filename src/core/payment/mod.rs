@@ -227,3 +227,35 @@ impl Effect {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_says_of_a_payment_is_read_back_as_it_was() {
+        let (a, b) = (Address([0xab; 20]), Address([0xcd; 20]));
+        let amount = U256::MAX;
+        for effect in [
+            Effect::Transfer { asset: Asset::Native, to: a, amount },
+            Effect::Transfer { asset: Asset::Erc20(b), to: a, amount: U256::ZERO },
+            Effect::Approve { asset: Asset::Erc20(b), spender: a, amount },
+            Effect::TransferFrom { asset: Asset::Erc20(b), owner: a, to: b, amount },
+            Effect::ContractCall { contract: a, selector: Some([1, 2, 3, 0xff]), value: amount },
+            Effect::ContractCall { contract: a, selector: None, value: U256::ZERO },
+            Effect::ContractCreation { value: amount },
+        ] {
+            let payment = Payment {
+                chain: Chain(1),
+                from: b,
+                effect,
+                max_fee: amount,
+                fee_per_gas: U256::ONE,
+                nonce: u64::MAX,
+            };
+            let text = serde_json::to_string(&payment).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::from_value::<Payment>(value).unwrap(), payment, "{text}");
+        }
+    }
+}
