@@ -219,6 +219,28 @@ fn a_new_policy_is_held_against_the_past_before_it_is_in_force() {
     );
 }
 
+// [clause 8.8-a] test
+#[test]
+fn everybody_sees_the_rules_and_how_they_came_about() {
+    let mut daemon = Daemon::start();
+    daemon.apply(&support::POLICY.replace("\"250\"", "\"300\""));
+    for restarted in [false, true] {
+        if restarted {
+            daemon.restart();
+        }
+        let told = daemon.wallet().call("claviger_governance", &Value::Null)["result"].clone();
+        let history = told["history"].as_array().unwrap();
+        let classes: Vec<&str> =
+            history.iter().filter(|e| e["kind"] == "policy").map(|e| e["class"].as_str().unwrap()).collect();
+        assert!(classes.contains(&"loosens") && classes.contains(&"start"), "{classes:?}");
+        let last = history.iter().rfind(|e| e["kind"] == "policy").unwrap();
+        assert_eq!(last["hash"], told["policy"]);
+        assert!(last["at"].is_string() && last["uid"].is_number() && last["entry"].is_number());
+    }
+    let shown = support::cli_ok(&daemon.home, &["policy", "history"]);
+    assert_eq!(shown["approvals"], json!([]));
+}
+
 #[test]
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();

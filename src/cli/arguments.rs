@@ -269,6 +269,8 @@ pub enum PolicyCommand {
         /// File.
         file: PathBuf,
     },
+    /// Shows who decides what, and how that came about.
+    History,
     /// Puts a policy in force.
     Apply {
         /// File.

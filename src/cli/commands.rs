@@ -236,6 +236,19 @@ fn policy(
                 value,
             })
         }
+        PolicyCommand::History => {
+            let value = ask("operator_governance", Value::Null)?;
+            let columns = ["entry", "at", "kind", "class", "uid", "hash"];
+            let rows: Vec<Vec<String>> = value
+                .get("history")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|e| columns.iter().map(|m| show::text(e, m)).collect())
+                .collect();
+            let table = show::table(&["ENTRY", "AT", "WHAT", "CLASS", "UID", "SHA-256"], &rows);
+            Ok(Output { text: table, value })
+        }
         PolicyCommand::Replay { file } => {
             let value = ask("operator_policyReplay", json!({"text": read(&file)?}))?;
             let rows: Vec<Vec<String>> = value

@@ -68,6 +68,12 @@ pub const WALLET: &[Method] = &[
         result: "object",
     },
     Method {
+        name: "claviger_governance",
+        summary: "The rules in force, who approves, and how they came about",
+        params: &[],
+        result: "{policy, key_policy, authority, approvals, history}",
+    },
+    Method {
         name: "claviger_listKeys",
         summary: "Keys that this app may use",
         params: &[],
@@ -204,6 +210,12 @@ pub const OPERATOR: &[Method] = &[
         summary: "When keys end, and what is overdue",
         params: &[],
         result: "array of {name, state, to, at, days, overdue}",
+    },
+    Method {
+        name: "operator_governance",
+        summary: "The rules in force, who approves, and how they came about",
+        params: &[],
+        result: "{policy, key_policy, authority, approvals, history}",
     },
     Method {
         name: "operator_approvals",

@@ -164,6 +164,7 @@ impl Operator {
                 house.rotate_key(&params.name, &params.reason, uid).await
             }
             "operator_keysDue" => Ok(house.keys_due()),
+            "operator_governance" => Ok(house.governance()),
             "operator_approvals" => house.approvals().await,
             "operator_approval" => {
                 let params: ApprovalParams = named(params)?;

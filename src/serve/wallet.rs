@@ -105,6 +105,7 @@ impl Wallet {
                 Ok(body.get("signature").cloned().unwrap_or(Value::Null))
             }
             "claviger_status" => Ok(self.house.wallet_status()),
+            "claviger_governance" => Ok(self.house.governance()),
             "claviger_listKeys" => Ok(json!(self.keys(&app))),
             "claviger_signPayment" => self.sign_payment(&app, named(params)?).await,
             "claviger_simulatePayment" => {

@@ -191,6 +191,32 @@ impl House {
         }
     }
 
+    /// Who decides what, now and before: for everybody whom the rules bind.
+    // [clause 8.8-a] users and apps see the rules in force, who put them there, and how they came about
+    #[must_use]
+    pub fn governance(&self) -> Value {
+        let rules = self.rules();
+        let people = rules.authority.as_ref().map(|a| {
+            let groups: std::collections::BTreeSet<&String> =
+                a.people().iter().flat_map(|p| p.groups.iter()).collect();
+            let groups: serde_json::Map<String, Value> =
+                groups.into_iter().map(|g| (g.clone(), json!(a.strength(g)))).collect();
+            json!({"deployment": a.deployment, "hash": hex::encode(a.hash()), "groups": groups})
+        });
+        let asks: Vec<Value> = rules
+            .policy
+            .asks()
+            .map(|(rule, needs)| json!({"rule": rule, "quorum": needs.quorum, "of": needs.of}))
+            .collect();
+        json!({
+            "policy": hex::encode(rules.policy.hash()),
+            "key_policy": hex::encode(self.key_policy().hash()),
+            "authority": people,
+            "approvals": asks,
+            "history": self.store.governance(),
+        })
+    }
+
     /// Its app takes a payment back that waits.
     pub async fn cancel_approval(&self, app: &Name, request: RequestId) -> Result<bool, Refusal> {
         self.store.stop_waiting(request, app.clone()).await.map_err(|e| self.store_refusal(&e))

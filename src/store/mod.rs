@@ -354,6 +354,12 @@ impl Store {
         self.read(move |db| approvals::counter(db, &key)).await
     }
 
+    /// The newest entries about who decides what, oldest first.
+    #[must_use]
+    pub fn governance(&self) -> Vec<Value> {
+        self.shared.governance()
+    }
+
     /// The writer's clock, and so the latest moment that anything was written down.
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
         self.writer.submit(|work| Ok(work.now())).await

@@ -2,9 +2,10 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
 
 use super::keys::keys;
 use super::open::OpenRequests;
@@ -16,7 +17,7 @@ use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Frontier, leaf_hash};
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::window::LONGEST_MS;
-use crate::core::units::{Name, sha256};
+use crate::core::units::{Name, Timestamp, sha256};
 
 /// What was found of the log.
 pub(super) struct Told {
@@ -24,6 +25,35 @@ pub(super) struct Told {
     pub(super) tree: Frontier,
     /// The time of its last entry.
     pub(super) last_ms: i64,
+    /// Its newest entries about who decides what.
+    pub(super) governance: VecDeque<Value>,
+}
+
+/// Most entries about who decides what that are kept at hand.
+const MOST_GOVERNANCE: usize = 200;
+
+/// An entry about who decides what: policy, key policy, people, apps.
+pub(super) fn governs(kind: &EntryKind) -> bool {
+    matches!(
+        kind,
+        EntryKind::Policy { .. }
+            | EntryKind::KeyPolicy { .. }
+            | EntryKind::Authority { .. }
+            | EntryKind::Apps { .. }
+    )
+}
+
+/// Keeps one more of them.
+pub(super) fn keep(kept: &mut VecDeque<Value>, seq: u64, at: Timestamp, kind: &EntryKind) {
+    let mut value = serde_json::to_value(kind).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        map.insert("entry".into(), seq.into());
+        map.insert("at".into(), at.to_string().into());
+    }
+    kept.push_back(value);
+    if kept.len() > MOST_GOVERNANCE {
+        kept.pop_front();
+    }
 }
 
 struct KeyTold {
@@ -232,6 +262,7 @@ pub(super) fn read(
         )),
     };
     let (mut tree, mut story, mut last_ms) = (Frontier::default(), Story::default(), 0);
+    let mut governance = VecDeque::new();
     let matches = |tree: &Frontier| {
         let as_saved = tree.size() != saved.size() || tree.root() == saved.root();
         as_saved && head.is_none_or(|(size, root)| tree.size() != size || tree.root() == root)
@@ -256,6 +287,9 @@ pub(super) fn read(
         }
         tree.push(leaf_hash(data));
         last_ms = entry.at_ms;
+        if governs(&entry.kind) {
+            keep(&mut governance, entry.seq, Timestamp(entry.at_ms), &entry.kind);
+        }
         story.hear(entry);
     }
     if tree.size() < saved.size().max(head.map_or(0, |(size, _)| size)) {
@@ -267,5 +301,5 @@ pub(super) fn read(
     story.check_keys(db)?;
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
-    Ok(Told { tree, last_ms })
+    Ok(Told { tree, last_ms, governance })
 }

@@ -45,6 +45,7 @@ pub(super) struct Shared {
     batches: AtomicU64,
     jobs: AtomicU64,
     busy_since: AtomicI64,
+    governance: Mutex<VecDeque<Value>>,
 }
 
 impl Shared {
@@ -56,6 +57,9 @@ impl Shared {
     }
     pub(super) fn note_checkpoint(&self, size: u64) {
         self.checkpointed.fetch_max(size, Ordering::AcqRel);
+    }
+    pub(super) fn governance(&self) -> Vec<Value> {
+        self.governance.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
     pub(super) fn batches(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed))
@@ -88,7 +92,7 @@ impl Work {
             Some(bytes) => OpenRequests::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
-        let Told { tree, last_ms } = story::read(&db, &saved_tree, &mut open)?;
+        let Told { tree, last_ms, governance } = story::read(&db, &saved_tree, &mut open)?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
         let shared = Arc::new(Shared {
@@ -97,6 +101,7 @@ impl Work {
             batches: AtomicU64::new(0),
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
+            governance: Mutex::new(governance),
         });
         let states = states(&db)?;
         let mut work = Self {
@@ -168,6 +173,11 @@ impl Work {
             .execute(params![int(seq), data])?;
         self.tree.push(leaf_hash(&data));
         self.last_ms = now.0;
+        // Shown a moment before it is durable; what it announces comes into force only after.
+        if story::governs(kind) {
+            let mut kept = self.shared.governance.lock().unwrap_or_else(PoisonError::into_inner);
+            story::keep(&mut kept, seq, now, kind);
+        }
         Ok(seq)
     }
 
