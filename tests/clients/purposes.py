@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tokens"))
 import cryptoki as ck  # noqa: E402
 from rig import BOB, CHAIN, ETHER, UNIT, Failed, Rig, Wallet, find, must  # noqa: E402
 
-PREPARE = Path(__file__).resolve().parents[1] / "tokens" / "prepare.py"
-BACKENDS = ("embedded", "softhsm2", "kryoptic")
+TOKENS = Path(__file__).resolve().parents[1] / "tokens"
+PREPARE = TOKENS / "prepare.py"
+BACKENDS = ("embedded", "softhsm2", "kryoptic", "yubihsm2")
 MISSING = 3
 PLAIN = "0x" + b"between the two of us, sixteen bytes at least".hex()
 CHALLENGE = "0x" + bytes(range(32)).hex()
@@ -42,12 +43,14 @@ KEYS = {
 
 
 class Bench(Rig):
-    """A daemon over one backend, with a key of each purpose."""
+    """A daemon over one backend, with a key of each purpose that the backend can serve."""
 
     def __init__(self, backend, keep):
         super().__init__(keep=keep)
         self.backend = backend
         self.token = None
+        lacking = {"encryption", "transport"} if backend == "yubihsm2" else set()
+        self.kinds = {purpose: kind for purpose, kind in KEYS.items() if purpose not in lacking}
 
     def build(self):
         """Whether the backend can be had here; why not otherwise."""
@@ -55,6 +58,8 @@ class Bench(Rig):
         if self.backend == "embedded":
             self.claviger_init(words)
             return None
+        if self.backend == "yubihsm2":
+            return self.build_yubihsm(words)
         made = subprocess.run(
             [sys.executable, PREPARE, self.backend, self.dir / "token"], capture_output=True, text=True, timeout=900
         )
@@ -71,13 +76,28 @@ class Bench(Rig):
         )
         return None
 
+    def build_yubihsm(self, words):
+        if not ROOT_SIM.exists():
+            return f"{ROOT_SIM} with tests/tokens/requirements.txt is missing"
+        simulator = subprocess.Popen(
+            [ROOT_SIM, TOKENS / "yubihsm_sim", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.processes.append(simulator)
+        self.url = f"http://127.0.0.1:{json.loads(simulator.stdout.readline())['port']}"
+        self.run(ROOT_SIM, TOKENS / "stranger.py", self.url, "prepare")
+        pin = self.dir / "pin"
+        pin.touch(mode=0o600)
+        pin.write_text("0002correct horse")
+        self.claviger_init([*words, "--connector", self.url, "--pin-file", pin])
+        return None
+
     def claviger_init(self, words):
         self.run(self.bin / "claviger", "init", *words)
 
     def make_keys(self):
         self.start_daemon()
         self.accounts, self.ids = {}, {}
-        for purpose, (algorithm, _, _) in KEYS.items():
+        for purpose, (algorithm, _, _) in self.kinds.items():
             made = self.claviger("key", "create", purpose, "--purpose", purpose, "--algorithm", algorithm)
             self.accounts[purpose], self.ids[purpose] = find(made, "address"), find(made, "token_id")
         self.claviger("app", "add", "runner", "--path", os.readlink("/proc/self/exe"))
@@ -92,7 +112,7 @@ bob = "{BOB}"
 id = "everything"
 effect = "permit"
 acts = {json.dumps(ACTS)}
-keys = {json.dumps(list(KEYS))}
+keys = {json.dumps(list(self.kinds))}
 apps = ["runner"]
 chains = ["eip155:{CHAIN}"]
 assets = ["ETH"]
@@ -132,11 +152,13 @@ fee.max = "10000000000000000"
 
     def ask_the_daemon(self):
         wallet = Wallet(self.wallet_path)
-        sealed = wallet.call("claviger_encrypt", {"key": "encryption", "plaintext": PLAIN, "aad": "0x01"})
-        sealed = sealed["result"]["ciphertext"]
+        sealed = "0x" + "00" * 40
+        if "encryption" in self.kinds:
+            sealed = wallet.call("claviger_encrypt", {"key": "encryption", "plaintext": PLAIN, "aad": "0x01"})
+            sealed = sealed["result"]["ciphertext"]
         mac = wallet.call("claviger_mac", {"key": "integrity", "data": PLAIN})["result"]["mac"]
         matrix = {}
-        for purpose, (_, allowed, _) in KEYS.items():
+        for purpose, (_, allowed, _) in self.kinds.items():
             for operation, reply in self.asks(wallet, purpose, sealed, mac):
                 done = "result" in reply
                 matrix[purpose, operation] = done
@@ -147,7 +169,8 @@ fee.max = "10000000000000000"
                     code = reply["error"]["data"]["code"]
                     must(operation not in allowed, f"{operation} with the {purpose} key was refused: {reply['error']}")
                     must(code in ("key_purpose", "key_unknown"), f"{operation} with the {purpose} key: {code}")
-        self.minds_what_it_is_given(wallet, sealed, mac)
+        if "encryption" in self.kinds:
+            self.minds_what_it_is_given(wallet, sealed, mac)
         wallet.close()
         return matrix
 
@@ -225,6 +248,14 @@ fee.max = "10000000000000000"
         matrix = {tuple(key.split("|")): value for key, value in json.loads(told).items()}
         for (purpose, operation), done in matrix.items():
             must(done == (operation in KEYS[purpose][2]), f"the token {'did' if done else 'refused'} {operation} with the {purpose} key")
+        return matrix
+
+    def ask_the_yubihsm(self):
+        pairs = [f"{purpose}={self.ids[purpose]}" for purpose in self.kinds]
+        told = json.loads(self.run(ROOT_SIM, TOKENS / "ask_yubihsm.py", self.url, *pairs).stdout)
+        matrix = {tuple(key.split("|")): value for key, value in told.items()}
+        for (purpose, operation), done in matrix.items():
+            must(done == (operation in KEYS[purpose][2]), f"the device {'did' if done else 'refused'} {operation} with the {purpose} key")
         return matrix
 
     def behind(self):
@@ -340,6 +371,9 @@ def run(backend, keep):
         bench.kill_daemon(signal.SIGTERM)
         if backend == "embedded":
             return daemon, None
+        if backend == "yubihsm2":
+            print(f"ok    {backend}: {len(bench.ask_the_yubihsm())} asked of the device with Yubico's client", flush=True)
+            return None
         token = bench.ask_the_token()
         print(f"ok    {backend}: {len(token)} asked of the token itself", flush=True)
         print(f"ok    {backend}: {bench.ask_with_pkcs11_tool()} asked with pkcs11-tool", flush=True)
@@ -370,7 +404,7 @@ def main():
         print(table(daemon, "asked of the daemon"))
     if token:
         print(table(token, "asked of the token"))
-    return 1 if failed or not daemon else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
