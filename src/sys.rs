@@ -60,6 +60,21 @@ pub fn module_arguments(flags: CInitializeFlags, text: &str) -> Option<CInitiali
     Some(unsafe { CInitializeArgs::new_with_reserved(flags, pointer) })
 }
 
+/// Reads what is there now; `None` when nothing is (`MSG_DONTWAIT`).
+pub fn read_at_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`, which is ours for the call.
+    let read = unsafe {
+        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+    };
+    match usize::try_from(read) {
+        Ok(read) => Ok(Some(read)),
+        Err(_) => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            e => Err(e),
+        },
+    }
+}
+
 /// `SO_PEERCRED`.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let raw: libc::ucred = get_option(socket, libc::SO_PEERCRED)?;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,16 @@ use super::Place;
 use crate::core::key::{Algorithm, KeyRef};
 use crate::core::payment::ToSign;
 use crate::secret::MAX_PIN_BYTES;
+use crate::sys;
 use crate::token::audit::{Audit, Handover};
 use crate::token::check::CheckRow;
 use crate::token::profile::Profile;
 use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
 
+/// How long a side looks before it sleeps.
+const MOMENT: Duration = Duration::from_micros(400);
+/// A yield that takes longer ran somebody else.
+const WANTED: Duration = Duration::from_micros(5);
 /// Longest frame.
 const MAX_FRAME: usize = 1 << 20;
 
@@ -121,6 +127,24 @@ impl Lane {
         }
     }
 
+    /// Looks for a moment whether something comes: to fall asleep and be woken costs more than many answers take to
+    /// come. As soon as somebody else wants the processor, it is theirs.
+    fn look_again(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
+        let until = Instant::now() + MOMENT;
+        loop {
+            match sys::read_at_once(self.stream.as_fd(), chunk) {
+                Ok(None) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                other => return other,
+            }
+            let now = Instant::now();
+            std::thread::yield_now();
+            if now >= until || now.elapsed() > WANTED {
+                return Ok(None);
+            }
+        }
+    }
+
     fn frame(&mut self, patience: Option<Duration>) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let began = Instant::now();
         self.stream.set_read_timeout(patience)?;
@@ -140,7 +164,8 @@ impl Lane {
                 return Err(ErrorKind::TimedOut.into());
             }
             let mut chunk = Zeroizing::new([0u8; 4096]);
-            let read = match self.stream.read(&mut *chunk) {
+            let soon = self.look_again(&mut *chunk)?;
+            let read = match soon.map_or_else(|| self.stream.read(&mut *chunk), Ok) {
                 Ok(0) if self.ahead.is_empty() => return Ok(None),
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(read) => read,
