@@ -212,3 +212,31 @@ async fn a_worker_that_dies_or_stands_still_is_replaced() {
     keeper.stop();
     assert!(!Path::new(&format!("/proc/{last}")).exists(), "a worker outlived its keeper");
 }
+
+// [clause 8.2.5-b] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_lacks_one_key_serves_the_others_and_one_that_lacks_all_is_not_ours() {
+    if again_with("a_token_that_lacks_one_key_serves_the_others_and_one_that_lacks_all_is_not_ours") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let lost = make(&keeper, 1, Algorithm::Ed25519, Purpose::Integrity).await.unwrap();
+    let kept = make(&keeper, 2, Algorithm::Ed25519, Purpose::Integrity).await.unwrap();
+    keeper.destroy(lost.reference).await.unwrap();
+    for (expected, usable) in [(vec![&lost, &kept], true), (vec![&lost], false)] {
+        keeper.stop();
+        let keeper = start("1234");
+        keeper.expect_keys(expected.iter().map(|k| (k.reference, k.public)).collect());
+        until(
+            &keeper,
+            |s| if usable { *s == KeeperState::Usable } else { matches!(s, KeeperState::Unusable(_)) },
+            Duration::from_secs(10),
+        )
+        .await;
+        if usable {
+            checkpoint(&keeper, &kept).await.unwrap();
+        }
+        keeper.stop();
+    }
+}

@@ -8,6 +8,7 @@
 mod ahead;
 mod backend;
 mod fitness;
+mod look;
 mod supervisor;
 
 pub use ahead::{DRAWN, Made, Sealed, Work};

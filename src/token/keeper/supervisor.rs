@@ -11,7 +11,8 @@ use super::super::embedded::EmbeddedToken;
 use super::super::pkcs11::{Connection, Module};
 use super::super::worker::{Hosting, Process};
 use super::super::{Description, Token, TokenError};
-use super::{Backend, Fitness, Inner, KeeperState, Shared};
+use super::look::{look_around, try_once};
+use super::{Backend, Inner, KeeperState, Shared};
 use crate::secret::Pin;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -24,14 +25,14 @@ const UNANSWERED_LOGINS: u32 = 3;
 const WHAT_TO_DO: &str = "no PIN is sent any more until an operator runs claviger unlock";
 
 /// What is connected: opens sessions, tells whether it lives.
-enum Link<'a> {
+pub(super) enum Link<'a> {
     Embedded(EmbeddedToken),
     Pkcs11(&'a Module, Connection),
     Worker(Arc<Process>),
 }
 
 impl Link<'_> {
-    fn session(&self) -> Result<Box<dyn Token>, TokenError> {
+    pub(super) fn session(&self) -> Result<Box<dyn Token>, TokenError> {
         Ok(match self {
             Self::Embedded(token) => Box::new(token.clone()),
             Self::Pkcs11(_, connection) => Box::new(connection.session()?),
@@ -39,7 +40,7 @@ impl Link<'_> {
         })
     }
 
-    fn describe(&self) -> Result<Description, TokenError> {
+    pub(super) fn describe(&self) -> Result<Description, TokenError> {
         match self {
             Self::Embedded(token) => token.clone().describe(),
             Self::Pkcs11(_, connection) => Ok(connection.description().clone()),
@@ -221,41 +222,6 @@ fn connect<'a>(
 /// What happened in the token while it was away comes before everything else.
 fn first_look(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
     if shared.profile.own_log { shared.look_into_log(link.session()?.as_mut()) } else { Ok(()) }
-}
-
-/// The first time, the token is tried before anything else is asked of it.
-fn try_once(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
-    if shared.inner().fitness == Fitness::Untried {
-        shared.try_out(link.session()?.as_mut())?;
-    }
-    Ok(())
-}
-
-/// A token that answers is not yet ours: its serial must be the same, and a key that we know must be there.
-fn look_around(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
-    let found = link.describe()?;
-    let mut inner = shared.inner();
-    if let Some(known) = &inner.description
-        && known.serial != found.serial
-    {
-        return Err(TokenError::Gone(format!(
-            "another token (serial {}) stands in place of {}",
-            found.serial, known.serial
-        )));
-    }
-    let sentinel = inner.expected.first().copied();
-    inner.description = Some(found);
-    drop(inner);
-    if let Some((reference, public)) = sentinel {
-        match link.session()?.find(reference)? {
-            Some(there) if there == public => {}
-            Some(_) => {
-                return Err(TokenError::Corrupt(format!("the key {reference} in the token is another one")));
-            }
-            None => return Err(TokenError::Gone(format!("the key {reference} is not in the token"))),
-        }
-    }
-    Ok(())
 }
 
 /// Runs workers until the token goes or the keeper stops; tells why.

@@ -165,6 +165,9 @@ impl Module {
         if info.user_pin_locked() {
             return Err(TokenError::Locked("the token has locked its PIN".into()));
         }
+        if info.user_pin_count_low() {
+            tracing::warn!("the token counts wrong PINs since its last good login: somebody has tried");
+        }
         if info.user_pin_final_try() {
             return Err(TokenError::Locked(
                 "one try is left for the PIN; log in by hand with the right one first".into(),
