@@ -63,6 +63,9 @@ codes! {
     AppUnknown "app_unknown" 4100 Operator "8.2.4-a" "an operator must register this executable and user in apps.toml, then reload";
     AppChanged "app_changed" 4100 Never "8.2.4-a" "the process that asked is no longer the one that connected: connect again";
     OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
+    RoleForbids "role_forbids" 4100 Never "8.2.3-c" "ask somebody whose role in the authority document may do this";
+    ChangeNeeded "change_needed" 4001 Later "8.8-b" "people must agree to this change: claviger approval list shows them what";
+    ChangeHeld "change_held" 4001 Later "8.8-b" "enough have agreed and the time for a veto runs; it is carried out by itself at its end";
     KeyUnknown "key_unknown" 4001 Never "8.7.1-a" "list the keys that this app may use with claviger_listKeys";
     KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
     KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is what is asked; a key has one";
@@ -89,7 +92,7 @@ codes! {
     OperationNotAllowed "operation_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app do this with this key; name the act in a permit rule";
     ApprovalNeeded "approval_needed" 4001 Later "8.5.4-a" "people must approve it: claviger approval list shows them what; ask again with the same payload, or wait for the request";
     ApprovalMalformed "approval_malformed" -32602 Never "8.5.4-a" "sign with ssh-keygen -Y sign, an ed25519, ecdsa-256 or sk- key, and SHA-512";
-    ApprovalNamespace "approval_namespace" -32602 Never "8.5.4-a" "sign with -n clavigerd-approval@v1, or clavigerd-rejection@v1 to refuse";
+    ApprovalNamespace "approval_namespace" -32602 Never "8.5.4-a" "sign with the namespace that claviger approval show --json names: clavigerd-approval@v1 for a payment, clavigerd-rejection@v1 to refuse";
     ApprovalWrong "approval_wrong" -32602 Never "8.5.4-a" "sign exactly the text that claviger approval show prints: line ends, spaces and all";
     ApprovalStranger "approval_stranger" 4100 Operator "8.5.4-a" "only people whom the authority document names for this count";
     ApprovalRevoked "approval_revoked" 4100 Operator "8.5.4-a" "the key was revoked; enrol another one";

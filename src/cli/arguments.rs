@@ -53,6 +53,9 @@ pub enum Command {
     /// Payments that wait for people.
     #[command(subcommand)]
     Approval(ApprovalCommand),
+    /// The people who decide: roles, groups, quorums.
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),
@@ -166,12 +169,13 @@ pub enum KeyCommand {
     },
 }
 
-/// Payments that wait for people.
+/// Payments and changes that wait for people.
 #[derive(Subcommand)]
 pub enum ApprovalCommand {
     /// Lists them.
     List,
-    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n clavigerd-approval@v1` signs.
+    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n NAMESPACE` signs. The namespace of a
+    /// payment is clavigerd-approval@v1; --json names the others.
     Show {
         /// Request id.
         request: String,
@@ -180,6 +184,28 @@ pub enum ApprovalCommand {
     Approve(Voice),
     /// Refuses one.
     Reject(Voice),
+    /// Takes a change back that one asked for.
+    Withdraw {
+        /// Change id.
+        request: String,
+    },
+}
+
+/// The people who decide.
+#[derive(Subcommand)]
+pub enum AuthorityCommand {
+    /// Shows the document in force.
+    Show,
+    /// Reads a document and says what is wrong with it.
+    Check {
+        /// File.
+        file: PathBuf,
+    },
+    /// Puts a document in force, or asks the old people and the new for it.
+    Apply {
+        /// File.
+        file: PathBuf,
+    },
 }
 
 /// A voice: a signature that was made elsewhere, or a key to make it with here.

@@ -15,7 +15,7 @@ use super::arguments::{
 use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, init, keys};
+use crate::service::{executable_digest, init, rules};
 
 /// Runs one command.
 pub fn run(arguments: Arguments) -> Result<Output, Failure> {
@@ -28,6 +28,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Status { wait } => status(&operator()?, wait),
         Command::Key(command) => key::run(command, &ask),
         Command::Approval(command) => approval::run(command, &ask),
+        Command::Authority(command) => approval::authority(command, &ask),
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);
@@ -204,7 +205,7 @@ fn policy(
     let read = |file: &Path| read_text(file).map_err(|e| Failure::Usage(e.to_string()));
     match command {
         PolicyCommand::Check { file } => {
-            let policy = keys::parse_policy(&read(&file)?)?;
+            let policy = rules::parse_policy(&read(&file)?)?;
             let hash = hex::encode(policy.hash());
             Ok(Output {
                 text: format!(
@@ -307,7 +308,7 @@ fn add_app(
         text.push_str(&format!("chain = {}\n", string(chain)));
     }
     Apps::parse(&text).map_err(Failure::plain)?;
-    keys::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
+    rules::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
     let reloaded = match client::call(&config.operator.path, "operator_reload", Value::Null) {
         Ok(_) => "and is in force",
         Err(Failure::Unreachable(_)) => "and takes effect when the daemon starts",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, client, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, keys, pin, start};
+use crate::service::{executable_digest, pin, rules, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -72,7 +72,7 @@ pub fn run(config_file: &Path) -> Result<Output, Failure> {
 fn look(found: &mut Findings, config: &Config) {
     let policy = read_text(&config.policy_file)
         .map_err(|e| e.to_string())
-        .and_then(|t| keys::parse_policy(&t).map_err(|e| e.to_string()));
+        .and_then(|t| rules::parse_policy(&t).map_err(|e| e.to_string()));
     found.judge(
         "policy",
         policy,
@@ -123,6 +123,10 @@ fn look(found: &mut Findings, config: &Config) {
     );
     match client::call(&config.operator.path, "operator_status", Value::Null) {
         Ok(status) => {
+            for note in status.get("not_in_force").and_then(Value::as_array).into_iter().flatten() {
+                let why = note.as_str().unwrap_or_default();
+                found.bad("rules", format!("{why}; claviger reload asks the people for it"));
+            }
             let token = status.get("token").cloned().unwrap_or_default();
             let word = show::text(&token, "state");
             if word == "usable" {

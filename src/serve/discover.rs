@@ -74,6 +74,15 @@ pub const WALLET: &[Method] = &[
         result: "{policy, key_policy, authority, approvals, history}",
     },
     Method {
+        name: "claviger_waitGovernance",
+        summary: "Waits for entries about who decides what: a change is announced before it is in force",
+        params: &[
+            ("since", false, "index of the last entry that is known"),
+            ("timeout_ms", false, "at most 60000"),
+        ],
+        result: "{news, since}",
+    },
+    Method {
         name: "claviger_listKeys",
         summary: "Keys that this app may use",
         params: &[],
@@ -219,9 +228,9 @@ pub const OPERATOR: &[Method] = &[
     },
     Method {
         name: "operator_approvals",
-        summary: "Payments that wait for people",
+        summary: "Payments and changes that wait for people",
         params: &[],
-        result: "array of {request, status, app, key, quorum, of, approved_by, expires}",
+        result: "array of {request, kind, status, quorum, of, approved_by, expires, …}",
     },
     Method {
         name: "operator_approval",
@@ -234,6 +243,33 @@ pub const OPERATOR: &[Method] = &[
         summary: "Counts a signature over the text: a yes or a no, by its namespace",
         params: &[("request", true, "request id"), ("signature", true, "SSHSIG, armoured")],
         result: "{request, status, approved_by, …}",
+    },
+    Method {
+        name: "operator_changeWithdraw",
+        summary: "Takes a change back that one asked for",
+        params: &[("request", true, "change id")],
+        result: "{request, status}",
+    },
+    Method {
+        name: "operator_authorityShow",
+        summary: "The document of the people who decide",
+        params: &[],
+        result: "{hash, text, people}",
+    },
+    Method {
+        name: "operator_authorityApply",
+        summary: "Puts an authority document in force, or asks the old people and the new for it",
+        params: &[("text", true, "authority TOML")],
+        result: "object; change_needed when people must agree",
+    },
+    Method {
+        name: "operator_governanceNews",
+        summary: "Waits for entries about who decides what",
+        params: &[
+            ("since", false, "index of the last entry that is known"),
+            ("timeout_ms", false, "at most 60000"),
+        ],
+        result: "{news, since}",
     },
     Method {
         name: "operator_inventory",

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
 use super::{clip, discover, named, note_unreadable, serve_listed};
+use crate::core::approval::Act;
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::proof::RequestId;
@@ -15,7 +17,7 @@ use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::service::sign::{self, Asked, Payer};
-use crate::service::{House, Peer, keys};
+use crate::service::{House, Peer, keys, rules};
 use crate::wire::rpc::Request;
 
 /// The operator side of one connection.
@@ -111,16 +113,39 @@ struct AdoptParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NewsParams {
+    since: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
+}
+
+/// What kind of act a method is, for the table of roles: one of these must be allowed.
+fn acts_of(method: &str, params: &Value) -> &'static [Act] {
+    let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
+    match method {
+        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyRotate" => &[Act::Make],
+        "operator_keyMove" => match to() {
+            Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
+            _ => &[Act::Stop],
+        },
+        // A voice is worth what its signature is worth; whoever asks for things may carry it here.
+        "operator_approve" => &[Act::Speak, Act::Ask],
+        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" => &[Act::Ask],
+        "operator_tokenCheck" | "operator_unlock" | "operator_reload" => &[Act::Run],
+        _ => &[Act::Look],
+    }
 }
 
 impl Operator {
     async fn dispatch(&self, method: &'static str, params: Value) -> Result<Value, Refusal> {
         let (house, uid) = (&self.house, self.peer.uid);
-        // [clause 8.2.3-a] who may operate is a list of users, and the kernel says who is asking
-        if !house.config.operator_uids.contains(&uid) {
-            let refusal = Refusal::new(Code::OperatorUnknown, format!("uid {uid} is no operator"));
+        // [clause 8.2.3-a] who may operate is written down, and the kernel says who is asking
+        if let Err(refusal) = house.permit(uid, acts_of(method, &params)) {
             return Err(house.log_refusal(&self.peer, None, None, refusal).await);
         }
         match method {
@@ -164,7 +189,7 @@ impl Operator {
                 house.rotate_key(&params.name, &params.reason, uid).await
             }
             "operator_keysDue" => Ok(house.keys_due()),
-            "operator_governance" => Ok(house.governance()),
+            "operator_governance" => house.governance().await,
             "operator_approvals" => house.approvals().await,
             "operator_approval" => {
                 let params: ApprovalParams = named(params)?;
@@ -173,6 +198,20 @@ impl Operator {
             "operator_approve" => {
                 let params: VoiceParams = named(params)?;
                 house.voice(&self.peer, approval_id(&params.request)?, &params.signature).await
+            }
+            "operator_changeWithdraw" => {
+                let params: ApprovalParams = named(params)?;
+                house.withdraw_change(approval_id(&params.request)?, uid).await
+            }
+            "operator_authorityShow" => Ok(house.authority_shown()),
+            "operator_authorityApply" => {
+                let params: TextParams = named(params)?;
+                house.apply_authority(&params.text, uid).await
+            }
+            "operator_governanceNews" => {
+                let params: NewsParams = named(params)?;
+                let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
+                Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
             }
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
@@ -197,7 +236,7 @@ impl Operator {
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;
-                let new = keys::parse_policy(&params.text)?;
+                let new = rules::parse_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
                 Ok(
                     json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),

@@ -58,6 +58,13 @@ struct PaymentParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NewsParams {
+    since: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WaitParams {
     request: String,
     timeout_ms: Option<u64>,
@@ -105,7 +112,13 @@ impl Wallet {
                 Ok(body.get("signature").cloned().unwrap_or(Value::Null))
             }
             "claviger_status" => Ok(self.house.wallet_status()),
-            "claviger_governance" => Ok(self.house.governance()),
+            "claviger_governance" => self.house.governance().await,
+            "claviger_waitGovernance" => {
+                let params: NewsParams = named(params)?;
+                let patience =
+                    Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+                Ok(self.house.wait_for_governance(params.since.unwrap_or(0), patience).await)
+            }
             "claviger_listKeys" => Ok(json!(self.keys(&app))),
             "claviger_signPayment" => self.sign_payment(&app, named(params)?).await,
             "claviger_simulatePayment" => {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
+use crate::core::approval::Deed;
 use crate::core::key::{KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -73,10 +74,17 @@ impl House {
             return unprotected(&format!("has other uses too: it {}", past.other_uses.join(", ")));
         }
         self.keeper.prove_possession(reference, public).await.map_err(refused)?;
+        let deed = Deed::Import {
+            key: name.clone(),
+            public: hex::encode(public.as_bytes()),
+            reason: format!("{reference} of token {} is taken over for {purpose}", description.serial),
+        };
+        let agreed = self.agreed_import(deed, unproven(&past), uid).await?;
         let origin = Origin::Adopted { unproven: unproven(&past) };
         let record =
             KeyRecord::new(name, reference, purpose, public, description.serial, origin, self.life_now());
         self.store.insert_key(record.clone(), uid).await.map_err(|e| self.store_refusal(&e))?;
+        self.made(agreed).await?;
         self.load_keys().await?;
         tracing::info!(key = %record.name, account = record.account(), uid, "key taken over");
         self.activate_if_wanted(&record).await

@@ -127,8 +127,14 @@ pub struct Rules {
     pub policy_text: String,
     /// The registered apps.
     pub apps: Apps,
+    /// Their text.
+    pub apps_text: String,
     /// The people who approve, where there are any.
     pub authority: Option<Arc<Authority>>,
+    /// Their document.
+    pub authority_text: Option<String>,
+    /// The text of the key policy.
+    pub key_policy_text: String,
 }
 
 /// Admits so many refusals of strangers to the log each second; counts the others.
@@ -183,6 +189,8 @@ pub struct House {
     pub(super) switch: tokio::sync::RwLock<()>,
     /// One change of rules or keys at a time.
     pub(super) changes: tokio::sync::Mutex<()>,
+    /// Files that differ from what is in force.
+    pub(super) differing: Mutex<Vec<String>>,
     pub(super) stopping: AtomicBool,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod approvals;
+pub mod changes;
 pub mod house;
 pub mod init;
 pub mod keys;
@@ -15,6 +16,7 @@ pub mod pending;
 pub mod pin;
 mod replay;
 pub mod report;
+pub mod rules;
 pub mod sign;
 pub mod start;
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::House;
-use super::keys::parse_policy;
+use super::rules::parse_policy;
 use crate::core::log::entry::{Entry, EntryKind};
 use crate::core::payment::Payment;
 use crate::core::policy::replay::{Past, Replay};

@@ -108,6 +108,7 @@ impl House {
                 "database_bytes": store.db_bytes,
             },
             "policy": hex::encode(rules.policy.hash()),
+            "not_in_force": self.differing(),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
         })

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::house::Strangers;
-use super::keys::load_rules;
 use super::ledger::PolicyLedger;
-use super::lifecycle::load_key_policy;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::{House, Keys};
@@ -59,8 +57,6 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
 impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
     pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
-        let rules = load_rules(&config)?;
-        let key_policy = load_key_policy(&config)?;
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|e| state(format!("{} cannot be made: {e}", config.state_dir.display())))?;
@@ -71,6 +67,7 @@ impl House {
             fs_magic: magic,
         })
         .map_err(|e| state(e.to_string()))?;
+        let (rules, key_policy, differing) = super::rules::at_start(&config, &store).await?;
         store
             .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
             .await
@@ -97,6 +94,7 @@ impl House {
             life: Mutex::new((LifeClock::new(latest), Instant::now())),
             switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
+            differing: Mutex::new(differing),
             stopping: false.into(),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),
@@ -105,14 +103,9 @@ impl House {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let in_force = house.rules();
         let uid = sys::effective_uid();
-        for entry in [
-            EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id()),
-            EntryKind::policy(in_force.policy.hash(), in_force.policy_text.len(), uid, "start".into()),
-            EntryKind::KeyPolicy { hash: hex::encode(house.key_policy().hash()), uid },
-            EntryKind::apps(in_force.apps.hash(), in_force.apps.all().len(), uid),
-        ] {
-            house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
-        }
+        let entry = EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id());
+        house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
+        house.keep_documents(None, &in_force, "start", uid).await?;
         Ok(house)
     }
 

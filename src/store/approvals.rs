@@ -237,6 +237,34 @@ pub(super) fn open(work: &mut Work, waiting: Waiting) -> Result<Result<Waiting, 
     Ok(Ok(waiting))
 }
 
+/// Keeps a voice, in the tables and in the log.
+pub(super) fn keep_voice(
+    work: &mut Work,
+    request: RequestId,
+    yes: bool,
+    voice: &Voice,
+    signature: &str,
+) -> Result<(), StoreError> {
+    if let Some(counter) = voice.counter {
+        work.db.execute(
+            "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
+            params![voice.key, counter],
+        )?;
+    }
+    work.db.execute(
+        "INSERT OR REPLACE INTO voices VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        params![request.0.to_be_bytes(), voice.person, voice.key, yes, work.now().0, signature],
+    )?;
+    work.append(&EntryKind::Voice {
+        request: request.to_string(),
+        person: voice.person.clone(),
+        key: voice.key.clone(),
+        yes,
+        signature: signature.to_owned(),
+    })?;
+    Ok(())
+}
+
 /// Counts a voice: each person once, while the request waits.
 pub(super) fn count(
     work: &mut Work,
@@ -270,23 +298,7 @@ pub(super) fn count(
         let why = format!("{} has spoken about payment {request} already", voice.person);
         return Ok(Err(Refusal::new(Code::ApprovalTwice, why)));
     }
-    if let Some(counter) = voice.counter {
-        work.db.execute(
-            "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
-            params![voice.key, counter],
-        )?;
-    }
-    work.db.execute(
-        "INSERT OR REPLACE INTO voices VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-        params![request.0.to_be_bytes(), voice.person, voice.key, yes, work.now().0, signature],
-    )?;
-    work.append(&EntryKind::Voice {
-        request: request.to_string(),
-        person: voice.person.clone(),
-        key: voice.key.clone(),
-        yes,
-        signature: signature.to_owned(),
-    })?;
+    keep_voice(work, request, yes, voice, signature)?;
     let after = one(&work.db, request)?.unwrap_or(waiting);
     let enough = u32::try_from(after.yes.len()).is_ok_and(|n| n >= after.needs.quorum);
     let state = match (yes, enough) {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod approvals;
+mod changes;
 mod keys;
 mod open;
 mod reserve;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::core::approval::{Needs, Voice};
+use crate::core::approval::{Authority, Change, Needs, Voice};
 use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
@@ -29,6 +30,7 @@ use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier}
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
+pub use changes::{ChangeState, Pending};
 pub use keys::Because;
 use reserve::Draft;
 use writer::{Shared, Work, WriterHandle};
@@ -347,6 +349,53 @@ impl Store {
     /// All that wait now.
     pub async fn all_waiting(&self) -> Result<Vec<Waiting>, StoreError> {
         self.read(approvals::all_waiting).await
+    }
+
+    /// A change that waits for people.
+    pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| changes::open(work, &change, &text)).await
+    }
+
+    /// Counts a voice about a change that was judged; gives the change as it stands then.
+    pub async fn count_change_voice(
+        &self,
+        id: RequestId,
+        yes: bool,
+        voice: Voice,
+        signature: String,
+        authority: Arc<Authority>,
+    ) -> Result<Result<Pending, Refusal>, StoreError> {
+        self.writer.submit(move |work| changes::count(work, id, yes, &voice, &signature, &authority)).await
+    }
+
+    /// Ends a change.
+    pub async fn end_change(&self, id: RequestId, state: ChangeState, why: String) -> Result<(), StoreError> {
+        self.writer.submit(move |work| changes::end(work, id, state, &why)).await
+    }
+
+    /// A change, open or not.
+    pub async fn change(&self, id: RequestId) -> Result<Option<Pending>, StoreError> {
+        self.read(move |db| changes::one(db, id)).await
+    }
+
+    /// All changes that something may become of.
+    pub async fn open_changes(&self) -> Result<Vec<Pending>, StoreError> {
+        self.read(changes::all_open).await
+    }
+
+    /// Appends the entry of a document that comes into force, and keeps its text.
+    pub async fn put_document(
+        &self,
+        entry: EntryKind,
+        name: &'static str,
+        text: String,
+    ) -> Result<(), StoreError> {
+        self.writer.submit(move |work| changes::document(work, &entry, name, &text)).await
+    }
+
+    /// The text of a document that came into force last, where it was kept.
+    pub async fn document(&self, name: &'static str) -> Result<Option<String>, StoreError> {
+        self.read(move |db| changes::kept_document(db, name)).await
     }
 
     /// The highest counter that was seen from an authenticator's key.

@@ -12,7 +12,7 @@ use super::{StoreConfig, StoreError};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -40,6 +40,12 @@ CREATE INDEX waiting_by_payload ON waiting(app, key, digest);
 CREATE TABLE voices(request BLOB NOT NULL, person TEXT NOT NULL, key TEXT NOT NULL, yes INTEGER NOT NULL,
   at INTEGER NOT NULL, signature TEXT NOT NULL, PRIMARY KEY(request, person)) WITHOUT ROWID;
 CREATE TABLE counters(key TEXT PRIMARY KEY, counter INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Changes that wait for people; their voices stand beside those of payments.
+const CHANGES: &str = "
+CREATE TABLE changes(id BLOB PRIMARY KEY, data TEXT NOT NULL, state TEXT NOT NULL, opens INTEGER,
+  expires INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// Every key of schema 2 was made in its token, and active from the beginning.
@@ -114,13 +120,14 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     match version {
         0 => {
             db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} {WAITING} PRAGMA user_version = {SCHEMA}; COMMIT;"
+                "BEGIN IMMEDIATE; {TABLES} {WAITING} {CHANGES} PRAGMA user_version = {SCHEMA}; COMMIT;"
             ))?;
         }
         SCHEMA => {}
-        2 => {
+        2 | 3 => {
+            let first = if version == 2 { [FROM_2, WAITING].concat() } else { String::new() };
             db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {FROM_2} {WAITING} PRAGMA user_version = {SCHEMA}; COMMIT;"
+                "BEGIN IMMEDIATE; {first} {CHANGES} PRAGMA user_version = {SCHEMA}; COMMIT;"
             ))?;
         }
         other => {

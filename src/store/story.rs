@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
+use super::changes::{Pending, all_open, kept_document};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
@@ -40,6 +41,8 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::ChangeAsked { .. }
+            | EntryKind::ChangeEnded { .. }
     )
 }
 
@@ -76,6 +79,10 @@ struct Story {
     using: HashMap<String, [u8; 16]>,
     holders: HashMap<[u8; 16], String>,
     signed: HashMap<[u8; 16], String>,
+    /// Documents in force whose texts are kept: name and SHA-256.
+    documents: BTreeMap<&'static str, String>,
+    /// Changes that are open: what people sign.
+    changes: BTreeMap<String, String>,
 }
 
 fn short(parts: &[&[u8]]) -> [u8; 16] {
@@ -161,6 +168,12 @@ impl Story {
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
                 self.outcome(&request);
             }
+            EntryKind::Policy { hash, kept: true, .. } => drop(self.documents.insert("policy", hash)),
+            EntryKind::KeyPolicy { hash, kept: true, .. } => drop(self.documents.insert("key-policy", hash)),
+            EntryKind::Authority { hash, kept: true, .. } => drop(self.documents.insert("authority", hash)),
+            EntryKind::Apps { hash, kept: true, .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
+            EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
             _ => {}
         }
     }
@@ -213,6 +226,32 @@ impl Story {
         told.sort_unstable();
         rows.sort_unstable();
         if told == rows { Ok(()) } else { Err(differs("what was spent")) }
+    }
+
+    /// Who decides what is read from these when the daemon starts.
+    // [clause 8.8-b] a document that was exchanged behind the daemon's back is not in force
+    fn check_documents(&self, db: &Connection) -> Result<(), StoreError> {
+        for (name, hash) in &self.documents {
+            let text = kept_document(db, name)?.ok_or_else(|| differs(&format!("the {name} in force")))?;
+            if hex::encode(sha256(text.as_bytes())) != *hash {
+                return Err(differs(&format!("the {name} in force")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What waits for people is what was asked.
+    fn check_changes(&self, db: &Connection) -> Result<(), StoreError> {
+        let waiting = all_open(db)?;
+        let same = |p: &Pending| {
+            let rendered = self.changes.get(&p.change.id);
+            rendered.is_some_and(|text| p.change.is_shown_by(text))
+        };
+        if waiting.len() == self.changes.len() && waiting.iter().all(same) {
+            Ok(())
+        } else {
+            Err(differs("changes that wait for people"))
+        }
     }
 
     fn check_nonces(&self, db: &Connection) -> Result<(), StoreError> {
@@ -301,5 +340,7 @@ pub(super) fn read(
     story.check_keys(db)?;
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
+    story.check_documents(db)?;
+    story.check_changes(db)?;
     Ok(Told { tree, last_ms, governance })
 }

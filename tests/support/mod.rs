@@ -189,6 +189,50 @@ impl Client {
     }
 }
 
+/// The user that runs the tests.
+pub fn own_uid() -> u32 {
+    let out = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+}
+
+pub fn ssh_keygen_is_here() -> bool {
+    let there =
+        Command::new("ssh-keygen").arg("-?").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !there {
+        eprintln!("skipped: ssh-keygen is not installed");
+    }
+    there
+}
+
+/// Makes a key; gives its public line.
+pub fn keygen(dir: &Path, who: &str, kind: &str) -> String {
+    let file = dir.join(who);
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", kind, "-N", "", "-C", who, "-f", file.to_str().unwrap()])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::read_to_string(file.with_extension("pub")).unwrap().trim().to_owned()
+}
+
+/// The stock `ssh-keygen -Y sign`.
+pub fn ssh_sign(key: &Path, namespace: &str, text: &str, more: &[&str]) -> String {
+    let mut child = Command::new("ssh-keygen")
+        .args(["-Y", "sign", "-n", namespace])
+        .args(more)
+        .arg("-f")
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    String::from_utf8(out.stdout).unwrap()
+}
+
 /// The stable code of a refusal, or `ok`.
 pub fn code(reply: &Value) -> &str {
     if reply.get("result").is_some() { "ok" } else { reply["error"]["data"]["code"].as_str().unwrap() }

@@ -111,7 +111,7 @@ struct RawRule {
 }
 
 /// `90d`, `2y` (of 365 days), `12h`, `30s` (drills) or `0d`, as milliseconds.
-fn length(what: &str, text: &str) -> Result<i64, String> {
+pub(crate) fn length(what: &str, text: &str) -> Result<i64, String> {
     let bad = || format!("{what} = {text:?} must be a number with s, h, d or y, at most 100y");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
     let factor = match unit {

@@ -111,6 +111,9 @@ pub enum EntryKind {
         hash: String,
         /// Who put it in force.
         uid: u32,
+        /// Its text is kept beside the log.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// A policy came into force.
     Policy {
@@ -122,6 +125,9 @@ pub enum EntryKind {
         uid: u32,
         /// tightens, loosens, incomparable, neutral, start.
         class: String,
+        /// Its text is kept beside the log.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// The registered apps changed.
     Apps {
@@ -131,6 +137,9 @@ pub enum EntryKind {
         count: usize,
         /// Who.
         uid: u32,
+        /// Its text is kept beside the log.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// A request was permitted and reserved; the token may sign from here on.
     Intent {
@@ -187,6 +196,26 @@ pub enum EntryKind {
         /// `cancelled`.
         how: String,
     },
+    /// Somebody asked for a change that one person cannot make.
+    ChangeAsked {
+        /// Its id.
+        change: String,
+        /// What it is about.
+        matter: String,
+        /// Who asked.
+        uid: u32,
+        /// The text that people sign.
+        text: String,
+    },
+    /// A change was carried out, or will never be.
+    ChangeEnded {
+        /// Its id.
+        change: String,
+        /// made, vetoed, withdrawn, expired, stale or failed.
+        how: String,
+        /// In words.
+        why: String,
+    },
     /// The document of the people who approve came into force.
     Authority {
         /// SHA-256 of its text.
@@ -195,6 +224,9 @@ pub enum EntryKind {
         people: usize,
         /// Who put it in force.
         uid: u32,
+        /// Its text is kept beside the log.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// The answer was checked and released.
     Result {
@@ -336,13 +368,13 @@ impl EntryKind {
     /// See [`EntryKind::Policy`].
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class }
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: true }
     }
 
     /// See [`EntryKind::Apps`].
     #[must_use]
     pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid }
+        Self::Apps { hash: hex::encode(hash), count, uid, kept: true }
     }
 
     /// See [`EntryKind::Failed`].

@@ -195,6 +195,8 @@ impl Story {
             | EntryKind::Voice { .. }
             | EntryKind::WaitingEnded { .. }
             | EntryKind::Authority { .. }
+            | EntryKind::ChangeAsked { .. }
+            | EntryKind::ChangeEnded { .. }
             | EntryKind::KeyRotated { .. }
             | EntryKind::KeyDestroying { .. }
             | EntryKind::KeyDue { .. }
