@@ -9,6 +9,7 @@ pub mod key;
 pub mod log;
 pub mod login;
 mod multiples;
+pub mod order;
 pub mod payment;
 pub mod policy;
 pub mod proof;

@@ -10,6 +10,7 @@ use super::role::{Act, Role, clash, may};
 use super::sshsig::SshKey;
 use super::text::Needs;
 use crate::core::key::policy::length;
+use crate::core::order::{LeaseTerms, OrderTerms};
 use crate::core::units::sha256;
 
 /// How long a policy that loosens rests before it is in force, where the document does not say: a day.
@@ -53,6 +54,7 @@ pub struct Authority {
     keys: BTreeMap<String, (SshKey, usize)>,
     revoked: BTreeSet<String>,
     quorums: BTreeMap<Matter, Quorum>,
+    orders: Option<OrderTerms>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +70,26 @@ struct Raw {
     person: Vec<RawPerson>,
     #[serde(default)]
     quorum: BTreeMap<Matter, RawQuorum>,
+    orders: Option<RawOrders>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOrders {
+    revokers: BTreeSet<String>,
+    wipe: Option<u32>,
+    reactivate: Option<Needs>,
+    lease: Option<RawLease>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLease {
+    key: String,
+    max_ttl: Option<String>,
+    grace: Option<String>,
+    #[serde(default)]
+    required: bool,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +177,7 @@ impl Authority {
             keys,
             revoked: raw.revoked.into_iter().collect(),
             quorums: BTreeMap::new(),
+            orders: None,
         };
         for (matter, raw) in raw.quorum {
             let quorum = read.quorum_of(matter, raw).map_err(AuthorityError)?;
@@ -165,7 +188,65 @@ impl Authority {
                 "there are quorums, and none for this document: whoever changes it changes them all; add [quorum.authority]".into(),
             );
         }
+        if let Some(raw) = raw.orders {
+            if !read.quorums.contains_key(&Matter::Authority) {
+                return error(
+                    "[orders] without [quorum.authority]: whoever writes this file could name those who start again; add it".into(),
+                );
+            }
+            read.orders = Some(read.orders_of(raw).map_err(AuthorityError)?);
+        }
         Ok(read)
+    }
+
+    fn orders_of(&self, raw: RawOrders) -> Result<OrderTerms, String> {
+        let revokers = |p: &Person| !p.groups.is_disjoint(&raw.revokers);
+        let able =
+            self.people.iter().filter(|p| revokers(p) && p.may(Act::Stop) && !self.keys_of(&p.id).is_empty());
+        let (able, wipe) = (able.count(), raw.wipe.unwrap_or(2));
+        if able == 0 {
+            return Err("[orders]: nobody of revokers who may stop has a key that counts".into());
+        }
+        if wipe < 2 {
+            return Err("[orders] wipe: one stolen key must not burn the money; 2 is the least".into());
+        }
+        if let Some(needs) = &raw.reactivate {
+            let there = self.strength(&needs.of);
+            if needs.quorum == 0 || usize::try_from(needs.quorum).map_or(true, |n| n > there) {
+                return Err(format!(
+                    "[orders] reactivate asks for {} of {}, and {there} who may speak have a key that counts",
+                    needs.quorum, needs.of
+                ));
+            }
+        }
+        let lease = raw.lease.map(|lease| self.lease_of(lease)).transpose()?;
+        Ok(OrderTerms { revokers: raw.revokers, wipe, reactivate: raw.reactivate, lease })
+    }
+
+    fn lease_of(&self, raw: RawLease) -> Result<LeaseTerms, String> {
+        let key = SshKey::parse(&raw.key).map_err(|e| format!("[orders.lease] key: {e}"))?;
+        // It lies in a machine that is on-line: who breaks into that one must not speak as a person too.
+        if self.person_of(&key).is_some() {
+            return Err("[orders.lease] key belongs to a person: give leases a key of their own".into());
+        }
+        let span = |what: &str, text: Option<String>, usual: u64| match text {
+            None => Ok(usual),
+            Some(text) => length(&format!("[orders.lease] {what}"), &text).map(i64::unsigned_abs),
+        };
+        let max_ttl_ms = span("max_ttl", raw.max_ttl, 4 * 3_600_000)?;
+        let grace_ms = span("grace", raw.grace, 0)?;
+        if max_ttl_ms == 0 || max_ttl_ms > 7 * 86_400_000 || grace_ms > 7 * 86_400_000 {
+            return Err(
+                "[orders.lease]: max_ttl and grace are a week at most, and max_ttl is not nothing".into()
+            );
+        }
+        Ok(LeaseTerms { key, max_ttl_ms, grace_ms, required: raw.required })
+    }
+
+    /// Who may stop this device, and who may start it again.
+    #[must_use]
+    pub fn orders(&self) -> Option<&OrderTerms> {
+        self.orders.as_ref()
     }
 
     fn quorum_of(&self, matter: Matter, raw: RawQuorum) -> Result<Quorum, String> {

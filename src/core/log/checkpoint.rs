@@ -69,9 +69,8 @@ pub fn unverified_root(note: &str) -> Option<[u8; 32]> {
     BASE64.decode(note.lines().nth(2)?).ok()?.try_into().ok()
 }
 
-/// Verifies a note under a verifier key.
-// [clause 8.7.1-e] the head of the log is believed only under the key that the auditor holds
-pub fn verify(note: &str, vkey: &str) -> Result<Head, CheckpointError> {
+/// Verifies any note under a verifier key; gives the text that was signed.
+pub fn verify_note(note: &str, vkey: &str) -> Result<String, CheckpointError> {
     let (name, rest) = vkey.split_once('+').ok_or(CheckpointError::Key("it has no +"))?;
     let (id, blob) = rest.split_once('+').ok_or(CheckpointError::Key("it has one + only"))?;
     let blob = BASE64.decode(blob).map_err(|_| CheckpointError::Key("its last part is no base64"))?;
@@ -101,6 +100,14 @@ pub fn verify(note: &str, vkey: &str) -> Result<Head, CheckpointError> {
     if !verified {
         return Err(CheckpointError::Signature(name.to_owned()));
     }
+    Ok(text)
+}
+
+/// Verifies a checkpoint under a verifier key.
+// [clause 8.7.1-e] the head of the log is believed only under the key that the auditor holds
+pub fn verify(note: &str, vkey: &str) -> Result<Head, CheckpointError> {
+    let text = verify_note(note, vkey)?;
+    let name = vkey.split_once('+').map_or("", |(name, _)| name);
     let mut lines = text.lines();
     let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
         return Err(CheckpointError::Format("fewer than three lines"));
