@@ -138,6 +138,19 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Milliseconds since the machine was switched on, sleep included (`CLOCK_BOOTTIME`): nobody sets this clock.
+pub fn boot_clock_ms() -> io::Result<u64> {
+    let mut now = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: room for one timespec.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, now.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded.
+    let now = unsafe { now.assume_init() };
+    let part = |n: i64| u64::try_from(n).map_err(io::Error::other);
+    Ok(part(now.tv_sec)?.saturating_mul(1000).saturating_add(part(now.tv_nsec)? / 1_000_000))
+}
+
 /// Takes over a descriptor that the service manager passed at start (`LISTEN_FDS`); called once for each.
 ///
 /// `None` when no such descriptor is open.

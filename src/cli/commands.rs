@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::{Failure, Output, approval, client, doctor, key, log, order, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -53,6 +53,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::App(AppCommand::Add { id, path, uid, eth_sign_transaction, chain }) => {
             add_app(&config()?, &id, &path, uid, &eth_sign_transaction, chain.as_deref())
         }
+        Command::Order(command) => order::run(command, &ask),
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
         Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod doctor;
 pub mod key;
 pub mod log;
+pub mod order;
 pub mod payment;
 pub mod show;
 pub mod tpm;

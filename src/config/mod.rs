@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod orders;
 mod pin;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::wire::frame::Limits;
+pub use orders::{Beacon, LatchPlace, OrdersConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
@@ -136,6 +138,8 @@ pub struct Config {
     pub keys_file: Option<PathBuf>,
     /// The people who approve; nobody when absent.
     pub authority_file: Option<PathBuf>,
+    /// Ways of orders, and the latch.
+    pub orders: OrdersConfig,
     /// Log lines.
     pub log: LogConfig,
     /// Metrics.
@@ -159,6 +163,8 @@ struct Raw {
     apps_file: PathBuf,
     keys_file: Option<PathBuf>,
     authority_file: Option<PathBuf>,
+    #[serde(default)]
+    orders: orders::RawOrders,
     #[serde(default)]
     log: RawLog,
     metrics: Option<RawMetrics>,
@@ -289,8 +295,10 @@ impl Config {
             }
         };
         let defaults = Limits::default();
+        let state_dir = at(raw.state_dir);
         Ok(Self {
-            state_dir: at(raw.state_dir),
+            orders: OrdersConfig::resolve(&base, &state_dir, raw.orders)?,
+            state_dir,
             allow_volatile: raw.allow_volatile_state,
             wallet: SocketConfig {
                 path: at(raw.wallet.socket),
@@ -400,6 +408,10 @@ mod tests {
             ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
             ("connector = \"http://127.0.0.1\"\n", "token.connector"),
             ("connector = \"usb:x\"\n", "token.connector"),
+            ("[orders]\nlatch = \"disk\"\n", "orders.latch"),
+            ("[orders]\nurl = \"http://beacon.example\"\n", "orders.url"),
+            ("[orders]\nurl = \"http://127.0.0.1.example\"\n", "orders.url"),
+            ("[orders]\nurl = \"https://beacon.example\"\n", "orders."),
         ] {
             let text =
                 if add.starts_with(['[', 'c']) { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };

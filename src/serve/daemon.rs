@@ -63,7 +63,15 @@ pub async fn run(config: Config) -> Result<(), String> {
                 stopping.clone(),
                 move |stream, peer| {
                     let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
-                    connection::run(stream, handler, bounds.clone(), stop.clone())
+                    let session = connection::run(stream, handler, bounds.clone(), stop.clone());
+                    let house = Arc::clone(&house);
+                    // [clause 8.2.1-a] sessions end with an order that closes the token
+                    async move {
+                        tokio::select! {
+                            () = session => {}
+                            () = house.sessions_end() => {}
+                        }
+                    }
                 },
             ))
         },

@@ -272,6 +272,42 @@ pub const OPERATOR: &[Method] = &[
         result: "{news, since}",
     },
     Method {
+        name: "operator_orderSend",
+        summary: "Carries an order or a lease here; who signed it counts, not who carries it",
+        params: &[
+            ("text", true, "the very bytes that were signed"),
+            ("signatures", true, "array of SSHSIG, armoured"),
+        ],
+        result: "{order, heard, scope, level, epoch, index, done, receipt}",
+    },
+    Method {
+        name: "operator_orderStatus",
+        summary: "This device as orders name it, and what stands against it",
+        params: &[],
+        result: "{device, deployment, level, held, epoch, highest, last, latch, lease, …}",
+    },
+    Method {
+        name: "operator_orderChallenge",
+        summary: "Makes the text that people sign to start again; the one before is void",
+        params: &[("scope", false, "all (the default), app:NAME or key:NAME")],
+        result: "{text, namespace, lifts, quorum, of, expires}",
+    },
+    Method {
+        name: "operator_orderReactivate",
+        summary: "Starts again what an order stopped, when a quorum signed the challenge",
+        params: &[
+            ("text", true, "the challenge's text"),
+            ("signatures", true, "array of SSHSIG, armoured"),
+        ],
+        result: "{scope, by, epoch, level, token}",
+    },
+    Method {
+        name: "operator_leaseRequest",
+        summary: "Asks for a lease, to be signed elsewhere; the request before is void",
+        params: &[],
+        result: "{deployment, device, epoch, boot, nonce, latest, namespace, …}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],

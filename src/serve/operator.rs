@@ -124,6 +124,19 @@ struct PinParams {
     pin: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PapersParams {
+    text: String,
+    signatures: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScopeParams {
+    scope: Option<String>,
+}
+
 /// What kind of act a method is, for the table of roles: one of these must be allowed.
 fn acts_of(method: &str, params: &Value) -> &'static [Act] {
     let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
@@ -134,9 +147,13 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
             _ => &[Act::Stop],
         },
         // A voice is worth what its signature is worth; whoever asks for things may carry it here.
-        "operator_approve" => &[Act::Speak, Act::Ask],
-        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" => &[Act::Ask],
-        "operator_tokenCheck" | "operator_unlock" | "operator_reload" => &[Act::Run],
+        "operator_orderReactivate" | "operator_approve" => &[Act::Speak, Act::Ask],
+        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" | "operator_orderChallenge" => {
+            &[Act::Ask]
+        }
+        "operator_tokenCheck" | "operator_unlock" | "operator_reload" | "operator_leaseRequest" => {
+            &[Act::Run]
+        }
         _ => &[Act::Look],
     }
 }
@@ -144,9 +161,18 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
 impl Operator {
     async fn dispatch(&self, method: &'static str, params: Value) -> Result<Value, Refusal> {
         let (house, uid) = (&self.house, self.peer.uid);
+        // [clause 8.2.1-a] whoever reaches this socket may carry an order: nothing but its signatures count
+        if method == "operator_orderSend" {
+            let params: PapersParams = named(params)?;
+            return house.carry(&params.text, &params.signatures, "operator").await;
+        }
         // [clause 8.2.3-a] who may operate is written down, and the kernel says who is asking
         if let Err(refusal) = house.permit(uid, acts_of(method, &params)) {
             return Err(house.log_refusal(&self.peer, None, None, refusal).await);
+        }
+        // No key is made or taken into use while an order stands against the device.
+        if acts_of(method, &params).contains(&Act::Make) {
+            house.not_stopped()?;
         }
         match method {
             "rpc.discover" => Ok(discover::document(discover::OPERATOR, "claviger operator API")),
@@ -213,6 +239,16 @@ impl Operator {
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
                 Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
             }
+            "operator_orderStatus" => Ok(house.order_status()),
+            "operator_orderChallenge" => {
+                let params: ScopeParams = named(params)?;
+                house.order_challenge(params.scope.as_deref().unwrap_or("all"), uid).await
+            }
+            "operator_orderReactivate" => {
+                let params: PapersParams = named(params)?;
+                house.order_reactivate(&params.text, &params.signatures).await
+            }
+            "operator_leaseRequest" => house.lease_request(),
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))

@@ -141,7 +141,11 @@ impl Wallet {
                 };
                 match told {
                     None => Ok(json!({"request": params.request, "status": "pending"})),
-                    Some(Ok(signed)) => Ok(native(&signed)),
+                    // [clause 8.2.1-a] what waits to be fetched is not given out after an order
+                    Some(Ok(signed)) => {
+                        self.house.may_use(&app.id, &signed.key)?;
+                        Ok(native(&signed))
+                    }
                     Some(Err(refusal)) => Err(refusal),
                 }
             }

@@ -138,6 +138,8 @@ impl House {
         loop {
             let waiting = self.waiting(request).await.ok().filter(|w| &w.app == app);
             let waiting = waiting.ok_or_else(|| unknown(request))?;
+            // Whoever waits is told at once that nothing comes.
+            self.may_use(app, &waiting.key.line())?;
             let over = super::keys::now() >= waiting.expires;
             match waiting.state {
                 WaitingState::Approved | WaitingState::Used if !over => {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::inactivate::Orders;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use crate::caller::DigestCache;
@@ -191,6 +192,8 @@ pub struct House {
     pub(super) changes: tokio::sync::Mutex<()>,
     /// Files that differ from what is in force.
     pub(super) differing: Mutex<Vec<String>>,
+    /// What stands against this device.
+    pub(super) orders: Orders,
     pub(super) stopping: AtomicBool,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,
@@ -221,6 +224,8 @@ impl House {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
         }
+        self.not_stopped()?;
+        self.lease_runs()?;
         match self.keeper.state() {
             KeeperState::Usable | KeeperState::Degraded(_) => {
                 self.keeper.not_strange().map_err(|e| token_refusal(&e))
@@ -272,6 +277,7 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        self.metrics.inactivation.set(self.level_number());
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));

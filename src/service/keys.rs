@@ -178,17 +178,21 @@ impl House {
             return Ok(false);
         }
         let body = checkpoint::body(origin, head.size, &head.root);
-        let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
-        let to_sign = ToSign::Message(body.clone().into_bytes());
-        let _checked = key.verifier()?.check(&to_sign, &raw).map_err(|e| {
-            Refusal::new(
-                Code::SignatureInvalid,
-                format!("the token's signature under the log's head does not verify: {e}"),
-            )
-        })?;
-        let note = checkpoint::note(&body, origin, key.record.public.as_bytes(), &raw);
+        let note = self.signed_note(&key, &body).await?;
         self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
         Ok(true)
+    }
+
+    /// A note signed by the key of the log: a checkpoint, or a receipt. Neither can be read as the other.
+    pub(super) async fn signed_note(&self, key: &super::Key, body: &str) -> Result<String, Refusal> {
+        let raw = self.keeper.sign_checkpoint(&key.record, body).await.map_err(|e| token_refusal(&e))?;
+        let to_sign = ToSign::Message(body.as_bytes().to_vec());
+        let _checked = key.verifier()?.check(&to_sign, &raw).map_err(|e| {
+            let why = format!("the token's signature by the key of the log does not verify: {e}");
+            Refusal::new(Code::SignatureInvalid, why)
+        })?;
+        let origin = &self.config.log.origin;
+        Ok(crate::core::log::checkpoint::note(body, origin, key.record.public.as_bytes(), &raw))
     }
 
     /// The verifier key of the log, as C2SP signed-note writes it.

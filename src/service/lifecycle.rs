@@ -189,7 +189,7 @@ impl House {
 
     /// Destroys a key in the token, looks that it is gone, and only then says so. Begun once, it is finished by whoever
     /// comes next, after a crash too.
-    async fn destroy(&self, key: &KeyRecord, because: Because) -> Result<KeyRecord, Refusal> {
+    pub(super) async fn destroy(&self, key: &KeyRecord, because: Because) -> Result<KeyRecord, Refusal> {
         let again = because.clone();
         self.store
             .begin_destroying(key.name.clone(), because)

@@ -100,6 +100,8 @@ pub struct Metrics {
     pub tripwires: Counter,
     /// Keys whose end is overdue.
     pub keys_overdue: Gauge,
+    /// How far an order stops this device: 0 to 3.
+    pub inactivation: Gauge,
 }
 
 impl Default for Metrics {
@@ -146,6 +148,12 @@ impl Default for Metrics {
         registry.register("tripwires", "Keys that tripwires suspended", tripwires.clone());
         let keys_overdue = Gauge::default();
         registry.register("keys_overdue", "Keys whose end is overdue", keys_overdue.clone());
+        let inactivation = Gauge::default();
+        registry.register(
+            "inactivation_level",
+            "0 in order, 1 suspended, 2 inactivated, 3 wiped",
+            inactivation.clone(),
+        );
         Self {
             registry,
             requests,
@@ -159,6 +167,7 @@ impl Default for Metrics {
             log_entries,
             tripwires,
             keys_overdue,
+            inactivation,
         }
     }
 }

@@ -5,8 +5,11 @@ pub mod adopt;
 pub mod approvals;
 pub mod changes;
 pub mod house;
+pub mod inactivate;
 pub mod init;
 pub mod keys;
+mod latch;
+mod lease;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
@@ -14,11 +17,13 @@ pub mod operate;
 mod path;
 pub mod pending;
 pub mod pin;
+mod reactivate;
 mod replay;
 pub mod report;
 pub mod rules;
 pub mod sign;
 pub mod start;
+mod wipe;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 

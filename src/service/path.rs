@@ -75,11 +75,13 @@ pub struct Signed {
     pub request: RequestId,
     /// The members of the answer.
     pub body: Value,
+    /// The line of the key that was used.
+    pub key: Name,
 }
 
 impl Signed {
-    fn new(checked: Checked, recorded: &Recorded) -> Self {
-        Self { request: recorded.request(), body: checked.body }
+    fn new(checked: Checked, recorded: &Recorded, key: Name) -> Self {
+        Self { request: recorded.request(), body: checked.body, key }
     }
 }
 
@@ -130,17 +132,20 @@ async fn steps<D: Deed>(
     let vouched = peer.vouch(&rules.apps, digest)?;
     timed.stop(Stage::Caller);
 
+    house.may_use(vouched.app(), &deed.key().record.line)?;
     let timed = Timer::start(house);
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
+    let app = vouched.app().clone();
     let mut ask = ask(&deed, operation, request, &vouched, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
             // It is checked like any other, and no token is asked.
-            return Ok(Signed { request, body: deed.again(&signature)?.body });
+            let key = deed.key().record.line.clone();
+            return Ok(Signed { request, body: deed.again(&signature)?.body, key });
         }
         ReserveReply::Refused { refusal, tripped } => {
             if tripped {
@@ -158,7 +163,7 @@ async fn steps<D: Deed>(
     };
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, operation, &reserved, sealed).await {
+    match release(house, peer, &deed, &app, operation, &reserved, sealed).await {
         Ok(signed) => Ok(signed),
         Err(refusal) => {
             // The reservation stays: whether the token did it is not always known.
@@ -176,6 +181,7 @@ async fn release<D: Deed>(
     house: &House,
     peer: &Peer,
     deed: &D,
+    app: &Name,
     operation: Operation,
     reserved: &Reserved,
     sealed: Sealed,
@@ -184,10 +190,15 @@ async fn release<D: Deed>(
     peer.unchanged()?;
     timed.stop(Stage::Recheck);
 
+    let line = &deed.key().record.line;
+    // [clause 8.2.1-a] an order that came meanwhile: what the token made stays sealed
+    house.may_use(app, line)?;
     let timed = Timer::start(house);
     let made = sealed.open(reserved).await.map_err(|e| super::token_refusal(&e))?;
     timed.stop(Stage::Sign);
 
+    // The token may have taken its time.
+    house.may_use(app, line)?;
     // [clause 8.7.1-b] a key that was stopped meanwhile gives nothing out
     if let Some(now) = house.keys().exact(&deed.key().record.name) {
         now.record.may(operation)?;
@@ -201,7 +212,7 @@ async fn release<D: Deed>(
     let kept = checked.signature.as_ref().map(|s| *s.bytes());
     let recorded = house.store.finish(reserved.request(), kept).await.map_err(|e| house.store_refusal(&e))?;
     timed.stop(Stage::Record);
-    Ok(Signed::new(checked, &recorded))
+    Ok(Signed::new(checked, &recorded, line.clone()))
 }
 
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {

@@ -39,6 +39,11 @@ pub fn raise(tcti: &str, nv_index: u32) -> Result<Value, Refusal> {
     tpm::raise(tcti, nv_index)
 }
 
+/// What the counter shows that PINs are sealed to.
+pub fn counter(tcti: &str, nv_index: u32) -> Result<u64, Refusal> {
+    tpm::counter(tcti, nv_index)
+}
+
 /// Whether a sealed PIN would open now; the PIN is wiped unseen.
 pub fn check(file: &Path, tcti: &str) -> Result<(), Refusal> {
     tpm::unseal(file, tcti).map(drop)
@@ -74,6 +79,10 @@ mod tpm {
         let counter = tpm::raise(tcti, nv_index)?;
         Ok(json!({"nv_index": format!("{nv_index:#010x}"), "counter": counter}))
     }
+
+    pub fn counter(tcti: &str, nv_index: u32) -> Result<u64, Refusal> {
+        Ok(tpm::counter(tcti, nv_index)?)
+    }
 }
 
 #[cfg(not(feature = "tpm"))]
@@ -100,6 +109,10 @@ mod tpm {
         not_built()
     }
 
+    pub fn counter(_: &str, _: u32) -> Result<u64, Refusal> {
+        not_built()
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
@@ -113,6 +126,7 @@ mod tpm {
                 unseal(file, "device").map(drop).unwrap_err(),
                 seal(&pin, "device", super::super::NV_INDEX, file).map(drop).unwrap_err(),
                 raise("device", super::super::NV_INDEX).map(drop).unwrap_err(),
+                counter("device", super::super::NV_INDEX).map(drop).unwrap_err(),
             ] {
                 assert_eq!(refusal.code, Code::TpmNotBuilt);
                 assert!(refusal.sentence.contains("--features tpm"));

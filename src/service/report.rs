@@ -109,6 +109,7 @@ impl House {
             },
             "policy": hex::encode(rules.policy.hash()),
             "not_in_force": self.differing(),
+            "orders": self.order_status(),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
         })
@@ -152,7 +153,11 @@ impl House {
 
     /// The newest checkpoint over everything so far, and the key that verifies it.
     pub async fn log_head_signed(&self) -> Result<Value, Refusal> {
-        self.checkpoint().await?;
+        match self.checkpoint().await {
+            // What was signed before the token was closed by an order can still be shown.
+            Err(_) if self.orders.closed().is_some() => {}
+            other => drop(other?),
+        }
         let note = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
         Ok(json!({
             "checkpoint": note,
@@ -173,6 +178,10 @@ impl House {
     /// Hands the PIN to the keeper and tells what came of it. The PIN itself is written nowhere.
     // [clause 8.2.5-c] only an operator lifts the latch of a rejected PIN
     pub async fn unlock(&self, pin: Pin, uid: u32) -> Result<Value, Refusal> {
+        // [clause 8.2.1-b] a PIN alone opens nothing that an order closed
+        if let Some(refusal) = self.orders.closed() {
+            return Err(refusal);
+        }
         let entry = EntryKind::operator(uid, "unlock", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
         self.keeper.unlock(pin);

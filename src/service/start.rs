@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::house::Strangers;
+use super::inactivate::Orders;
 use super::ledger::PolicyLedger;
 use super::metrics::Metrics;
 use super::pending::Pending;
@@ -73,8 +74,14 @@ impl House {
             .await
             .map_err(|e| state(e.to_string()))?;
         let (backend, keeper_config) = backend(&config.token)?;
-        let pin = super::pin::fetch(&config.token.pin)?;
+        let orders = Orders::open(&config, &store).await?;
+        // [clause 8.2.1-a] what stood when the daemon ended stands when it starts: no PIN is fetched, no token opened
+        let closed = orders.closed();
+        let pin = if closed.is_some() { None } else { super::pin::fetch(&config.token.pin)? };
         let keeper = Keeper::start(backend, pin, keeper_config);
+        if let Some(refusal) = closed {
+            keeper.bar(&refusal.sentence);
+        }
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
@@ -95,6 +102,7 @@ impl House {
             switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
             differing: Mutex::new(differing),
+            orders,
             stopping: false.into(),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),

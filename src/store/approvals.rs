@@ -245,12 +245,7 @@ pub(super) fn keep_voice(
     voice: &Voice,
     signature: &str,
 ) -> Result<(), StoreError> {
-    if let Some(counter) = voice.counter {
-        work.db.execute(
-            "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
-            params![voice.key, counter],
-        )?;
-    }
+    keep_counter(work, voice)?;
     work.db.execute(
         "INSERT OR REPLACE INTO voices VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
         params![request.0.to_be_bytes(), voice.person, voice.key, yes, work.now().0, signature],
@@ -262,6 +257,17 @@ pub(super) fn keep_voice(
         yes,
         signature: signature.to_owned(),
     })?;
+    Ok(())
+}
+
+/// Keeps the highest counter of an authenticator.
+pub(super) fn keep_counter(work: &Work, voice: &Voice) -> Result<(), StoreError> {
+    if let Some(counter) = voice.counter {
+        work.db.execute(
+            "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
+            params![voice.key, counter],
+        )?;
+    }
     Ok(())
 }
 

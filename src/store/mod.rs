@@ -8,6 +8,7 @@ mod approvals;
 mod changes;
 mod keys;
 mod open;
+mod order;
 mod reserve;
 mod schema;
 mod story;
@@ -32,6 +33,7 @@ use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use changes::{ChangeState, Pending};
 pub use keys::Because;
+pub use order::{HeardOrder, Lifted};
 use reserve::Draft;
 use writer::{Shared, Work, WriterHandle};
 

@@ -9,6 +9,7 @@ use super::writer::Work;
 use super::{Ask, Because, EntryKind, Kept, Ledger, NonceClaim, StoreError, Verdict, approvals, keys};
 use crate::core::approval::Needs;
 use crate::core::key::State;
+use crate::core::order::against;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Decided, RequestId};
 use crate::core::units::sha256;
@@ -120,6 +121,10 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
     if let Some(back) = work.clock_stepped() {
         let why = format!("the clock stands {back} ms before the last entry of the log");
         return Ok(Err(Refusal::new(Code::ClockStepped, why)));
+    }
+    // [clause 8.2.1-a] asked once more where the request is reserved: an order that is durable stops the very next one
+    if let Some(refusal) = against(&work.standing, &ask.app, &ask.key) {
+        return Ok(Err(refusal));
     }
     let sweeping = match work.key_allows(&ask.key, ask.operation) {
         Ok(sweeping) => sweeping,

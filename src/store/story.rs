@@ -11,11 +11,13 @@ use super::changes::{Pending, all_open, kept_document};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
-use super::{EntryKind, StoreError};
+use super::{EntryKind, StoreError, order};
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Frontier, leaf_hash};
+use crate::core::log::orders::follow;
+use crate::core::order::Standing;
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::window::LONGEST_MS;
 use crate::core::units::{Name, Timestamp, sha256};
@@ -28,6 +30,8 @@ pub(super) struct Told {
     pub(super) last_ms: i64,
     /// Its newest entries about who decides what.
     pub(super) governance: VecDeque<Value>,
+    /// What stands by its orders.
+    pub(super) standing: Standing,
 }
 
 /// Most entries about who decides what that are kept at hand.
@@ -43,6 +47,8 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::Apps { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
+            | EntryKind::Order { .. }
+            | EntryKind::Reactivated { .. }
     )
 }
 
@@ -83,6 +89,8 @@ struct Story {
     documents: BTreeMap<&'static str, String>,
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
+    /// What stands against this device.
+    standing: Standing,
 }
 
 fn short(parts: &[&[u8]]) -> [u8; 16] {
@@ -115,6 +123,7 @@ fn differs(what: &str) -> StoreError {
 impl Story {
     fn hear(&mut self, entry: Entry) {
         let at = entry.at_ms;
+        follow(&mut self.standing, &entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -254,6 +263,13 @@ impl Story {
         }
     }
 
+    /// What stands is what the orders in the log come to.
+    // [clause 8.2.1-c] a level that was lowered behind the daemon's back is found
+    fn check_standing(&self, db: &Connection) -> Result<(), StoreError> {
+        let kept = order::kept(db)?.unwrap_or_else(|| Standing::default().encode());
+        if kept == self.standing.encode() { Ok(()) } else { Err(differs("the level of inactivation")) }
+    }
+
     fn check_nonces(&self, db: &Connection) -> Result<(), StoreError> {
         let mut query =
             db.prepare("SELECT key, chain, nonce, app, digest, request, signature FROM nonces")?;
@@ -342,5 +358,6 @@ pub(super) fn read(
     story.check_nonces(db)?;
     story.check_documents(db)?;
     story.check_changes(db)?;
-    Ok(Told { tree, last_ms, governance })
+    story.check_standing(db)?;
+    Ok(Told { tree, last_ms, governance, standing: story.standing })
 }

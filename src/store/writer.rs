@@ -19,6 +19,7 @@ use super::story::{self, Told};
 use super::{EntryKind, Ledger, LogHead, StoreError};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
+use crate::core::order::Standing;
 use crate::core::payment::{Asset, Chain};
 use crate::core::policy::window::{Debit, LONGEST_MS};
 use crate::core::units::{Address, Name, Timestamp, U256};
@@ -78,6 +79,8 @@ pub(super) struct Work {
     last_ms: i64,
     ledger: Option<Box<dyn Ledger>>,
     shared: Arc<Shared>,
+    /// What stands against this device, by all orders in the log.
+    pub(super) standing: Standing,
 }
 
 impl Work {
@@ -92,7 +95,7 @@ impl Work {
             Some(bytes) => OpenRequests::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
-        let Told { tree, last_ms, governance } = story::read(&db, &saved_tree, &mut open)?;
+        let Told { tree, last_ms, governance, standing } = story::read(&db, &saved_tree, &mut open)?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
         let shared = Arc::new(Shared {
@@ -114,6 +117,7 @@ impl Work {
             last_ms,
             ledger: None,
             shared,
+            standing,
         };
         work.settle_open_requests()?;
         work.publish();
@@ -276,7 +280,7 @@ impl Work {
 
     /// Runs jobs in one transaction. `Err` means that none of them happened.
     fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
-        let (tree, last_ms) = (self.tree.clone(), self.last_ms);
+        let (tree, last_ms, standing) = (self.tree.clone(), self.last_ms, self.standing.clone());
         let outcome = (|| {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
             for job in jobs.iter_mut() {
@@ -293,7 +297,7 @@ impl Work {
             {
                 tracing::error!("rolling back failed: {e}");
             }
-            (self.tree, self.last_ms) = (tree, last_ms);
+            (self.tree, self.last_ms, self.standing) = (tree, last_ms, standing);
             self.open.undo();
             // Without their states no key is usable.
             self.states = states(&self.db).unwrap_or_default();

@@ -261,6 +261,13 @@ pub fn raise(address: &str, nv_index: u32) -> Result<u64, TpmError> {
     tpm.value(&counter)
 }
 
+/// What the counter shows.
+pub fn counter(address: &str, nv_index: u32) -> Result<u64, TpmError> {
+    let mut tpm = connect(address)?;
+    let counter = tpm.counter(nv_index)?.ok_or(TpmError::CounterMissing(nv_index))?;
+    tpm.value(&counter)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

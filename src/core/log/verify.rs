@@ -10,11 +10,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::key::State;
-use super::super::units::{U256, parse_decimal};
+use super::super::order::{Scope, Standing, against};
+use super::super::units::{Name, U256, parse_decimal};
 use super::checkpoint::{self, CheckpointError};
 use super::entry::{Entry, EntryKind};
 use super::export::{WIDTH, bundle_path, tile_path, tiles, unbundle};
 use super::merkle::{Frontier, Hash, leaf_hash};
+use super::orders::follow;
 
 /// What an honest log says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -124,6 +126,7 @@ struct Story {
     keys: BTreeMap<String, State>,
     policies: HashSet<String>,
     totals: BTreeMap<String, U256>,
+    standing: Standing,
 }
 
 impl Story {
@@ -138,6 +141,7 @@ impl Story {
             return wrong("its time is before that of the entry before it");
         }
         self.last_ms = entry.at_ms;
+        follow(&mut self.standing, &entry.kind);
         match entry.kind {
             EntryKind::Policy { hash, .. } => {
                 self.policies.insert(hash);
@@ -156,7 +160,13 @@ impl Story {
                     return wrong("a key moved along an edge that there is not");
                 }
             }
-            EntryKind::Intent { request, key, act, policy, debited, .. } => {
+            EntryKind::Intent { request, app, key, act, policy, debited, .. } => {
+                // [clause 8.2.1-a] whoever reads the log sees that an order was obeyed
+                if let Some((app, key)) = Name::parse(&app).zip(Name::parse(&key))
+                    && let Some(refusal) = against(&self.standing, &app, &key)
+                {
+                    return wrong(&format!("a key was used though {}", refusal.sentence));
+                }
                 if !matches!(
                     self.keys.get(&key),
                     None | Some(State::Active | State::SweepOnly | State::Deactivated)
@@ -173,6 +183,9 @@ impl Story {
                 if debited {
                     self.debit(&key, &act).map_err(|why| VerifyLogError::Entry(index, why))?;
                 }
+            }
+            EntryKind::Result { .. } if self.standing.level(&Scope::All).is_some() => {
+                return wrong("an answer was released while an order stood against the device");
             }
             EntryKind::Result { request, .. } => match self.requests.insert(request, Stage::Done) {
                 Some(Stage::Open) => self.report.results += 1,
@@ -203,6 +216,12 @@ impl Story {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::SelfTest { .. }
             | EntryKind::Token { .. }
+            | EntryKind::Order { .. }
+            | EntryKind::OrderChallenge { .. }
+            | EntryKind::Reactivated { .. }
+            | EntryKind::Latch { .. }
+            | EntryKind::Wiped { .. }
+            | EntryKind::Lease { .. }
             | EntryKind::Operator { .. } => {}
         }
         Ok(())

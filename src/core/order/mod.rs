@@ -16,8 +16,10 @@ mod text;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::units::{Name, sha256};
+use crate::refusal::{Code, Refusal};
 
 pub use document::Order;
 pub use judge::{LeaseTerms, OrderTerms};
@@ -114,4 +116,32 @@ impl Serialize for Scope {
 pub fn device_id(deployment: &str, log_key: &[u8]) -> String {
     let text = format!("clavigerd device v1\ndeployment: {deployment}\nlog key: {}\n", hex::encode(log_key));
     hex::encode(sha256(text.as_bytes()))
+}
+
+/// The refusal of what an order stopped.
+#[must_use]
+pub fn stopped(scope: &Scope, level: Level, order: &str) -> Refusal {
+    let what = match scope {
+        Scope::All => "this device is".to_owned(),
+        Scope::App(app) => format!("app {app} is"),
+        Scope::Key(key) => format!("key {key} is"),
+    };
+    let (code, word) = match level {
+        Level::Suspend => (Code::Suspended, "suspended"),
+        Level::Inactivate => (Code::Inactivated, "inactivated"),
+        Level::Wipe => (Code::Wiped, "wiped"),
+    };
+    Refusal::new(code, format!("{what} {word} by order {order}"))
+        .with(json!({"scope": scope, "level": level, "order": order}))
+}
+
+/// What stands against an app's use of a key, the worst of it.
+#[must_use]
+pub fn against(standing: &Standing, app: &Name, key: &Name) -> Option<Refusal> {
+    if standing.held().is_empty() {
+        return None;
+    }
+    let scopes = [Scope::All, Scope::App(app.clone()), Scope::Key(key.line())];
+    let found = scopes.iter().filter_map(|s| standing.held().get(s).map(|held| (held.level, s, held)));
+    found.max_by_key(|(level, ..)| *level).map(|(level, scope, held)| stopped(scope, level, &held.order))
 }

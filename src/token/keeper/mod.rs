@@ -105,6 +105,10 @@ struct Inner {
     strange: Option<String>,
     events: Vec<Event>,
     stopping: bool,
+    /// Why no login is made any more, until that is lifted.
+    barred: Option<String>,
+    /// A login is held.
+    connected: bool,
 }
 
 struct Shared {
@@ -135,7 +139,9 @@ impl Shared {
     /// Puts a call in the queue, or answers it with why not.
     fn push(&self, call: Call) {
         let mut inner = self.inner();
-        let refused = if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
+        let refused = if let Some(why) = &inner.barred {
+            TokenError::Locked(why.clone())
+        } else if !matches!(inner.state, KeeperState::Usable | KeeperState::Degraded(_)) {
             refusing(&inner.state)
         } else if inner.queue.len() >= self.config.queue {
             TokenError::Busy
@@ -150,6 +156,8 @@ impl Shared {
     }
 
     fn set_state(&self, inner: &mut Inner, state: KeeperState) {
+        // Whatever else is found: it is closed on purpose.
+        let state = inner.barred.clone().map_or(state, KeeperState::Locked);
         if std::mem::discriminant(&inner.state) != std::mem::discriminant(&state) {
             if let KeeperState::Locked(why) = &state {
                 tracing::error!("the token is locked: {why}");
@@ -230,6 +238,8 @@ impl Keeper {
                 strange: None,
                 events: Vec::new(),
                 stopping: false,
+                barred: None,
+                connected: false,
             }),
             work: Condvar::new(),
             change: Condvar::new(),
@@ -295,12 +305,40 @@ impl Keeper {
     /// Hands a PIN over; lifts the latch of a rejected one.
     pub fn unlock(&self, pin: Pin) {
         let mut inner = self.shared.inner();
+        if inner.barred.is_some() {
+            return;
+        }
         inner.pin = Some(pin);
         inner.unanswered = 0;
         if matches!(inner.state, KeeperState::Locked(_)) {
             self.shared.set_state(&mut inner, KeeperState::Probing);
         }
         self.shared.change.notify_all();
+    }
+
+    /// Takes the login back and drops the PIN; no other is taken until [`Self::unbar`]. What is under way is broken off.
+    // [clause 8.2.1-a] the token is closed at once, whatever it is busy with
+    pub fn bar(&self, why: &str) {
+        let mut inner = self.shared.inner();
+        inner.pin = None;
+        inner.barred = Some(why.to_owned());
+        inner.trouble = Some(TokenError::Locked(why.to_owned()));
+        self.shared.set_state(&mut inner, KeeperState::Locked(why.to_owned()));
+        drop(inner);
+        self.shared.work.notify_all();
+        self.shared.change.notify_all();
+    }
+
+    /// A PIN may be handed over again.
+    pub fn unbar(&self) {
+        self.shared.inner().barred = None;
+        self.shared.change.notify_all();
+    }
+
+    /// Whether a login is held, or may be about to be.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.shared.inner().connected
     }
 
     /// Ends workers and supervisor after the calls in hand.

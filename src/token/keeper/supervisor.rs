@@ -100,6 +100,7 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
                 handover = link.handover();
                 link.close();
                 let mut inner = shared.inner();
+                inner.connected = false;
                 if inner.stopping {
                     return;
                 }
@@ -137,7 +138,11 @@ pub(super) fn supervise(shared: &Arc<Shared>, backend: &Backend) {
                 shared.set_state(&mut inner, KeeperState::Unusable(e.to_string()));
             }
         }
-        let inner = shared.inner();
+        let mut inner = shared.inner();
+        inner.connected = false;
+        if inner.barred.is_some() {
+            inner.pin = None;
+        }
         if inner.pin.is_some() && !inner.stopping {
             // A spread of up to a quarter keeps many daemons from knocking together.
             let spread = wait.mul_f64(f64::from(std::process::id() % 64) / 256.0);
@@ -154,7 +159,8 @@ fn next_pin(shared: &Shared) -> Option<Pin> {
         if inner.stopping {
             return None;
         }
-        if let Some(pin) = inner.pin.take() {
+        if let Some(pin) = inner.pin.take().filter(|_| inner.barred.is_none()) {
+            inner.connected = true;
             return Some(pin);
         }
         if !matches!(inner.state, KeeperState::Locked(_)) {
@@ -228,7 +234,8 @@ fn first_look(shared: &Shared, link: &Link<'_>) -> Result<(), TokenError> {
 fn serve(shared: &Arc<Shared>, link: &Link<'_>) -> TokenError {
     let generation = {
         let mut inner = shared.inner();
-        inner.trouble = None;
+        // A login that was just made, and is not wanted any more.
+        inner.trouble = inner.barred.clone().map(TokenError::Locked);
         inner.generation = inner.generation.wrapping_add(1);
         inner.generation
     };
