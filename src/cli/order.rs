@@ -128,9 +128,13 @@ fn all(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
 fn new(words: &NewOrder) -> Result<Output, Failure> {
     let usage = |why: &str| Failure::Usage(why.to_owned());
     let previous = words.previous.as_deref().map(|file| {
-        let order = Order::parse(&read(file)?).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+        let order =
+            Order::parse(&read(file)?).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
         if order.epoch == words.epoch && order.number >= words.number {
-            return Err(Failure::Usage(format!("the order before has number {}: take a higher one", order.number)));
+            return Err(Failure::Usage(format!(
+                "the order before has number {}: take a higher one",
+                order.number
+            )));
         }
         Ok(order.hash())
     });
@@ -149,7 +153,11 @@ fn new(words: &NewOrder) -> Result<Output, Failure> {
     Order::parse(&order.render()).map_err(|why| Failure::Usage(format!("it would be no order: {why}")))?;
     write(&words.out, &order.render())?;
     let value = json!({"file": words.out, "order": order.hash(), "namespace": ORDER, "text": order.render()});
-    let people = if order.level == Level::Wipe { "people sign it, as many as orders.wipe says" } else { "one revoker signs it" };
+    let people = if order.level == Level::Wipe {
+        "people sign it, as many as orders.wipe says"
+    } else {
+        "one revoker signs it"
+    };
     Ok(Output { text: format!("{}\n{people}: {}", order.render(), how(&value, &words.out)), value })
 }
 
@@ -163,7 +171,10 @@ fn shown(file: &Path) -> Result<Output, Failure> {
     };
     let kind = kind.map_err(|why| Failure::plain(format!("{}: {why}", file.display())))?;
     let hash = hex::encode(sha256(text.as_bytes()));
-    Ok(Output { text: format!("{text}# {kind} sha256:{hash}"), value: json!({"kind": kind, "hash": hash, "text": text}) })
+    Ok(Output {
+        text: format!("{text}# {kind} sha256:{hash}"),
+        value: json!({"kind": kind, "hash": hash, "text": text}),
+    })
 }
 
 fn send(
@@ -186,7 +197,12 @@ fn send(
 
 fn verify(file: &Path, key: &Path, order: Option<&Path>) -> Result<Output, Failure> {
     let value: Value = serde_json::from_str(&read(file)?).map_err(|e| Failure::Usage(e.to_string()))?;
-    let failed = |why: String| Failure::Refused(format!("the receipt does NOT verify: {why}"), json!({"verified": false, "why": why}));
+    let failed = |why: String| {
+        Failure::Refused(
+            format!("the receipt does NOT verify: {why}"),
+            json!({"verified": false, "why": why}),
+        )
+    };
     let vkey = read(key)?;
     let (receipt, head) =
         Receipt::verify(&show::text(&value, "receipt"), &show::text(&value, "checkpoint"), vkey.trim())

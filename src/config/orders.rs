@@ -79,8 +79,9 @@ impl OrdersConfig {
                 Some(("file", path)) if !path.is_empty() => LatchPlace::File(base.join(path)),
                 Some(("tpm", index)) => {
                     let digits = index.strip_prefix("0x").unwrap_or_default();
-                    let nv_index = u32::from_str_radix(digits, 16)
-                        .map_err(|_| format!("orders.latch = {text:?} names no counter such as tpm:0x01810c1a"))?;
+                    let nv_index = u32::from_str_radix(digits, 16).map_err(|_| {
+                        format!("orders.latch = {text:?} names no counter such as tpm:0x01810c1a")
+                    })?;
                     if cfg!(not(feature = "tpm")) {
                         return Err("orders.latch names a TPM: build with --features tpm".into());
                     }
@@ -97,13 +98,22 @@ impl OrdersConfig {
                 }
                 let tls = url.starts_with("https://");
                 if !tls && !is_here(&url) {
-                    return Err(format!("orders.url = {url:?} is neither https:// nor http:// to this machine"));
+                    return Err(format!(
+                        "orders.url = {url:?} is neither https:// nor http:// to this machine"
+                    ));
                 }
                 if tls && raw.ca.is_none() {
-                    return Err("orders.url without orders.ca: name the certificates that count, nobody else's do".into());
+                    return Err(
+                        "orders.url without orders.ca: name the certificates that count, nobody else's do"
+                            .into(),
+                    );
                 }
                 let every = Duration::from_secs(raw.every_seconds.unwrap_or(60).clamp(1, 86_400));
-                Some(Beacon { url: url.trim_end_matches('/').to_owned(), ca: raw.ca.map(|p| base.join(p)), every })
+                Some(Beacon {
+                    url: url.trim_end_matches('/').to_owned(),
+                    ca: raw.ca.map(|p| base.join(p)),
+                    every,
+                })
             }
         };
         Ok(Self { directory: raw.directory.map(|p| base.join(p)), beacon, latch })

@@ -295,10 +295,7 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_orderReactivate",
         summary: "Starts again what an order stopped, when a quorum signed the challenge",
-        params: &[
-            ("text", true, "the challenge's text"),
-            ("signatures", true, "array of SSHSIG, armoured"),
-        ],
+        params: &[("text", true, "the challenge's text"), ("signatures", true, "array of SSHSIG, armoured")],
         result: "{scope, by, epoch, level, token}",
     },
     Method {

@@ -148,9 +148,10 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         },
         // A voice is worth what its signature is worth; whoever asks for things may carry it here.
         "operator_orderReactivate" | "operator_approve" => &[Act::Speak, Act::Ask],
-        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" | "operator_orderChallenge" => {
-            &[Act::Ask]
-        }
+        "operator_policyApply"
+        | "operator_authorityApply"
+        | "operator_changeWithdraw"
+        | "operator_orderChallenge" => &[Act::Ask],
         "operator_tokenCheck" | "operator_unlock" | "operator_reload" | "operator_leaseRequest" => {
             &[Act::Run]
         }

@@ -78,7 +78,9 @@ impl Orders {
         let known = standing.latch().map(|(place, value)| (place.to_owned(), value));
         match (latch.read(), known) {
             (Err(why), _) => {
-                tracing::error!("the latch {place} cannot be read, so this device counts as inactivated: {why}");
+                tracing::error!(
+                    "the latch {place} cannot be read, so this device counts as inactivated: {why}"
+                );
                 unreadable = Some(why);
             }
             (Ok(shows), Some((there, marked))) if there == place => {
@@ -165,7 +167,8 @@ impl Orders {
             return None;
         }
         let latch = Arc::clone(&self.latch);
-        let shows = tokio::task::spawn_blocking(move || latch.read()).await.unwrap_or_else(|e| Err(e.to_string()));
+        let shows =
+            tokio::task::spawn_blocking(move || latch.read()).await.unwrap_or_else(|e| Err(e.to_string()));
         match shows {
             Ok(shows) => {
                 let marked = self.gate().standing.latch().map_or(0, |(_, value)| value);
@@ -182,7 +185,10 @@ impl Orders {
     pub(super) async fn move_latch(&self, mark: Option<u64>) -> String {
         let Some(mark) = mark else { return "the latch was not moved".to_owned() };
         let latch = Arc::clone(&self.latch);
-        match tokio::task::spawn_blocking(move || latch.raise_to(mark)).await.unwrap_or_else(|e| Err(e.to_string())) {
+        match tokio::task::spawn_blocking(move || latch.raise_to(mark))
+            .await
+            .unwrap_or_else(|e| Err(e.to_string()))
+        {
             Ok(()) => format!("the latch shows {mark}"),
             Err(why) => {
                 tracing::error!("the latch {} could not be moved: {why}", self.place);
@@ -353,9 +359,8 @@ impl House {
             done: done.join("; "),
         };
         let signed = tokio::time::timeout(RECEIPT, self.sign_receipt(&receipt)).await;
-        let signed = signed.unwrap_or_else(|_| {
-            Err(Refusal::new(Code::TokenTimeout, "the token signs no receipt in time"))
-        });
+        let signed = signed
+            .unwrap_or_else(|_| Err(Refusal::new(Code::TokenTimeout, "the token signs no receipt in time")));
         let mut told = json!({
             "order": order.hash(),
             "heard": heard.effect.heard.as_str(),
@@ -394,9 +399,9 @@ impl House {
     /// The same order again: the same answer, and nothing else happens.
     async fn answer_again(&self, order: &Order) -> Result<Value, Refusal> {
         let kept = self.store.receipt(order.hash()).await.map_err(|e| self.store_refusal(&e))?;
-        let kept: Value = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(|| {
-            json!({"order": order.hash(), "no_receipt": "the daemon ended before it was answered"})
-        });
+        let kept: Value = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(
+            || json!({"order": order.hash(), "no_receipt": "the daemon ended before it was answered"}),
+        );
         let mut told = kept;
         if let Some(map) = told.as_object_mut() {
             map.insert("heard".into(), json!(Heard::Again.as_str()));

@@ -112,7 +112,12 @@ mod tests {
         latch.raise_to(3).unwrap();
         latch.raise_to(2).unwrap();
         assert_eq!(latch.read(), Ok(3));
-        for bad in ["", "clavigerd latch v1\nshows: 03\n", "clavigerd latch v1\nshows: 3", "clavigerd latch v1\nshows: -1\n"] {
+        for bad in [
+            "",
+            "clavigerd latch v1\nshows: 03\n",
+            "clavigerd latch v1\nshows: 3",
+            "clavigerd latch v1\nshows: -1\n",
+        ] {
             std::fs::write(&path, bad).unwrap();
             assert!(latch.read().is_err(), "{bad:?}");
             assert!(latch.raise_to(9).is_err(), "{bad:?}");

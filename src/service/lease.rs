@@ -86,7 +86,10 @@ impl House {
         let entry = EntryKind::Lease { seconds: left / 1000, lease: hex::encode(sha256(text.as_bytes())) };
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
         if let Some(off) = self.lease_book().clock_differs(now()) {
-            tracing::warn!("the clock of this machine is {} s behind that of the leases' issuer", -off / 1000);
+            tracing::warn!(
+                "the clock of this machine is {} s behind that of the leases' issuer",
+                -off / 1000
+            );
         }
         Ok(json!({"lease": "taken", "seconds": left / 1000}))
     }

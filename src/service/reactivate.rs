@@ -19,14 +19,17 @@ impl House {
     /// Makes the text that people sign to start a scope again. It takes the place of one that was made before.
     // [clause 8.2.1-b] drawn here and kept durably: what was signed before, or for another device, is worth nothing
     pub async fn order_challenge(&self, scope: &str, uid: u32) -> Result<Value, Refusal> {
-        let scope = Scope::parse(scope).ok_or_else(|| {
-            Refusal::new(Code::InvalidParams, "a scope is all, app:NAME or key:NAME")
-        })?;
+        let scope = Scope::parse(scope)
+            .ok_or_else(|| Refusal::new(Code::InvalidParams, "a scope is all, app:NAME or key:NAME"))?;
         let (deployment, device) = self.device_id()?;
         let rules = self.rules();
-        let needs = rules.authority.as_ref().and_then(|a| a.orders()?.reactivate.clone()).ok_or_else(|| {
-            Refusal::new(Code::OrderStranger, "[orders] of the authority document names nobody who may start again")
-        })?;
+        let needs =
+            rules.authority.as_ref().and_then(|a| a.orders()?.reactivate.clone()).ok_or_else(|| {
+                Refusal::new(
+                    Code::OrderStranger,
+                    "[orders] of the authority document names nobody who may start again",
+                )
+            })?;
         let _one = self.orders.one.lock().await;
         let standing = self.orders.gate().standing.clone();
         let Some(held) = standing.held().get(&scope) else {
@@ -72,7 +75,10 @@ impl House {
         let before = self.orders.gate().standing.clone();
         before.may_lift(&asked).map_err(|why| not_heard(&why))?;
         if self.life_now() >= asked.expires {
-            return Err(Refusal::new(Code::ChallengeStale, format!("its time was over at {}", asked.expires)));
+            return Err(Refusal::new(
+                Code::ChallengeStale,
+                format!("its time was over at {}", asked.expires),
+            ));
         }
         let rules = self.rules();
         let authority = rules
@@ -83,8 +89,7 @@ impl House {
         for armoured in signatures.iter().take(judge::MOST_SIGNATURES) {
             if let Ok(signature) = verify(armoured, REACTIVATION, text.as_bytes()) {
                 let key = signature.key.fingerprint();
-                let seen =
-                    self.store.counter_of(key.clone()).await.map_err(|e| self.store_refusal(&e))?;
+                let seen = self.store.counter_of(key.clone()).await.map_err(|e| self.store_refusal(&e))?;
                 counters.extend(seen.map(|counter| (key, counter)));
             }
         }

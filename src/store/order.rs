@@ -127,7 +127,9 @@ impl Store {
     pub async fn receipt(&self, order: String) -> Result<Option<String>, StoreError> {
         self.read(move |db| {
             let found: Option<Vec<u8>> = db
-                .query_row("SELECT value FROM meta WHERE name = ?1", [format!("receipt:{order}")], |r| r.get(0))
+                .query_row("SELECT value FROM meta WHERE name = ?1", [format!("receipt:{order}")], |r| {
+                    r.get(0)
+                })
                 .optional()?;
             Ok(found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         })

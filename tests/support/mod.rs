@@ -122,6 +122,20 @@ impl Daemon {
         cli_ok(&self.home, &["status", "--wait", "30"]);
     }
 
+    /// Starts again what may not sign: waits for the operator's socket alone.
+    pub fn restart_stopped(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+        self.child = spawn(&self.home);
+        for _ in 0..600 {
+            if cli(&self.home, &["status"]).0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the daemon does not answer");
+    }
+
     pub fn wallet(&self) -> Client {
         Client::open(&self.home.join("wallet.sock"))
     }

@@ -40,4 +40,3 @@ pub fn follow(standing: &mut Standing, kind: &EntryKind) {
         _ => {}
     }
 }
-

@@ -1,0 +1,423 @@
+//! Orders from afar, with the stock ssh-keygen and a real daemon: what stops, what stays stopped, what starts again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop where they cannot go on"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Daemon, cli, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
+
+const ORDER: &str = "clavigerd-order@v1";
+const REACTIVATION: &str = "clavigerd-reactivation@v1";
+
+struct Rig {
+    daemon: Daemon,
+    people: PathBuf,
+    device: String,
+    next: u32,
+}
+
+/// gina and gus may stop; two of alice, bob and carol start again; this user runs the daemon.
+fn authority(dir: &Path, more: &str) -> String {
+    let mut text = format!(
+        "schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n[orders]\nrevokers = [\"guards\"]\nreactivate = {{ quorum = 2, of = \"ops\" }}\n{more}\n[quorum.authority]\nquorum = 2\nof = \"ops\"\n"
+    );
+    for (group, who) in
+        [("guards", "gina"), ("guards", "gus"), ("ops", "alice"), ("ops", "bob"), ("ops", "carol")]
+    {
+        let key = keygen(dir, who, "ed25519");
+        text += &format!("[[person]]\nid = \"{who}\"\ngroups = [\"{group}\"]\nkeys = [\"{key}\"]\n");
+    }
+    text + &format!("[[person]]\nid = \"otto\"\nroles = [\"operator\"]\nuid = {}\n", own_uid())
+}
+
+impl Rig {
+    fn start(config: &str, more: &str) -> Self {
+        let mut daemon = Daemon::start();
+        let people = daemon.home.join("people");
+        std::fs::create_dir(&people).unwrap();
+        keygen(&people, "mallory", "ed25519");
+        std::fs::write(daemon.home.join("authority.toml"), authority(&people, more)).unwrap();
+        let file = daemon.home.join("clavigerd.toml");
+        let old = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("authority_file = \"authority.toml\"\n{old}\n{config}\n")).unwrap();
+        daemon.restart();
+        let device = cli_ok(&daemon.home, &["order", "device"])["device"].as_str().unwrap().to_owned();
+        Self { daemon, people, device, next: 0 }
+    }
+
+    /// Writes an order offline; `words` come after those that every order needs.
+    fn text(&mut self, level: &str, words: &[&str]) -> String {
+        self.next += 1;
+        let out = self.people.join(format!("{}.order", self.next));
+        let out = out.to_str().unwrap();
+        let device = self.device.clone();
+        let mut all = vec![
+            "order",
+            "new",
+            "--deployment",
+            "test-1",
+            "--level",
+            level,
+            "--reason",
+            "a drill",
+            "--out",
+            out,
+        ];
+        if !words.contains(&"--device") {
+            all.extend(["--device", &device]);
+        }
+        all.extend(words);
+        cli_ok(&self.daemon.home, &all);
+        std::fs::read_to_string(out).unwrap()
+    }
+
+    fn sign(&self, who: &str, text: &str) -> String {
+        ssh_sign(&self.people.join(who), ORDER, text, &[])
+    }
+
+    fn send(&self, text: &str, signatures: &[String]) -> Value {
+        self.daemon.operator().call("operator_orderSend", &json!({"text": text, "signatures": signatures}))
+    }
+
+    fn orders(&mut self, who: &[&str], level: &str, words: &[&str]) -> Value {
+        let text = self.text(level, words);
+        let signatures: Vec<String> = who.iter().map(|w| self.sign(w, &text)).collect();
+        self.send(&text, &signatures)
+    }
+
+    fn challenge(&self, scope: &str) -> String {
+        let told = self.daemon.operator().call("operator_orderChallenge", &json!({"scope": scope}));
+        told["result"]["text"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned()
+    }
+
+    fn reactivates(&self, text: &str, who: &[&str]) -> Value {
+        let signatures: Vec<String> =
+            who.iter().map(|w| ssh_sign(&self.people.join(w), REACTIVATION, text, &[])).collect();
+        let words = json!({"text": text, "signatures": signatures});
+        self.daemon.operator().call("operator_orderReactivate", &words)
+    }
+
+    fn starts_again(&self, scope: &str) {
+        let told = self.reactivates(&self.challenge(scope), &["alice", "bob"]);
+        assert_eq!(code(&told), "ok", "{told}");
+        cli_ok(&self.daemon.home, &["status", "--wait", "20"]);
+    }
+
+    fn status(&self) -> Value {
+        cli_ok(&self.daemon.home, &["order", "status"])
+    }
+
+    fn epoch(&self) -> String {
+        self.status()["epoch"].to_string()
+    }
+
+    fn says(&self) -> String {
+        let words = json!(["0x6869", self.daemon.address]);
+        code(&self.daemon.wallet().call("personal_sign", &words)).to_owned()
+    }
+
+    fn log(&self) -> String {
+        cli_ok(&self.daemon.home, &["log", "show", "--from", "0", "--count", "1000"]).to_string()
+    }
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn no_signature_comes_out_once_an_order_is_answered_however_many_ask() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let trials: usize = std::env::var("ORDER_TRIALS").map_or(3, |n| n.parse().unwrap());
+    // Odd while an order stands and was answered.
+    let (phase, stop, signed, refused) =
+        (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let wallets: Vec<support::Client> = (0..64).map(|_| rig.daemon.wallet()).collect();
+    let address = rig.daemon.address.clone();
+    let mut took = Vec::new();
+    std::thread::scope(|scope| {
+        for (who, mut wallet) in wallets.into_iter().enumerate() {
+            let (phase, stop, signed, refused, address) = (&phase, &stop, &signed, &refused, &address);
+            scope.spawn(move || {
+                for round in 0u64.. {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let before = phase.load(Ordering::Acquire);
+                    let text = format!("0x{:016x}{round:016x}", who);
+                    let told = wallet.call("personal_sign", &json!([text, address]));
+                    let after = phase.load(Ordering::Acquire);
+                    if code(&told) == "ok" {
+                        assert!(before != after || before % 2 == 0, "signed after the order was answered");
+                        signed.fetch_add(1, Ordering::AcqRel);
+                    } else {
+                        assert_eq!(code(&told), "suspended", "{told}");
+                        refused.fetch_add(1, Ordering::AcqRel);
+                    }
+                }
+            });
+        }
+        for trial in 0..trials {
+            std::thread::sleep(Duration::from_millis(150));
+            let epoch = (trial + 1).to_string();
+            let text = rig.text("suspend", &["--epoch", &epoch]);
+            let signatures = [rig.sign("gina", &text)];
+            let began = Instant::now();
+            let told = rig.send(&text, &signatures);
+            took.push(began.elapsed());
+            phase.fetch_add(1, Ordering::AcqRel);
+            assert_eq!(code(&told), "ok", "{told}");
+            assert_eq!(told["result"]["heard"], "raised", "{told}");
+            assert!(told["result"]["receipt"]["receipt"].is_string(), "{told}");
+            std::thread::sleep(Duration::from_millis(100));
+            phase.fetch_add(1, Ordering::AcqRel);
+            rig.starts_again("all");
+        }
+        stop.store(true, Ordering::Release);
+    });
+    took.sort();
+    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    eprintln!(
+        "{} orders under 64 clients: answered in p50 {:?}, p99 {:?}, worst {:?}; {} signed, {} refused",
+        took.len(),
+        at(50),
+        at(99),
+        took[took.len() - 1],
+        signed.load(Ordering::Acquire),
+        refused.load(Ordering::Acquire)
+    );
+    assert!(signed.load(Ordering::Acquire) > 64 && refused.load(Ordering::Acquire) > 64);
+    // An auditor sees the same: the verifier refuses a log in which a key was used while an order stood.
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn an_inactivated_device_has_no_token_and_stays_so_through_restarts() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let home = rig.daemon.home.clone();
+    let mut waiting = rig.daemon.wallet();
+    assert_eq!(rig.says(), "ok");
+    let text = rig.text("inactivate", &[]);
+    let file = rig.people.join("1.order");
+    std::fs::write(file.with_extension("order.sig"), rig.sign("gus", &text)).unwrap();
+    let receipt = home.join("receipt.json");
+    let told =
+        cli_ok(&home, &["order", "send", file.to_str().unwrap(), "--receipt", receipt.to_str().unwrap()]);
+    assert_eq!(told["level"], "inactivate", "{told}");
+    // The receipt is worth something elsewhere.
+    let vkey = home.join("vkey");
+    std::fs::write(&vkey, told["receipt"]["vkey"].as_str().unwrap()).unwrap();
+    let words =
+        ["order", "verify-receipt", receipt.to_str().unwrap(), "--key", vkey.to_str().unwrap(), "--order"];
+    let right = cli_ok(&home, &[&words[..], &[file.to_str().unwrap()]].concat());
+    assert_eq!(
+        (right["level"].as_str(), right["order"].as_str()),
+        (Some("inactivate"), told["order"].as_str())
+    );
+    assert!(!cli(&home, &[&words[..], &["/etc/hostname"]].concat()).0, "a receipt for another order");
+    let status = rig.status();
+    assert_eq!(
+        (status["level"].as_str(), status["token_open"].as_bool()),
+        (Some("inactivate"), Some(false)),
+        "{status}"
+    );
+    assert_eq!(code(&waiting.call("personal_sign", &json!(["0x00", rig.daemon.address]))), "inactivated");
+    // The session of before ends once it was told.
+    std::thread::sleep(Duration::from_millis(1500));
+    waiting.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(waiting.line(), Value::Null);
+    assert_eq!(rig.says(), "inactivated");
+    for restart in 0..2 {
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.says(), "inactivated", "after restart {restart}");
+        assert_eq!(rig.status()["token_open"], false);
+        // A PIN in hand opens nothing, nor does making another key.
+        for (method, words) in
+            [("operator_unlock", json!({"pin": "x"})), ("operator_keyCreate", json!({"name": "two"}))]
+        {
+            assert_eq!(code(&rig.daemon.operator().call(method, &words)), "inactivated", "{method}");
+        }
+    }
+    // The same order once more: the same receipt, and nothing else.
+    let again = rig.send(&text, &[rig.sign("gus", &text)]);
+    assert_eq!(again["result"]["heard"], "again");
+    assert_eq!(again["result"]["receipt"], told["receipt"]);
+    rig.starts_again("all");
+    assert_eq!(rig.says(), "ok");
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-b] test
+#[test]
+fn what_is_not_for_this_device_or_not_by_those_who_may_stops_nothing() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let sent = |rig: &mut Rig, who: &[&str], level: &str, words: &[&str]| {
+        code(&rig.orders(who, level, words)).to_owned()
+    };
+    let other = "0".repeat(64);
+    assert_eq!(sent(&mut rig, &["gina"], "suspend", &["--device", &other]), "order_other");
+    assert_eq!(sent(&mut rig, &["mallory"], "suspend", &[]), "order_stranger");
+    assert_eq!(
+        sent(&mut rig, &["alice"], "suspend", &[]),
+        "order_stranger",
+        "who may start again does not stop"
+    );
+    assert_eq!(sent(&mut rig, &["gina", "mallory"], "suspend", &[]), "order_stranger");
+    assert_eq!(sent(&mut rig, &[], "suspend", &[]), "order_wrong");
+    assert_eq!(sent(&mut rig, &["gina"], "wipe", &[]), "order_quorum");
+    assert_eq!(sent(&mut rig, &["gina", "gina"], "wipe", &[]), "order_quorum", "one person twice");
+    assert_eq!(sent(&mut rig, &["gina"], "suspend", &["--epoch", "4000000000"]), "order_epoch");
+    let text = rig.text("suspend", &[]);
+    let good = rig.sign("gina", &text);
+    let tell = |text: &str, signature: &str| code(&rig.send(text, &[signature.to_owned()])).to_owned();
+    assert_eq!(tell(&text.replace("suspend", "inactivate"), &good), "order_wrong");
+    assert_eq!(tell(&text.replace("test-1", "test-2"), &good), "order_other");
+    assert_eq!(tell(&text.replace("number: 1", "number: 01"), &good), "order_malformed");
+    assert_eq!(tell(&format!("{text}\n"), &good), "order_malformed");
+    assert_eq!(tell("clavigerd order v1\n", &good), "order_malformed");
+    assert_eq!(tell("x", &good), "order_malformed");
+    let elsewhere = ssh_sign(&rig.people.join("gina"), REACTIVATION, &text, &[]);
+    assert_eq!(code(&rig.send(&text, &[elsewhere])), "order_malformed", "another namespace");
+    assert_eq!(rig.says(), "ok");
+    assert!(rig.status()["level"].is_null());
+    // A number that is far ahead stops all the same, uses up nothing, and stops nothing twice.
+    assert_eq!(sent(&mut rig, &["gina"], "suspend", &["--number", "18446744073709551615"]), "ok");
+    assert_eq!(rig.says(), "suspended");
+    assert_eq!(rig.status()["highest"], 0);
+    assert_eq!(sent(&mut rig, &["gina"], "suspend", &["--number", "2000000"]), "order_number");
+    rig.starts_again("all");
+    assert_eq!(
+        sent(&mut rig, &["gina"], "suspend", &["--epoch", "1"]),
+        "order_epoch",
+        "orders of before are void"
+    );
+    assert_eq!(rig.says(), "ok");
+    // Two stories under one number: everything stops, though each names one key.
+    let first = rig.orders(&["gina"], "suspend", &["--epoch", "2", "--scope", "key:other"]);
+    assert_eq!(first["result"]["heard"], "raised");
+    assert_eq!(rig.says(), "ok");
+    let second = rig.orders(&["gus"], "suspend", &["--epoch", "2", "--scope", "key:another"]);
+    assert_eq!(second["result"]["heard"], "equivocal", "{second}");
+    assert_eq!(rig.says(), "suspended");
+    let log = rig.log();
+    for word in [
+        "order_other",
+        "order_stranger",
+        "order_wrong",
+        "order_malformed",
+        "order_quorum",
+        "order_number",
+        "order_epoch",
+        "equivocal",
+    ] {
+        assert!(log.contains(word), "{word} is not in the log");
+    }
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-b] test
+#[test]
+fn only_a_quorum_starts_it_again_for_what_stands_and_once() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let none = rig.daemon.operator().call("operator_orderChallenge", &json!({}));
+    assert_eq!(code(&none), "order_lifts", "nothing stands");
+    assert_eq!(code(&rig.orders(&["gina"], "suspend", &[])), "ok");
+    let stale = rig.challenge("all");
+    let open = rig.challenge("all");
+    assert_eq!(code(&rig.reactivates(&stale, &["alice", "bob"])), "challenge_stale");
+    for (who, told) in [
+        (&["alice"][..], "order_quorum"),
+        (&[], "order_wrong"),
+        (&["alice", "alice"], "approval_twice"),
+        (&["alice", "gina"], "approval_stranger"),
+        (&["alice", "mallory"], "approval_stranger"),
+    ] {
+        assert_eq!(code(&rig.reactivates(&open, who)), told, "{who:?}");
+    }
+    let changed = |from: &str, to: &str| rig.reactivates(&open.replace(from, to), &["alice", "bob"]);
+    let lifts = open.lines().find_map(|l| l.strip_prefix("lifts: ")).unwrap().to_owned();
+    assert_eq!(code(&changed(&lifts, &format!("sha256:{}", "0".repeat(64)))), "order_lifts");
+    assert_eq!(code(&changed("scope: all", "scope: key:hot")), "order_lifts");
+    assert_eq!(code(&changed("2 of ops", "1 of ops")), "challenge_stale");
+    assert_eq!(code(&changed(&rig.device, &"0".repeat(64))), "order_other");
+    let wrong: Vec<String> =
+        ["alice", "bob"].map(|w| ssh_sign(&rig.people.join(w), "clavigerd-approval@v1", &open, &[])).to_vec();
+    let words = json!({"text": open, "signatures": wrong});
+    assert_eq!(code(&rig.daemon.operator().call("operator_orderReactivate", &words)), "approval_namespace");
+    // It gets worse while people think: they agreed on something else.
+    assert_eq!(code(&rig.orders(&["gus"], "inactivate", &["--number", "2"])), "ok");
+    assert_eq!(code(&rig.reactivates(&open, &["alice", "bob"])), "order_lifts");
+    let open = rig.challenge("all");
+    // A challenge outlives a crash.
+    rig.daemon.signal("KILL");
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "inactivated");
+    let right = rig.reactivates(&open, &["carol", "alice"]);
+    assert_eq!(right["result"]["by"], json!(["carol", "alice"]), "{right}");
+    cli_ok(&rig.daemon.home, &["status", "--wait", "20"]);
+    assert_eq!(rig.says(), "ok");
+    assert_eq!(code(&rig.reactivates(&open, &["carol", "alice"])), "order_epoch", "a challenge serves once");
+    let log = rig.log();
+    assert!(log.contains("\"by\":[\"carol\",\"alice\"]"), "the log names who started again");
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn an_order_for_one_app_or_one_key_stops_no_other() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    for (scope, other) in [("app:test", "app:web"), ("key:hot", "key:cold")] {
+        let epoch = rig.epoch();
+        assert_eq!(code(&rig.orders(&["gina"], "inactivate", &["--scope", other, "--epoch", &epoch])), "ok");
+        assert_eq!(rig.says(), "ok");
+        let words = ["--scope", scope, "--number", "2", "--epoch", &epoch];
+        assert_eq!(code(&rig.orders(&["gina"], "inactivate", &words)), "ok");
+        assert_eq!(rig.says(), "inactivated");
+        let pays =
+            rig.daemon.wallet().call("claviger_signPayment", &json!({"transaction": rig.daemon.tx(0, 1)}));
+        assert_eq!(code(&pays), "inactivated");
+        assert_eq!(rig.status()["token_open"], true, "others go on");
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.says(), "inactivated");
+        rig.starts_again(scope);
+        assert_eq!(rig.says(), "ok", "what stands against {other} is none of its business");
+    }
+    // What was signed before an order and waits to be fetched is not given out after it.
+    let begun = rig
+        .daemon
+        .wallet()
+        .call("claviger_signPayment", &json!({"transaction": rig.daemon.tx(7, 1), "wait": false}));
+    let request = begun["result"]["request"].as_str().unwrap().to_owned();
+    let waits = |rig: &Rig| {
+        rig.daemon.wallet().call("claviger_waitRequest", &json!({"request": request, "timeout_ms": 5000}))
+    };
+    assert_eq!(waits(&rig)["result"]["status"], "signed");
+    let epoch = rig.epoch();
+    assert_eq!(code(&rig.orders(&["gina"], "suspend", &["--epoch", &epoch])), "ok");
+    assert_eq!(code(&waits(&rig)), "suspended");
+    let told = rig.daemon.wallet().call("claviger_waitGovernance", &json!({"since": 0, "timeout_ms": 100}));
+    assert!(told["result"]["news"].to_string().contains("a drill"), "apps hear why");
+    rig.daemon.verify_log();
+}
