@@ -10,6 +10,7 @@
 //! | [`store`] | EDGE. Durable state: one writer, write-ahead | 8.7.1 |
 //! | [`token`] | EDGE. The HSM behind one trait | 8.2.5 |
 //! | `tpm` | EDGE. A PIN sealed in a TPM (feature `tpm`) | 8.2.5 |
+//! | [`carrier`] | EDGE. How orders come by themselves: a directory, a beacon | 8.2.1 |
 //! | [`service`] | The use cases, each as one readable file | all |
 //! | [`serve`] | Listeners, limits, dispatch, metrics | 8.2.3 |
 //! | [`cli`] | Operator commands | 8.8 |
@@ -17,6 +18,7 @@
 //! | [`sys`] | The only unsafe code | |
 
 pub mod caller;
+pub mod carrier;
 pub mod cli;
 pub mod config;
 pub mod core;

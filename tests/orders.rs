@@ -421,3 +421,218 @@ fn an_order_for_one_app_or_one_key_stops_no_other() {
     assert!(told["result"]["news"].to_string().contains("a drill"), "apps hear why");
     rig.daemon.verify_log();
 }
+
+// [clause 8.2.1-c] test
+#[test]
+fn an_old_copy_of_the_state_starts_nothing_as_far_as_the_latch_is_elsewhere() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let copied = |rig: &Rig, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(rig.daemon.home.join("state")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    for elsewhere in [true, false] {
+        let latch = if elsewhere { "[orders]\nlatch = \"file:elsewhere/latch\"" } else { "" };
+        let mut rig = Rig::start(latch, "");
+        let home = rig.daemon.home.clone();
+        std::fs::create_dir(home.join("elsewhere")).unwrap();
+        assert_eq!(rig.says(), "ok");
+        rig.daemon.signal("TERM");
+        rig.daemon.wait();
+        let before = home.join("before");
+        copied(&rig, &before);
+        rig.daemon.restart();
+        assert_eq!(code(&rig.orders(&["gina"], "inactivate", &[])), "ok");
+        rig.daemon.signal("KILL");
+        rig.daemon.wait();
+        // The thief puts the state directory back as it was.
+        std::fs::remove_dir_all(home.join("state")).unwrap();
+        copied_back(&before, &home.join("state"));
+        rig.daemon.restart_stopped();
+        if !elsewhere {
+            // With all of the disk in his hands, the latch comes back too: it must be kept elsewhere.
+            assert_eq!(rig.says(), "ok");
+            continue;
+        }
+        assert_eq!(rig.says(), "inactivated");
+        let status = rig.status();
+        assert_eq!(
+            (status["level"].as_str(), status["token_open"].as_bool()),
+            (Some("inactivate"), Some(false)),
+            "{status}"
+        );
+        // Nor does taking the whole state away.
+        rig.daemon.signal("KILL");
+        rig.daemon.wait();
+        std::fs::remove_file(home.join("state/claviger.db")).unwrap();
+        for more in ["claviger.db-wal", "claviger.db-shm"] {
+            std::fs::remove_file(home.join("state").join(more)).ok();
+        }
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.status()["level"], "inactivate");
+        // A damaged latch is not taken for none.
+        rig.daemon.signal("KILL");
+        rig.daemon.wait();
+        std::fs::remove_dir_all(home.join("state")).unwrap();
+        copied_back(&before, &home.join("state"));
+        std::fs::write(home.join("elsewhere/latch"), "clavigerd latch v1\nshows: 0").unwrap();
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.says(), "inactivated");
+        // The people start it again when the latch is mended, over what was found.
+        std::fs::write(home.join("elsewhere/latch"), "clavigerd latch v1\nshows: 7\n").unwrap();
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.says(), "inactivated");
+        rig.starts_again("all");
+        assert_eq!(rig.says(), "ok");
+        rig.daemon.restart();
+        assert_eq!(rig.says(), "ok");
+        rig.daemon.verify_log();
+    }
+    // A row that was lowered behind the daemon's back is found at the start: see the story of the store.
+}
+
+fn copied_back(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn a_crash_at_any_moment_of_an_order_leaves_what_was_answered() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("[orders]\nlatch = \"file:latch\"", "");
+    let kills: u64 = std::env::var("ORDER_KILLS").map_or(6, |n| n.parse().unwrap());
+    let (mut answered, mut standing) = (0, 0);
+    for round in 0..kills {
+        let epoch = rig.epoch();
+        let text = rig.text("inactivate", &["--epoch", &epoch]);
+        let signature = rig.sign("gina", &text);
+        let socket = rig.daemon.home.join("operator.sock");
+        let words = json!({"jsonrpc": "2.0", "id": 7, "method": "operator_orderSend", "params": {"text": text, "signatures": [signature]}});
+        let sender = std::thread::spawn(move || {
+            use std::io::{BufRead, Write};
+            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            stream.write_all(words.to_string().as_bytes()).ok();
+            let mut line = String::new();
+            std::io::BufReader::new(stream).read_line(&mut line).ok();
+            line.contains("\"result\"")
+        });
+        std::thread::sleep(Duration::from_micros(round * 7919 % 40_000));
+        rig.daemon.signal("KILL");
+        let told = sender.join().unwrap();
+        rig.daemon.restart_stopped();
+        let stands = rig.status()["level"] == "inactivate";
+        assert!(stands || !told, "an order that was answered is forgotten");
+        assert_eq!(rig.says(), if stands { "inactivated" } else { "ok" });
+        answered += u32::from(told);
+        standing += u32::from(stands);
+        // Sent once more, it is obeyed whatever became of the first time.
+        let again = rig.send(&text, &[rig.sign("gina", &text)]);
+        assert_eq!(code(&again), "ok", "{again}");
+        assert_eq!(rig.says(), "inactivated");
+        assert_eq!(rig.status()["token_open"], false);
+        rig.starts_again("all");
+    }
+    eprintln!("{kills} kills: {answered} orders were answered, {standing} stood after the restart");
+    assert_eq!(rig.says(), "ok");
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-e] test
+#[test]
+fn a_wipe_destroys_what_the_token_holds_and_is_gone_on_with_after_a_crash() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    for crash in [None, Some(20), Some(45), Some(70)] {
+        let mut rig = Rig::start("", "");
+        let home = rig.daemon.home.clone();
+        for n in 0..6 {
+            cli_ok(&home, &["key", "create", &format!("more-{n}")]);
+        }
+        let config = std::fs::read_to_string(home.join("clavigerd.toml")).unwrap();
+        let pin =
+            config.lines().find_map(|l| l.strip_prefix("pin_file = ")).unwrap().trim_matches('"').to_owned();
+        assert!(home.join(&pin).exists());
+        let text = rig.text("wipe", &[]);
+        let signatures = [rig.sign("gina", &text), rig.sign("gus", &text)];
+        if let Some(ms) = crash {
+            let (socket, words) = (
+                home.join("operator.sock"),
+                json!({"jsonrpc": "2.0", "id": 7, "method": "operator_orderSend", "params": {"text": text, "signatures": signatures}}),
+            );
+            std::thread::spawn(move || {
+                use std::io::Write;
+                let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+                stream.write_all(words.to_string().as_bytes()).ok();
+                std::thread::sleep(Duration::from_secs(1));
+            });
+            std::thread::sleep(Duration::from_millis(ms));
+            rig.daemon.signal("KILL");
+            rig.daemon.wait();
+            rig.daemon.restart_stopped();
+        }
+        let told = rig.send(&text, &signatures);
+        assert_eq!(code(&told), "ok", "{told}");
+        let until = Instant::now() + Duration::from_secs(20);
+        while rig.status()["token_open"] == true || rig.status()["to_wipe"] != json!([]) {
+            assert!(Instant::now() < until, "{}", rig.status());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(rig.says(), "wiped");
+        assert!(!home.join(&pin).exists(), "the PIN is still on the disk");
+        let keys = cli_ok(&home, &["key", "list"]);
+        for key in keys.as_array().unwrap() {
+            let stays = key["name"] == "claviger-log";
+            assert_eq!(key["state"] == "destroyed", !stays, "{key}");
+            assert!(!key["public_key"].as_str().unwrap().is_empty(), "its public half stays");
+        }
+        assert!(rig.log().contains("\"kind\":\"wiped\""));
+        // There is no way back, with or without people.
+        let none = rig.daemon.operator().call("operator_orderChallenge", &json!({}));
+        assert_eq!(code(&none), "wiped");
+        rig.daemon.restart_stopped();
+        assert_eq!(rig.says(), "wiped");
+        if crash.is_none() {
+            assert!(told["result"]["receipt"].is_object(), "{told}");
+            let done = told["result"]["done"].to_string();
+            assert!(done.contains("7 keys destroyed, 0 things not reached"), "{done}");
+            rig.daemon.verify_log();
+        }
+    }
+}
+
+// [clause 8.2.1-e] test
+#[test]
+fn a_wipe_says_what_it_could_not_reach_and_of_one_key_leaves_the_others() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    cli_ok(&rig.daemon.home, &["key", "create", "cold"]);
+    let told = rig.orders(&["gina", "gus"], "wipe", &["--scope", "key:cold"]);
+    assert!(told["result"]["done"].to_string().contains("1 keys destroyed"), "{told}");
+    assert_eq!(rig.says(), "ok");
+    // The token was closed before, and its PIN is gone: nothing is claimed.
+    assert_eq!(code(&rig.orders(&["gina"], "inactivate", &["--number", "2"])), "ok");
+    let config = std::fs::read_to_string(rig.daemon.home.join("clavigerd.toml")).unwrap();
+    let pin =
+        config.lines().find_map(|l| l.strip_prefix("pin_file = ")).unwrap().trim_matches('"').to_owned();
+    std::fs::remove_file(rig.daemon.home.join(pin)).unwrap();
+    let told = rig.orders(&["gina", "gus"], "wipe", &["--number", "3"]);
+    let done = told["result"]["done"].to_string();
+    assert!(done.contains("0 keys destroyed, 1 things not reached"), "{told}");
+    assert!(told["result"]["no_receipt"].is_string(), "{told}");
+    assert_eq!(rig.status()["to_wipe"], json!(["all"]));
+    assert!(rig.log().contains("key hot:"), "what was not reached stands in the log");
+    assert_eq!(rig.says(), "wiped");
+}

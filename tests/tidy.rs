@@ -17,11 +17,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("core", &["refusal", "secret"]),
     ("wire", &["core", "refusal"]),
     ("caller", &["core", "refusal", "secret", "sys"]),
+    ("carrier", &["core", "refusal", "secret", "sys"]),
     ("token", &["core", "refusal", "secret", "sys"]),
     ("tpm", &["core", "refusal", "secret", "sys"]),
     ("store", &["core", "refusal", "secret", "sys"]),
     ("config", &["core", "refusal", "secret", "sys", "wire"]),
-    ("service", &["caller", "config", "core", "refusal", "secret", "store", "sys", "token", "tpm", "wire"]),
+    (
+        "service",
+        &["caller", "carrier", "config", "core", "refusal", "secret", "store", "sys", "token", "tpm", "wire"],
+    ),
     ("serve", &["config", "core", "refusal", "secret", "service", "wire"]),
     ("cli", &["config", "core", "refusal", "secret", "service", "wire"]),
 ];

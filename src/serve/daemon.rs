@@ -103,6 +103,8 @@ pub async fn run(config: Config) -> Result<(), String> {
     }
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
+    let orders = tokio::spawn(Arc::clone(&house).keep_orders(stopping.clone()));
+    let asking = tokio::spawn(Arc::clone(&house).keep_asking(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -132,6 +134,11 @@ pub async fn run(config: Config) -> Result<(), String> {
     }
     if let Err(e) = changes.await {
         tracing::error!("the task that carries changes out failed: {e}");
+    }
+    for task in [orders, asking] {
+        if let Err(e) = task.await {
+            tracing::error!("a task that hears orders failed: {e}");
+        }
     }
     if let Err(e) = checkpoints.await {
         tracing::error!("the checkpoint task failed: {e}");

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod approvals;
+mod carriers;
 pub mod changes;
 pub mod house;
 pub mod inactivate;

@@ -152,10 +152,15 @@ impl Standing {
         self.heard.get(&self.highest)?.first().map(String::as_str)
     }
 
+    /// All orders of this epoch that were heard, by number.
+    pub fn known(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.heard.values().flatten().map(String::as_str)
+    }
+
     /// Whether an order of this hash was heard in this epoch.
     #[must_use]
     pub fn knows(&self, hash: &str) -> bool {
-        self.heard.values().any(|all| all.contains(hash))
+        self.known().any(|heard| heard == hash)
     }
 
     /// The text that people are to sign, where one was asked for.
