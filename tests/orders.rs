@@ -27,6 +27,7 @@ struct Rig {
 
 /// gina and gus may stop; two of alice, bob and carol start again; this user runs the daemon.
 fn authority(dir: &Path, more: &str) -> String {
+    let more = more.replace("LEASE", &keygen(dir, "lease", "ed25519"));
     let mut text = format!(
         "schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n[orders]\nrevokers = [\"guards\"]\nreactivate = {{ quorum = 2, of = \"ops\" }}\n{more}\n[quorum.authority]\nquorum = 2\nof = \"ops\"\n"
     );
@@ -41,6 +42,13 @@ fn authority(dir: &Path, more: &str) -> String {
 
 impl Rig {
     fn start(config: &str, more: &str) -> Self {
+        let rig = Self::prepared(config, more, Path::new(""));
+        cli_ok(&rig.daemon.home, &["status", "--wait", "30"]);
+        rig
+    }
+
+    /// The same, whether it signs or not; with a copy of the key of leases.
+    fn prepared(config: &str, more: &str, lease: &Path) -> Self {
         let mut daemon = Daemon::start();
         let people = daemon.home.join("people");
         std::fs::create_dir(&people).unwrap();
@@ -49,7 +57,10 @@ impl Rig {
         let file = daemon.home.join("clavigerd.toml");
         let old = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("authority_file = \"authority.toml\"\n{old}\n{config}\n")).unwrap();
-        daemon.restart();
+        if !lease.as_os_str().is_empty() {
+            std::fs::copy(people.join("lease"), lease).unwrap();
+        }
+        daemon.restart_stopped();
         let device = cli_ok(&daemon.home, &["order", "device"])["device"].as_str().unwrap().to_owned();
         Self { daemon, people, device, next: 0 }
     }
@@ -153,7 +164,7 @@ fn no_signature_comes_out_once_an_order_is_answered_however_many_ask() {
                         return;
                     }
                     let before = phase.load(Ordering::Acquire);
-                    let text = format!("0x{:016x}{round:016x}", who);
+                    let text = format!("0x{who:016x}{round:016x}");
                     let told = wallet.call("personal_sign", &json!([text, address]));
                     let after = phase.load(Ordering::Acquire);
                     if code(&told) == "ok" {
@@ -635,4 +646,205 @@ fn a_wipe_says_what_it_could_not_reach_and_of_one_key_leaves_the_others() {
     assert_eq!(rig.status()["to_wipe"], json!(["all"]));
     assert!(rig.log().contains("key hot:"), "what was not reached stands in the log");
     assert_eq!(rig.says(), "wiped");
+}
+
+/// A beacon of a test's own: gives the orders that it has, and leases as long as it wants.
+#[derive(Default)]
+struct Says {
+    orders: Vec<Value>,
+    leases: bool,
+    latest: Option<String>,
+    asked: Vec<Value>,
+}
+
+fn beacon(lease_key: PathBuf) -> (u16, std::sync::Arc<std::sync::Mutex<Says>>) {
+    use std::io::{Read, Write};
+    let says = std::sync::Arc::new(std::sync::Mutex::new(Says::default()));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, theirs) = (listener.local_addr().unwrap().port(), std::sync::Arc::clone(&says));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+            let body = loop {
+                let read = stream.read(&mut chunk).unwrap_or(0);
+                bytes.extend_from_slice(&chunk[..read]);
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                if let Some((_, body)) = text.split_once("\r\n\r\n")
+                    && let Ok(value) = serde_json::from_str::<Value>(body)
+                {
+                    break value;
+                }
+                if read == 0 {
+                    break Value::Null;
+                }
+            };
+            let mut says = theirs.lock().unwrap();
+            let asked = &body["lease"];
+            let lease = (says.leases && asked.is_object()).then(|| {
+                let lease = claviger::core::order::Lease {
+                    deployment: asked["deployment"].as_str().unwrap().into(),
+                    device: asked["device"].as_str().unwrap().into(),
+                    epoch: u32::try_from(asked["epoch"].as_u64().unwrap()).unwrap(),
+                    boot: asked["boot"].as_str().unwrap().into(),
+                    nonce: asked["nonce"].as_str().unwrap().into(),
+                    seconds: 6,
+                    latest: says.latest.clone(),
+                    issued: claviger::service::keys::now(),
+                };
+                let text = lease.render();
+                json!({"text": text, "signatures": [ssh_sign(&lease_key, "clavigerd-lease@v1", &text, &[])]})
+            });
+            let answer = json!({"orders": says.orders, "lease": lease}).to_string();
+            says.asked.push(body);
+            drop(says);
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+                answer.len()
+            )
+            .ok();
+        }
+    });
+    (port, says)
+}
+
+impl Rig {
+    fn becomes(&self, told: &str, within: Duration) -> Duration {
+        let began = Instant::now();
+        loop {
+            let says = self.says();
+            if says == told {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < within, "it says {says}, and not {told}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+const LEASED: &str = "[orders.lease]\nkey = \"LEASE\"\nmax_ttl = \"6s\"\nrequired = true";
+
+// [clause 8.2.1-d] test
+#[test]
+fn a_device_that_is_cut_off_stops_by_itself_and_an_order_outlasts_every_lease() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    // The key is made with the people, before anybody asks.
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("lease");
+    let (port, beacon) = beacon(key.clone());
+    let says = |change: &dyn Fn(&mut Says)| change(&mut beacon.lock().unwrap());
+    says(&|s| s.leases = true);
+    let url = format!("[orders]\nurl = \"http://127.0.0.1:{port}\"\nevery_seconds = 1");
+    let mut rig = Rig::prepared(&url, LEASED, &key);
+    rig.becomes("ok", Duration::from_secs(20));
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(9) {
+        assert_eq!(rig.says(), "ok", "it is renewed before it ends");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // Cut off: it ends by itself, and not later than the lease.
+    says(&|s| s.leases = false);
+    let took = rig.becomes("lease_missing", Duration::from_secs(9));
+    eprintln!("cut off, signing ended after {took:?} of a lease of 6 s");
+    let status = cli_ok(&rig.daemon.home, &["status"]);
+    assert_eq!(status["signing"], false, "{status}");
+    // The cut is over, and nobody had to do anything.
+    says(&|s| s.leases = true);
+    rig.becomes("ok", Duration::from_secs(9));
+    // The issuer knows an order that has not arrived: no lease goes past it.
+    says(&|s| s.latest = Some("e".repeat(64)));
+    rig.becomes("lease_missing", Duration::from_secs(12));
+    assert!(rig.log().contains("lease_refused"));
+    // The order comes the same way, and no lease lifts it.
+    let text = rig.text("suspend", &[]);
+    let hash =
+        cli_ok(&rig.daemon.home, &["order", "show", rig.people.join("1.order").to_str().unwrap()])["hash"]
+            .clone();
+    let paper = json!({"text": text, "signatures": [rig.sign("gina", &text)]});
+    says(&|s| {
+        s.orders = vec![paper.clone()];
+        s.latest = Some(hash.as_str().unwrap().to_owned());
+    });
+    rig.becomes("suspended", Duration::from_secs(9));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(rig.says(), "suspended");
+    let answered = beacon
+        .lock()
+        .unwrap()
+        .asked
+        .iter()
+        .any(|a| a["receipts"].to_string().contains("clavigerd receipt v1"));
+    assert!(answered, "the beacon has the receipt");
+    says(&|s| (s.orders, s.latest) = (Vec::new(), None));
+    let told = rig.reactivates(&rig.challenge("all"), &["alice", "bob"]);
+    assert_eq!(code(&told), "ok", "{told}");
+    rig.becomes("ok", Duration::from_secs(9));
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-d] test
+#[test]
+fn a_lease_is_good_for_one_request_of_one_run_and_by_one_key() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("lease");
+    let mut rig = Rig::prepared("", &LEASED.replace("6s", "1h"), &key);
+    let home = rig.daemon.home.clone();
+    assert_eq!(rig.says(), "lease_missing");
+    let out = home.join("by-hand.lease");
+    let write = |seconds: &str| {
+        cli_ok(&home, &["order", "lease", "--out", out.to_str().unwrap(), "--seconds", seconds]);
+        std::fs::read_to_string(&out).unwrap()
+    };
+    let sent = |rig: &Rig, text: &str, key: &Path| {
+        code(&rig.send(text, &[ssh_sign(key, "clavigerd-lease@v1", text, &[])])).to_owned()
+    };
+    let first = write("60");
+    assert_eq!(sent(&rig, &first, &rig.people.join("gina")), "order_stranger", "a person is no issuer");
+    assert_eq!(sent(&rig, &first.replace("seconds: 60", "seconds: 4000"), &key), "lease_refused");
+    let second = write("60");
+    assert_eq!(sent(&rig, &first, &key), "lease_refused", "another request was made since");
+    assert_eq!(sent(&rig, &second, &key), "ok");
+    assert_eq!(rig.says(), "ok");
+    assert_eq!(sent(&rig, &second, &key), "lease_refused", "twice");
+    assert_eq!(rig.says(), "ok");
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "lease_missing");
+    assert_eq!(sent(&rig, &second, &key), "lease_refused", "of an earlier run");
+    // Neither a lease nor its end says anything about orders.
+    let third = write("60");
+    assert_eq!(code(&rig.orders(&["gus"], "inactivate", &[])), "ok");
+    assert_eq!(sent(&rig, &third, &key), "ok");
+    assert_eq!(rig.says(), "inactivated");
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn an_order_that_is_dropped_into_the_directory_is_heard() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("[orders]\ndirectory = \"drop\"", "");
+    let drop_in = rig.daemon.home.join("drop");
+    std::fs::create_dir(&drop_in).unwrap();
+    let text = rig.text("suspend", &[]);
+    std::fs::write(drop_in.join("stop.order.sig"), rig.sign("mallory", &text)).unwrap();
+    std::fs::write(drop_in.join("stop.order"), &text).unwrap();
+    std::thread::sleep(Duration::from_millis(3500));
+    assert_eq!(rig.says(), "ok");
+    assert_eq!(rig.log().matches("order_stranger").count(), 1, "said once, however often it is looked at");
+    std::fs::write(drop_in.join("stop.order.sig"), rig.sign("gina", &text)).unwrap();
+    rig.becomes("suspended", Duration::from_secs(5));
+    let receipt = drop_in.join("stop.order.receipt");
+    let until = Instant::now() + Duration::from_secs(5);
+    while !receipt.exists() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(std::fs::read_to_string(receipt).unwrap().contains("clavigerd receipt v1"));
 }

@@ -48,12 +48,11 @@ pub fn look_into(directory: &Path) -> std::io::Result<Vec<Found>> {
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
         .collect();
     names.sort();
-    let is_document = |name: &&String| name.ends_with(".order") || name.ends_with(".lease");
+    let ends = |name: &str, with: &str| name.rsplit_once('.').is_some_and(|(_, end)| end == with);
+    let is_document = |name: &&String| ends(name, "order") || ends(name, "lease");
     let found = names.iter().filter(is_document).take(MOST).filter_map(|name| {
         let is_beside = |other: &&String| {
-            other
-                .strip_prefix(name.as_str())
-                .is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".sig"))
+            other.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.') && ends(rest, "sig"))
         };
         let signatures: Vec<String> = names
             .iter()

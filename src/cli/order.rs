@@ -3,14 +3,110 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::arguments::{NewOrder, OrderCommand};
 use super::{Failure, Output, show};
 use crate::config::read_text;
 use crate::core::order::{Lease, Level, ORDER, Order, Reactivation, Receipt, Scope};
 use crate::core::units::sha256;
 use crate::service::keys::now;
+
+/// Orders. They are written and signed on any machine, without the daemon.
+#[derive(Subcommand)]
+pub enum OrderCommand {
+    /// Writes an order, to be signed with `ssh-keygen -Y sign -n clavigerd-order@v1`.
+    New(NewOrder),
+    /// Says what an order, a reactivation or a lease says, and what its hash is.
+    Show {
+        /// File.
+        file: PathBuf,
+    },
+    /// Carries orders and leases to the daemon, with the signatures beside them (FILE.sig, FILE.*.sig).
+    Send {
+        /// Files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Signatures that stand elsewhere; with one FILE only.
+        #[arg(long)]
+        signature: Vec<PathBuf>,
+        /// File to write the receipt to.
+        #[arg(long)]
+        receipt: Option<PathBuf>,
+    },
+    /// Has the device write the text that people sign to start it again.
+    Challenge {
+        /// all, app:NAME or key:NAME.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        /// File to write; standard output when absent.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Starts the device again.
+    Reactivate {
+        /// The challenge, as the device wrote it.
+        file: PathBuf,
+        /// The signatures; those beside FILE when absent.
+        signatures: Vec<PathBuf>,
+    },
+    /// Names this device for orders. Keep it where you keep the orders.
+    Device,
+    /// What stands against this device.
+    Status,
+    /// Asks for a lease that is carried by hand.
+    Lease {
+        /// File to write the text of the lease to; it is to be signed with -n clavigerd-lease@v1.
+        #[arg(long)]
+        out: PathBuf,
+        /// How long it shall run, seconds.
+        #[arg(long, default_value_t = 14_400)]
+        seconds: u64,
+    },
+    /// Verifies a receipt, without the daemon.
+    VerifyReceipt {
+        /// What send wrote.
+        file: PathBuf,
+        /// File with the verifier key of the log, from a place that you trust.
+        #[arg(long)]
+        key: PathBuf,
+        /// The order that it is to be for.
+        #[arg(long)]
+        order: Option<PathBuf>,
+    },
+}
+
+/// What an order says.
+#[derive(Args)]
+pub struct NewOrder {
+    /// As the authority document names it.
+    #[arg(long)]
+    pub deployment: String,
+    /// As claviger order device names it.
+    #[arg(long)]
+    pub device: String,
+    /// suspend, inactivate or wipe.
+    #[arg(long)]
+    pub level: String,
+    /// all, app:NAME or key:NAME.
+    #[arg(long, default_value = "all")]
+    pub scope: String,
+    /// How often the device was reactivated, and one.
+    #[arg(long, default_value_t = 1)]
+    pub epoch: u32,
+    /// One more than the last order's of the epoch.
+    #[arg(long, default_value_t = 1)]
+    pub number: u64,
+    /// The order before, if there is one: its file.
+    #[arg(long)]
+    pub previous: Option<PathBuf>,
+    /// One line, for those who find the device stopped.
+    #[arg(long)]
+    pub reason: String,
+    /// File to write.
+    #[arg(long)]
+    pub out: PathBuf,
+}
 
 /// Runs one command; `ask` calls the operator's socket.
 pub fn run(

@@ -135,7 +135,9 @@ impl House {
             }
             // A spread of a fifth keeps a fleet from knocking together.
             let mut drawn = [0u8; 1];
-            drop(getrandom::fill(&mut drawn));
+            if getrandom::fill(&mut drawn).is_err() {
+                tracing::debug!("no spread: the kernel gives no random bytes");
+            }
             let rest = beacon.every.mul_f64(0.8 + f64::from(drawn[0]) / 255.0 * 0.4);
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}

@@ -66,6 +66,11 @@ pub(super) fn not_heard(why: &NotHeard) -> Refusal {
     Refusal::new(code, why.to_string())
 }
 
+/// Whether a wipe is not done yet.
+pub(super) fn wiping(orders: &Orders) -> bool {
+    !orders.gate().standing.to_wipe().is_empty()
+}
+
 impl Orders {
     /// Reads what stands, and holds it against the latch. Nothing was opened before.
     // [clause 8.2.1-c] a state that is older than its latch, or that the latch says was there and is not, is inactivated

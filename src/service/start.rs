@@ -77,7 +77,15 @@ impl House {
         let orders = Orders::open(&config, &store).await?;
         // [clause 8.2.1-a] what stood when the daemon ended stands when it starts: no PIN is fetched, no token opened
         let closed = orders.closed();
-        let pin = if closed.is_some() { None } else { super::pin::fetch(&config.token.pin)? };
+        let pin = match (&closed, super::inactivate::wiping(&orders)) {
+            (Some(_), _) => None,
+            (None, false) => super::pin::fetch(&config.token.pin)?,
+            // A wipe takes the PIN away before it is done: then the operator may hand it over.
+            (None, true) => super::pin::fetch(&config.token.pin).unwrap_or_else(|refusal| {
+                tracing::error!("the wipe waits for claviger unlock: {refusal}");
+                None
+            }),
+        };
         let keeper = Keeper::start(backend, pin, keeper_config);
         if let Some(refusal) = closed {
             keeper.bar(&refusal.sentence);

@@ -293,4 +293,4 @@ fn ecdsa(body: &[u8]) -> Result<p256::ecdsa::Signature, SshSigError> {
 
 #[cfg(test)]
 #[path = "sshsig_tests.rs"]
-pub(super) mod tests;
+pub(in crate::core) mod tests;

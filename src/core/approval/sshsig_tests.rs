@@ -37,16 +37,26 @@ fn what_ssh_keygen_signs_verifies_and_nothing_else_does() {
 
 /// A stand-in for a FIDO key, which can say of itself whatever a test wants.
 pub(in crate::core::approval) fn fido(flags: u8, counter: u32) -> (String, String) {
-    let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    fido_over(7, (flags, counter), NAMESPACE, TEXT)
+}
+
+/// One of several, over whatever a test wants.
+pub(in crate::core) fn fido_over(
+    seed: u8,
+    (flags, counter): (u8, u32),
+    namespace: &str,
+    text: &[u8],
+) -> (String, String) {
+    let secret = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
     let public = secret.verifying_key().to_bytes();
     let name = b"sk-ssh-ed25519@openssh.com";
     let blob = [string(name), string(&public), string(b"ssh:")].concat();
     let signed = [
         MAGIC,
-        &string(NAMESPACE.as_bytes()),
+        &string(namespace.as_bytes()),
         &string(b""),
         &string(b"sha512"),
-        &string(&Sha512::digest(TEXT)),
+        &string(&Sha512::digest(text)),
     ]
     .concat();
     let bound = [
@@ -62,7 +72,7 @@ pub(in crate::core::approval) fn fido(flags: u8, counter: u32) -> (String, Strin
         MAGIC.to_vec(),
         1u32.to_be_bytes().to_vec(),
         string(&blob),
-        string(NAMESPACE.as_bytes()),
+        string(namespace.as_bytes()),
         string(b""),
         string(b"sha512"),
         string(&body),

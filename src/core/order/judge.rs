@@ -175,3 +175,7 @@ pub fn lease(authority: &Authority, lease: &Lease, armoured: &str) -> Result<Lea
     }
     Ok(terms)
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;
