@@ -68,27 +68,42 @@ fn run(arguments: Arguments) -> Result<(), String> {
     let shelf =
         Arc::new(Shelf::open(arguments.dir, authority, arguments.lease_key, arguments.lease_seconds)?);
     let listener = TcpListener::bind(arguments.listen).map_err(|e| format!("{}: {e}", arguments.listen))?;
-    eprintln!("claviger-beacon listens on {}", listener.local_addr().map_err(|e| e.to_string())?);
+    note(&format!("claviger-beacon listens on {}", listener.local_addr().map_err(|e| e.to_string())?));
     let running = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
-        let (shelf, counted) = (Arc::clone(&shelf), Arc::clone(&running));
-        if counted.fetch_add(1, Ordering::AcqRel) >= MOST {
-            counted.fetch_sub(1, Ordering::AcqRel);
+        let counted = Counted(Arc::clone(&running));
+        if running.fetch_add(1, Ordering::AcqRel) >= MOST {
             continue;
         }
+        let shelf = Arc::clone(&shelf);
         let served = std::thread::Builder::new().spawn(move || {
+            let _counted = counted;
             if let Some(request) = http::read(&mut stream) {
                 let (status, kind, body) = answer(&shelf, &request);
                 http::write(&mut stream, status, kind, &body);
             }
-            counted.fetch_sub(1, Ordering::AcqRel);
         });
-        if served.is_err() {
-            running.fetch_sub(1, Ordering::AcqRel);
+        if let Err(e) = served {
+            note(&format!("no thread for a connection: {e}"));
         }
     }
     Ok(())
+}
+
+/// A line for the operator; one that nobody reads is no reason to stop.
+fn note(line: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+/// Counts a connection as long as it is served, however that ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 fn told(outcome: Result<Value, String>) -> (u16, &'static str, String) {
@@ -120,7 +135,7 @@ fn ask(shelf: &Shelf, asked: &Value) -> Result<Value, String> {
             let wants = asked.get("lease").filter(|lease| lease.is_object());
             let lease = wants.map(|wanted| shelf.lease(&device, wanted)).transpose();
             if let Err(why) = &lease {
-                eprintln!("no lease for {device}: {why}");
+                note(&format!("no lease for {device}: {why}"));
             }
             return Ok(json!({"orders": orders, "lease": lease.ok().flatten()}));
         }
@@ -140,15 +155,15 @@ fn page(devices: &[Value]) -> String {
         Some(Value::String(text)) => escaped(text),
         Some(other) => escaped(&other.to_string()),
     };
-    let rows: String = devices
-        .iter()
-        .map(|device| {
-            let cells: String = columns.iter().map(|c| format!("<td>{}</td>", cell(device, c))).collect();
-            format!("<tr>{cells}</tr>\n")
-        })
-        .collect();
-    let heads: String = columns.iter().map(|c| format!("<th>{}</th>", c.replace('_', " "))).collect();
+    let row = |tag: &str, cells: Vec<String>| {
+        let cells: Vec<String> = cells.iter().map(|c| format!("<{tag}>{c}</{tag}>")).collect();
+        format!("<tr>{}</tr>\n", cells.concat())
+    };
+    let heads = row("th", columns.iter().map(|c| c.replace('_', " ")).collect());
+    let rows: Vec<String> =
+        devices.iter().map(|device| row("td", columns.iter().map(|c| cell(device, c)).collect())).collect();
+    let rows = rows.concat();
     format!(
-        "<!doctype html><title>Claviger beacon</title><style>body{{font:14px sans-serif}}td,th{{padding:4px 12px;text-align:left;border-bottom:1px solid #ccc}}</style>\n<h1>Devices</h1><p>What devices say of themselves is not signed; their receipts are.</p>\n<table><tr>{heads}</tr>\n{rows}</table>\n"
+        "<!doctype html><title>Claviger beacon</title><style>body{{font:14px sans-serif}}td,th{{padding:4px 12px;text-align:left;border-bottom:1px solid #ccc}}</style>\n<h1>Devices</h1><p>What devices say of themselves is not signed; their receipts are.</p>\n<table>{heads}{rows}</table>\n"
     )
 }
