@@ -7,6 +7,8 @@
 )]
 
 mod support;
+#[cfg(feature = "tpm")]
+mod swtpm;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -847,4 +849,79 @@ fn an_order_that_is_dropped_into_the_directory_is_heard() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(std::fs::read_to_string(receipt).unwrap().contains("clavigerd receipt v1"));
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn an_order_that_cannot_be_written_down_stops_everything_all_the_same() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let file = rig.daemon.home.join("state/claviger.db");
+    let text = rig.text("suspend", &["--scope", "key:other"]);
+    let signatures = [rig.sign("gina", &text)];
+    let disk = rusqlite::Connection::open(&file).unwrap();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let told = rig.send(&text, &signatures);
+    assert_eq!(code(&told), "store_failed", "{told}");
+    drop(disk);
+    assert_eq!(rig.says(), "inactivated", "in doubt, everything stands");
+    // It comes again when the disk is back, and is written down then.
+    assert_eq!(rig.send(&text, &signatures)["result"]["heard"], "raised");
+    assert_eq!(rig.says(), "inactivated");
+    rig.daemon.restart_stopped();
+    rig.becomes("ok", Duration::from_secs(20));
+    assert_eq!(rig.status()["held"][0]["scope"], "key:other");
+    // When it does not, the latch says at the next start that something was.
+    let text = rig.text("suspend", &["--number", "2"]);
+    let disk = rusqlite::Connection::open(&file).unwrap();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(code(&rig.send(&text, &[rig.sign("gina", &text)])), "store_failed");
+    drop(disk);
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "inactivated");
+    assert_eq!(rig.status()["level"], "inactivate");
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-c] test
+#[cfg(feature = "tpm")]
+#[test]
+fn a_tpm_latch_closes_sealed_pins_and_tells_an_old_copy_of_the_whole_disk() {
+    if !ssh_keygen_is_here() || swtpm::missing() {
+        return;
+    }
+    let tpm = swtpm::Swtpm::start();
+    tpm.seal("correct-horse-4711");
+    let latch = format!("[orders]\nlatch = \"tpm:{:#010x}\"\ntcti = {:?}", swtpm::INDEX, tpm.address);
+    let mut rig = Rig::start(&latch, "");
+    let home = rig.daemon.home.clone();
+    assert_eq!(rig.says(), "ok");
+    rig.daemon.signal("TERM");
+    rig.daemon.wait();
+    let (state, before) = (home.join("state"), home.join("before"));
+    copied_back(&state, &before);
+    rig.daemon.restart();
+    // A suspension wears no counter out, and closes no PIN for good.
+    assert_eq!(code(&rig.orders(&["gina"], "suspend", &[])), "ok");
+    assert_eq!(tpm.unseal().unwrap(), "correct-horse-4711");
+    assert_eq!(code(&rig.orders(&["gina"], "inactivate", &["--number", "2"])), "ok");
+    assert_eq!(tpm.refused().0, "tpm_inactivated");
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "inactivated");
+    // All of the disk as it was before: the TPM knows better.
+    rig.daemon.signal("KILL");
+    rig.daemon.wait();
+    std::fs::remove_dir_all(&state).unwrap();
+    copied_back(&before, &state);
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "inactivated");
+    assert!(rig.log().contains("\"kind\":\"latch\""));
+    rig.starts_again("all");
+    assert_eq!(rig.says(), "ok");
+    // A counter that is gone is no counter that shows nothing.
+    tpm.delete_counter();
+    rig.daemon.restart_stopped();
+    assert_eq!(rig.says(), "inactivated");
 }

@@ -33,8 +33,8 @@ const LOGOUT: Duration = Duration::from_secs(3);
 /// What stands, as signing asks for it.
 pub(super) struct Gate {
     pub(super) standing: Standing,
-    /// Why the latch could not be read.
-    unreadable: Option<String>,
+    /// Why it is not known what stands: then everything does.
+    in_doubt: Option<String>,
 }
 
 /// All that orders need of the house.
@@ -79,21 +79,21 @@ impl Orders {
         let mut standing = store.standing().await.map_err(failed)?;
         let place = config.orders.latch.to_string();
         let latch: Arc<dyn Latch> = latch::of(&config.orders.latch).into();
-        let (mut note, mut unreadable) = (None, None);
+        let (mut note, mut in_doubt) = (None, None);
         let known = standing.latch().map(|(place, value)| (place.to_owned(), value));
         match (latch.read(), known) {
             (Err(why), _) => {
                 tracing::error!(
                     "the latch {place} cannot be read, so this device counts as inactivated: {why}"
                 );
-                unreadable = Some(why);
+                in_doubt = Some(format!("the latch cannot be read: {why}"));
             }
             (Ok(shows), Some((there, marked))) if there == place => {
                 if shows > marked {
                     note = Some((shows, true, marked));
                 } else if shows < marked {
                     tracing::warn!("the latch {place} shows {shows} and not {marked}: it is moved there now");
-                    unreadable = latch.raise_to(marked).err();
+                    in_doubt = latch.raise_to(marked).err();
                 }
             }
             (Ok(shows), None) if shows > 0 && !latch.may_be_shared() => note = Some((shows, true, 0)),
@@ -119,7 +119,7 @@ impl Orders {
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
-            gate: RwLock::new(Arc::new(Gate { standing, unreadable })),
+            gate: RwLock::new(Arc::new(Gate { standing, in_doubt })),
             ended: watch::channel(0).0,
             one: tokio::sync::Mutex::new(()),
             latch,
@@ -149,15 +149,24 @@ impl Orders {
     }
 
     pub(super) fn set(&self, standing: Standing) {
-        let unreadable = self.gate().unreadable.clone();
-        *self.gate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Gate { standing, unreadable });
+        let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let in_doubt = gate.in_doubt.clone();
+        *gate = Arc::new(Gate { standing, in_doubt });
+    }
+
+    /// An order that cannot be written down stands all the same, and everything with it, until the daemon ends; from then
+    /// on the latch tells. What is durable is kept beside it, so that the order can come again.
+    fn doubt(&self, durable: Standing, why: String) {
+        tracing::error!("{why}: this device counts as inactivated");
+        *self.gate.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Gate { standing: durable, in_doubt: Some(why) });
     }
 
     /// Why the token is to stay closed.
     pub(super) fn closed(&self) -> Option<Refusal> {
         let gate = self.gate();
-        if let Some(why) = &gate.unreadable {
-            let why = format!("the latch cannot be read, so this device counts as inactivated: {why}");
+        if let Some(why) = &gate.in_doubt {
+            let why = format!("this device counts as inactivated until it is started again: {why}");
             return Some(Refusal::new(Code::Inactivated, why));
         }
         let held = gate.standing.held().get(&Scope::All)?;
@@ -312,8 +321,11 @@ impl House {
                 self.orders.set(heard.standing.clone());
                 Ok(self.obeyed(&order, &device, heard, latch).await)
             }
-            // It holds until the daemon ends, and the latch longer than that.
-            Err(refusal) => Err(refusal),
+            Err(refusal) => {
+                let why = format!("order {} could not be written down", order.hash());
+                self.orders.doubt(before, why);
+                Err(refusal)
+            }
         };
         self.close_if_ordered(is > was).await;
         answer
@@ -466,7 +478,7 @@ impl House {
         json!({
             "device": device.as_ref().ok().map(|d| &d.1),
             "deployment": device.as_ref().ok().map(|d| &d.0),
-            "unavailable": device.as_ref().err().map(|r| &r.sentence).or(gate.unreadable.as_ref()),
+            "unavailable": device.as_ref().err().map(|r| &r.sentence).or(gate.in_doubt.as_ref()),
             "level": standing.level(&Scope::All),
             "held": held,
             "epoch": standing.epoch(),
