@@ -8,6 +8,7 @@
 
 mod support;
 #[cfg(feature = "tpm")]
+#[allow(dead_code, reason = "its other half is for tests/tpm.rs")]
 mod swtpm;
 
 use std::path::{Path, PathBuf};

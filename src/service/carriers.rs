@@ -121,11 +121,20 @@ impl House {
         let Some(beacon) = self.config.orders.beacon.clone() else { return };
         let (mut quiet, mut receipts) = (false, Vec::new());
         loop {
-            let asked = tokio::select! {
-                asked = self.ask_beacon(&beacon, &mut receipts) => asked,
+            // Only the asking is broken off: what was answered is heard to its end.
+            let answer = tokio::select! {
+                answer = self.ask_beacon(&beacon, &receipts) => answer,
+                () = self.orders.woken.notified() => continue,
                 _ = stop.wait_for(|s| *s) => return,
             };
-            match asked {
+            let taken = match answer {
+                Ok(answer) => {
+                    receipts = self.take_answer(&beacon, answer).await;
+                    Ok(())
+                }
+                Err(why) => Err(why),
+            };
+            match taken {
                 Ok(()) => quiet = false,
                 Err(why) if quiet => tracing::debug!("the beacon: {why}"),
                 Err(why) => {
@@ -141,12 +150,13 @@ impl House {
             let rest = beacon.every.mul_f64(0.8 + f64::from(drawn[0]) / 255.0 * 0.4);
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
+                () = self.orders.woken.notified() => {}
                 _ = stop.wait_for(|s| *s) => return,
             }
         }
     }
 
-    async fn ask_beacon(&self, beacon: &Beacon, receipts: &mut Vec<Value>) -> Result<(), String> {
+    async fn ask_beacon(&self, beacon: &Beacon, receipts: &[Value]) -> Result<Answer, String> {
         let (deployment, device) = self.device_id().map_err(|r| r.sentence)?;
         let due = self.lease_is_due();
         let lease = due.then(|| self.lease_request().map_err(|r| r.sentence)).transpose()?;
@@ -176,8 +186,12 @@ impl House {
             })
             .map_err(|e| e.to_string())?;
         let text = told.await.map_err(|e| e.to_string())??;
-        let answer: Answer = serde_json::from_str(&text).map_err(|e| format!("it answers nonsense: {e}"))?;
-        receipts.clear();
+        serde_json::from_str(&text).map_err(|e| format!("it answers nonsense: {e}"))
+    }
+
+    /// Hears what a beacon answered; gives what the orders were answered with.
+    async fn take_answer(&self, beacon: &Beacon, answer: Answer) -> Vec<Value> {
+        let mut receipts = Vec::new();
         for paper in answer.orders.iter().take(carrier::MOST) {
             let place = format!("the beacon {}", beacon.url);
             if let Ok(told) = self.heard_from((&paper.text, &paper.signatures), "beacon", place).await {
@@ -188,6 +202,6 @@ impl House {
             let place = format!("the beacon {}", beacon.url);
             drop(self.heard_from((&paper.text, &paper.signatures), "beacon", place).await);
         }
-        Ok(())
+        receipts
     }
 }

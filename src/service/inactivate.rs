@@ -48,6 +48,8 @@ pub struct Orders {
     place: String,
     pub(super) lease: Mutex<LeaseBook>,
     pub(super) boot: String,
+    /// Wakes who asks the beacon: a reactivation needs another lease.
+    pub(super) woken: tokio::sync::Notify,
     /// What a wipe did not reach the last time.
     unreached: Mutex<Vec<String>>,
     /// A PIN was fetched for a wipe.
@@ -126,6 +128,7 @@ impl Orders {
             place,
             lease: Mutex::default(),
             boot: boot.trim().to_owned(),
+            woken: tokio::sync::Notify::new(),
             unreached: Mutex::default(),
             tried: AtomicBool::new(false),
         })

@@ -111,6 +111,7 @@ impl House {
         let told = self.orders.move_latch(latch).await;
         self.orders.set(standing.clone());
         tracing::warn!(scope = %asked.scope, by = people.join(" "), "started again: {told}");
+        self.orders.woken.notify_one();
         let token = self.open_again();
         Ok(json!({
             "scope": asked.scope,
