@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
-use crate::core::units::Name;
-use crate::refusal::Refusal;
+use crate::core::order::Scope;
+use crate::core::units::{Name, sha256};
+use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::store::EntryKind;
 use crate::token::check::CheckRow;
@@ -112,6 +113,51 @@ impl House {
             "orders": self.order_status(),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
+        })
+    }
+
+    /// 0 when nothing stands against the device, up to 3 for a wipe.
+    pub(super) fn level_number(&self) -> i64 {
+        match self.not_stopped().err().map(|r| r.code) {
+            None => 0,
+            Some(Code::Suspended) => 1,
+            Some(Code::Wiped) => 3,
+            Some(_) => 2,
+        }
+    }
+
+    /// What stands, and who is named to change it.
+    pub fn order_status(&self) -> Value {
+        let gate = self.orders.gate();
+        let standing = &gate.standing;
+        let held: Vec<Value> = standing
+            .held()
+            .iter()
+            .map(|(scope, h)| json!({"scope": scope, "level": h.level, "order": h.order}))
+            .collect();
+        let device = self.device_id();
+        let rules = self.rules();
+        let terms = rules.authority.as_ref().and_then(|a| a.orders());
+        json!({
+            "device": device.as_ref().ok().map(|d| &d.1),
+            "deployment": device.as_ref().ok().map(|d| &d.0),
+            "unavailable": device.as_ref().err().map(|r| &r.sentence).or(gate.in_doubt.as_ref()),
+            "level": standing.level(&Scope::All),
+            "held": held,
+            "epoch": standing.epoch(),
+            "highest": standing.highest(),
+            "last": standing.last(),
+            "challenge": standing.challenge().map(|t| hex::encode(sha256(t.as_bytes()))),
+            "latch": {
+                "place": self.orders.place,
+                "known": standing.latch().map(|(_, value)| value),
+            },
+            "revokers": terms.map(|t| &t.revokers),
+            "wipe": terms.map(|t| t.wipe),
+            "reactivate": terms.and_then(|t| t.reactivate.as_ref()),
+            "to_wipe": standing.to_wipe(),
+            "token_open": self.keeper.connected(),
+            "lease": self.lease_status(),
         })
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::core::key::{Origin, PublicKey, Purpose};
 use crate::core::log::entry::Entry;
 use crate::core::payment::Asset;
-use crate::core::units::{Address, U256};
+use crate::core::units::{Address, U256, sha256};
 use crate::refusal::Code;
 
 /// A ledger with one limit over everything.
@@ -53,7 +53,9 @@ fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
 async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
-    store.append(EntryKind::policy([1; 32], 0, 0, "start".into())).await.unwrap();
+    let text = "schema = 1".to_owned();
+    let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
+    store.put_document(entry, "policy", text).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();
@@ -294,7 +296,7 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; PRAGMA user_version = 2;")
+    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; PRAGMA user_version = 2;")
         .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
@@ -432,13 +434,14 @@ async fn an_order_stops_the_very_next_reservation_and_no_row_lifts_it() {
     store.close().await;
     drop(store);
     let file = dir.path().join("state/claviger.db");
+    Connection::open(&file).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
     let kept = std::fs::read(&file).unwrap();
     let store = open(dir.path()).unwrap();
     assert_eq!(store.standing().await.unwrap(), standing, "the log tells it again");
     store.close().await;
     drop(store);
     for change in [
-        "UPDATE meta SET value = replace(value, 'suspend', 'none') WHERE name = 'standing'",
+        "UPDATE meta SET value = CAST(replace(value, 'suspend', 'none') AS BLOB) WHERE name = 'standing'",
         "DELETE FROM meta WHERE name = 'standing'",
     ] {
         for more in ["-wal", "-shm"] {
