@@ -3,6 +3,9 @@
 //! Decides nothing. Each block says why it is sound.
 #![expect(unsafe_code, reason = "this room exists to hold it")]
 
+pub mod memory;
+pub mod peer;
+
 use std::ffi::CString;
 use std::io;
 use std::mem::{MaybeUninit, size_of};

@@ -53,16 +53,15 @@ pub async fn run(config: Config) -> Result<(), String> {
     };
     let serving = [
         {
-            let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
-            let cache = house.digests.clone();
+            let (owner, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
             tokio::spawn(listener::accept(
                 "wallet",
                 wallet,
                 limits.connections,
-                cache,
+                Arc::clone(&house),
                 stopping.clone(),
                 move |stream, peer| {
-                    let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
+                    let handler = Arc::new(Wallet { house: Arc::clone(&owner), peer });
                     connection::run(stream, handler, bounds.clone(), stop.clone())
                 },
             ))
@@ -70,16 +69,15 @@ pub async fn run(config: Config) -> Result<(), String> {
         {
             // Operators get their own bound: apps that fill theirs cannot lock them out.
             let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
-            let (house, stop) = (Arc::clone(&house), stopping.clone());
-            let cache = house.digests.clone();
+            let (owner, stop) = (Arc::clone(&house), stopping.clone());
             tokio::spawn(listener::accept(
                 "operator",
                 operator,
                 32,
-                cache,
+                Arc::clone(&house),
                 stopping.clone(),
                 move |stream, peer| {
-                    let handler = Arc::new(Operator { house: Arc::clone(&house), peer });
+                    let handler = Arc::new(Operator { house: Arc::clone(&owner), peer });
                     connection::run(stream, handler, bounds.clone(), stop.clone())
                 },
             ))

@@ -62,6 +62,13 @@ pub const WALLET: &[Method] = &[
         result: "{raw, tx}",
     },
     Method {
+        name: "claviger_hello",
+        summary: "Gives this connection's nonce; from then on each request shows it, with a number of its own, in a \
+                  member claviger {nonce, seq} beside jsonrpc",
+        params: &[],
+        result: "{nonce}",
+    },
+    Method {
         name: "claviger_status",
         summary: "Whether payments can be signed now",
         params: &[],

@@ -15,7 +15,7 @@ use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::service::sign::{self, Asked, Payer};
-use crate::service::{House, Peer, keys};
+use crate::service::{Chunk, House, Peer, keys};
 use crate::wire::rpc::Request;
 
 /// The operator side of one connection.
@@ -32,6 +32,10 @@ impl Handler for Operator {
             self.dispatch(name, params)
         })
         .await
+    }
+
+    fn admit(&self, chunk: &Chunk) -> Result<(), Refusal> {
+        self.peer.wrote(chunk)
     }
 
     fn unreadable(&self, refusal: &Refusal) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::metrics::Metrics;
 use super::pending::Pending;
-use crate::caller::DigestCache;
+use crate::caller::{Eyes, Peer};
 use crate::config::Config;
 use crate::core::app::Apps;
 use crate::core::approval::Authority;
@@ -166,8 +166,8 @@ pub struct House {
     pub metrics: Metrics,
     /// Requests that are waited for.
     pub pending: Pending,
-    /// Digests of executables.
-    pub digests: DigestCache,
+    /// What looks at those who ask.
+    pub eyes: Eyes,
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
@@ -199,6 +199,11 @@ impl House {
     #[must_use]
     pub fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Pins who connected.
+    pub fn pin(&self, socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Peer> {
+        Peer::pin(socket, &self.eyes, &self.rules().apps)
     }
 
     /// A fresh request id: 64 random bits of this run, then a counter.

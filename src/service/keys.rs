@@ -10,6 +10,7 @@ use super::ledger::PolicyLedger;
 use super::{House, Keys, Rules, token_refusal};
 use crate::config::read_text;
 use crate::core::app::Apps;
+use crate::core::app::facts::Host;
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
 use crate::core::policy::{Policy, diff};
@@ -165,7 +166,8 @@ impl House {
     /// Reads policy and apps from their files and puts them in force; on any error the old ones stay.
     pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let rules = load_rules(&self.config)?;
+        let rules = load_rules(&self.config, self.eyes.host())?;
+        rules.apps.follows(&self.rules().apps)?;
         let keys_changed = self.reload_key_policy(uid).await?;
         let mut summary = self.put_in_force(rules, uid).await?;
         if let Some(map) = summary.as_object_mut() {
@@ -264,12 +266,13 @@ impl House {
 }
 
 /// Reads both rule files.
-pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusal> {
+pub(super) fn load_rules(config: &crate::config::Config, host: &Host) -> Result<Rules, Refusal> {
     let text = |path| read_text(path).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()));
     let policy_text = text(&config.policy_file)?;
     let policy = parse_policy(&policy_text)?;
     let apps = Apps::parse(&text(&config.apps_file)?)
         .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
+    apps.within(|uid| host.reach(uid))?;
     let authority = load_authority(config, &policy)?;
     Ok(Rules { policy: Arc::new(policy), policy_text, apps, authority })
 }

@@ -20,7 +20,9 @@ pub mod start;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 
-pub use crate::caller::{DigestCache, Peer, executable_digest};
+pub use crate::caller::{Eyes, Peer, executable_digest};
+/// What the sockets read, with its sender.
+pub use crate::sys::peer::{Chunk, receive, stamp_messages};
 /// What listeners and commands need of the host.
 pub use crate::sys::{
     adopt_descriptor, change_group, effective_uid, file_system_magic, harden_process, read_hidden_line,

@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::keys::now;
 use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
-use super::{House, Key, Peer};
+use super::{House, Key, Peer, Rules};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
@@ -127,7 +128,8 @@ async fn steps<D: Deed>(
     timed.stop(Stage::Decode);
 
     let timed = Timer::start(house);
-    let vouched = peer.vouch(&rules.apps, digest)?;
+    let seen = full_check(peer, &rules, move |peer, rules| peer.vouch(&rules.apps, digest, now()));
+    let vouched = Arc::new(seen.await?);
     timed.stop(Stage::Caller);
 
     let timed = Timer::start(house);
@@ -158,8 +160,12 @@ async fn steps<D: Deed>(
     };
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, operation, &reserved, sealed).await {
-        Ok(signed) => Ok(signed),
+    match release(house, peer, &deed, operation, &vouched, &reserved, sealed).await {
+        Ok(signed) => {
+            // What was recorded as signed stays so; a program that took the process over does not get it.
+            peer.still()?;
+            Ok(signed)
+        }
         Err(refusal) => {
             // The reservation stays: whether the token did it is not always known.
             let failed = house.store.fail(request, refusal.code.as_str(), &refusal.sentence).await;
@@ -177,11 +183,14 @@ async fn release<D: Deed>(
     peer: &Peer,
     deed: &D,
     operation: Operation,
+    vouched: &Arc<Vouched>,
     reserved: &Reserved,
     sealed: Sealed,
 ) -> Result<Signed, Refusal> {
     let timed = Timer::start(house);
-    peer.unchanged()?;
+    // By the rules of now: what was revoked meanwhile gets nothing.
+    let before = Arc::clone(vouched);
+    full_check(peer, &house.rules(), move |peer, rules| peer.again(&rules.apps, &before, now())).await?;
     timed.stop(Stage::Recheck);
 
     let timed = Timer::start(house);
@@ -202,6 +211,21 @@ async fn release<D: Deed>(
     let recorded = house.store.finish(reserved.request(), kept).await.map_err(|e| house.store_refusal(&e))?;
     timed.stop(Stage::Record);
     Ok(Signed::new(checked, &recorded))
+}
+
+/// A check that reads large files waits on a thread where nobody else waits.
+async fn full_check<T: Send + 'static>(
+    peer: &Peer,
+    rules: &Arc<Rules>,
+    check: impl FnOnce(&Peer, &Rules) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    if !peer.is_slow() {
+        return check(peer, rules);
+    }
+    let (peer, rules) = (peer.clone(), Arc::clone(rules));
+    let checked = tokio::task::spawn_blocking(move || check(&peer, &rules)).await;
+    checked
+        .unwrap_or_else(|e| Err(Refusal::new(Code::Internal, format!("the check of the caller failed: {e}"))))
 }
 
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {

@@ -13,7 +13,7 @@ use super::lifecycle::load_key_policy;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::{House, Keys};
-use crate::caller::DigestCache;
+use crate::caller::Eyes;
 use crate::config::{Config, TokenConfig};
 use crate::core::key::policy::LifeClock;
 use crate::refusal::{Code, Refusal};
@@ -59,7 +59,8 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
 impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
     pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
-        let rules = load_rules(&config)?;
+        let eyes = Eyes::open();
+        let rules = load_rules(&config, eyes.host())?;
         let key_policy = load_key_policy(&config)?;
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
         std::fs::create_dir_all(&config.state_dir)
@@ -87,7 +88,7 @@ impl House {
             keeper,
             metrics: Metrics::default(),
             pending: Pending::default(),
-            digests: DigestCache::default(),
+            eyes,
             started: Instant::now(),
             strangers: Strangers::default(),
             health: Mutex::default(),
