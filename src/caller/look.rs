@@ -88,15 +88,26 @@ impl Attestor {
     /// Pins who connected. The order is what makes it sound: the pidfd first, the directory, proof that the process
     /// lives and so is the one that the directory shows, its memory, its executable, and proof that it was of that
     /// memory.
-    pub(super) fn pin(&self, socket: BorrowedFd<'_>) -> io::Result<(Pinned, PinFacts)> {
+    ///
+    /// A process that is gone already is held by nothing, and nothing of it is known.
+    pub(super) fn pin(&self, socket: BorrowedFd<'_>) -> io::Result<(Option<Pinned>, PinFacts)> {
         let who = sys::peer_credentials(socket)?;
         let (pidfd, race_free) = match sys::peer_pidfd(socket) {
-            Ok(pidfd) => (pidfd, true),
-            Err(_) => (sys::pidfd_open(who.pid)?, false),
+            // Only where the kernel knows no better: whoever has the number now may be another process.
+            Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => (sys::pidfd_open(who.pid), false),
+            named => (named, true),
         };
-        let pinned = self.hold(who.pid, pidfd)?;
-        let facts = self.facts_of(&pinned, who.uid, who.gid, race_free);
-        Ok((pinned, facts))
+        match pidfd.and_then(|pidfd| self.hold(who.pid, pidfd)) {
+            Ok(pinned) => {
+                let facts = self.facts_of(&pinned, who.uid, who.gid, race_free);
+                Ok((Some(pinned), facts))
+            }
+            Err(e) => {
+                let gone = format!("the process that connected cannot be held: {e}");
+                let (exe, named) = (Err(gone.clone()), Err(gone));
+                Ok((None, PinFacts { pid: who.pid, uid: who.uid, gid: who.gid, exe, named, race_free }))
+            }
+        }
     }
 
     /// Pins a process that somebody names, for trying it out.

@@ -14,7 +14,7 @@ mod host;
 mod look;
 mod status;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
@@ -28,8 +28,8 @@ use crate::core::app::{App, Apps};
 use crate::core::proof::{Digest, Vouched};
 use crate::core::units::Timestamp;
 use crate::refusal::{Code, Refusal};
+use crate::sys::memory;
 use crate::sys::peer::Chunk;
-use crate::sys::{self, memory};
 
 /// `statfs` of a pidfd whose inode number is the process's own for the life of the machine (Linux 6.9).
 const PIDFS: i64 = 0x5049_4446;
@@ -55,14 +55,14 @@ impl Eyes {
 
 struct Sight {
     attestor: Arc<look::Attestor>,
-    pinned: look::Pinned,
+    /// Nothing when the process was gone before it could be held.
+    pinned: Option<look::Pinned>,
 }
 
 /// What a connection is, for as long as it lasts.
 struct Pin {
     facts: PinFacts,
     sight: Sight,
-    pidfd: OwnedFd,
     /// Inode of the pidfd, where it names a process for good.
     process: Option<u64>,
     hello: Mutex<Hello>,
@@ -90,22 +90,21 @@ impl Peer {
     /// Pins a process by its number, for trying it out: nobody is served on account of it.
     pub fn of_process(pid: i32, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
         let (pinned, facts) = eyes.attestor.pin_process(pid)?;
-        Self::of(pinned, facts, eyes, apps)
+        Self::of(Some(pinned), facts, eyes, apps)
     }
 
-    fn of(pinned: look::Pinned, mut facts: PinFacts, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
-        if let Ok(exe) = &facts.exe
+    fn of(pinned: Option<look::Pinned>, mut facts: PinFacts, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
+        if let (Ok(exe), Some(pinned)) = (&facts.exe, &pinned)
             && apps.claimed(&exe.path, facts.uid).is_some()
         {
-            facts.exe = eyes.attestor.executable(&pinned, true);
+            facts.exe = eyes.attestor.executable(pinned, true);
         }
-        let pidfd = pinned.pidfd.try_clone()?;
-        let process = identity(pidfd.as_fd());
+        let process = pinned.as_ref().and_then(|pinned| identity(pinned.pidfd.as_fd()));
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (pid, uid) = (facts.pid, facts.uid);
         let sight = Sight { attestor: Arc::clone(&eyes.attestor), pinned };
-        let pin = Pin { facts, sight, pidfd, process, hello: Mutex::new(Hello::new(nonce)) };
+        let pin = Pin { facts, sight, process, hello: Mutex::new(Hello::new(nonce)) };
         Ok(Self { pin: Arc::new(pin), pid, uid, proven: false })
     }
 
@@ -174,17 +173,21 @@ impl Peer {
             unknown(format!("{} could not be read when it connected: {why}", exe.path.display()))
         })?;
         apps.find(&exe.path, digest, self.uid).ok_or_else(|| {
-            unknown(format!(
-                "{} (sha256 {}) under uid {} is no registered app",
-                exe.path.display(),
-                hex::encode(digest),
-                self.uid
-            ))
+            let (path, digest) = (exe.path.display(), hex::encode(digest));
+            let why = format!("{path} has SHA-256 {digest} under uid {}, not the registered one", self.uid);
+            Refusal::new(Code::AppReplaced, why)
         })
     }
 
-    fn look(&self, app: &App) -> Facts {
-        self.pin.sight.attestor.check(&self.pin.sight.pinned, &app.path, app.unit.is_some())
+    fn look(&self, path: &Path, unit: bool) -> Result<Facts, Refusal> {
+        let sight = &self.pin.sight;
+        let pinned = sight.pinned.as_ref().ok_or_else(|| self.ended())?;
+        Ok(sight.attestor.check(pinned, path, unit))
+    }
+
+    fn ended(&self) -> Refusal {
+        let why = format!("process {} has ended, or runs another program than when it connected", self.pid);
+        Refusal::new(Code::AppChanged, why)
     }
 
     fn asking(&self, now: Timestamp) -> Asking<'_> {
@@ -200,7 +203,8 @@ impl Peer {
     /// Vouches for this request, after the full check: the process and what it executes are the registered app's.
     pub fn vouch(&self, apps: &Apps, digest: Digest, now: Timestamp) -> Result<Vouched, Refusal> {
         let app = self.app(apps)?;
-        let tier = judge::judge(app, self.asking(now), &self.look(app))?;
+        let facts = self.look(&app.path, app.unit.is_some())?;
+        let tier = judge::judge(app, self.asking(now), &facts)?;
         Ok(Vouched::assertion(app.id.clone(), tier, digest))
     }
 
@@ -225,23 +229,19 @@ impl Peer {
     /// The quick check before a reply: it lives, in the memory that it had.
     // [clause 8.2.4-b] what was signed is not handed to a program that took the process over
     pub fn still(&self) -> Result<(), Refusal> {
-        if self.pin.sight.pinned.is_same() && sys::pidfd_alive(self.pin.pidfd.as_fd()).unwrap_or(false) {
-            return Ok(());
-        }
-        let why = format!("process {} has ended, or runs another program than when it connected", self.pid);
-        Err(Refusal::new(Code::AppChanged, why))
+        let same = self.pin.sight.pinned.as_ref().is_some_and(look::Pinned::is_same);
+        if same { Ok(()) } else { Err(self.ended()) }
     }
 
     /// Every check of the app of this name, with what each came to.
-    #[must_use]
-    pub fn rows(&self, app: &App, proven: bool, now: Timestamp) -> Vec<Row> {
+    pub fn rows(&self, app: &App, proven: bool, now: Timestamp) -> Result<Vec<Row>, Refusal> {
         let asking = Asking { pin: &self.pin.facts, proven, now };
-        judge::rows(app, asking, &self.look(app))
+        Ok(judge::rows(app, asking, &self.look(&app.path, app.unit.is_some())?))
     }
 
     /// What it executes now, for registering it.
-    pub fn executed(&self) -> Result<Executed, String> {
-        self.pin.sight.attestor.check(&self.pin.sight.pinned, Path::new("/"), false).code
+    pub fn executed(&self) -> Result<Executed, Refusal> {
+        self.look(Path::new("/"), false)?.code.map_err(|why| Refusal::new(Code::AppUnseen, why))
     }
 
     /// What was seen of it when it was pinned.

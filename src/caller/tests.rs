@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 const NOW: Timestamp = Timestamp(0);

@@ -177,6 +177,8 @@ impl Wallet {
     }
 
     fn app(&self) -> Result<App, Refusal> {
+        // What an app may see is nothing for a program that took its process over.
+        self.peer.still()?;
         self.peer.app(&self.house.rules().apps).cloned()
     }
 

@@ -1,0 +1,455 @@
+//! Programs of the same user that want a payment signed in an app's name, against the real daemon.
+//!
+//! The daemon runs as root, the app and its attackers as a user without privileges. `tests/attacks/` holds both: `victim`
+//! is registered, `mallory` tries. Run as root; elsewhere there is nothing to see, and each test says so.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Daemon, cli_ok, code};
+
+/// Who attacks, and whom: one user.
+const USER: u32 = 47_111;
+/// The group that a protected app is setgid to.
+const GROUP: u32 = 47_222;
+
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).ancestors().nth(2).unwrap().join("attacks");
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks/Cargo.toml");
+        let done = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&target)
+            .env_remove("CARGO_TARGET_DIR")
+            .status();
+        assert!(done.unwrap().success());
+        target.join("debug")
+    })
+}
+
+/// A program that runs and is talked with.
+struct Running {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its children too: some became the app and wait for ever.
+        Command::new("kill")
+            .args(["-KILL", "--", &format!("-{}", self.child.id())])
+            .stderr(Stdio::null())
+            .status()
+            .ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Running {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        writeln!(self.stdin, "{line}").unwrap();
+        self.line()
+    }
+
+    /// The code of the daemon's answer to a request.
+    fn asks(&mut self, request: &str) -> String {
+        coded(&self.say(request))
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+}
+
+#[track_caller]
+fn coded(line: &str) -> String {
+    let Ok(reply) = serde_json::from_str::<Value>(line) else { panic!("no reply but {line:?}") };
+    code(&reply).to_owned()
+}
+
+struct Stage {
+    daemon: Daemon,
+    /// Root's.
+    apps: PathBuf,
+    /// The attacker's.
+    lair: PathBuf,
+    nonce: std::cell::Cell<u64>,
+}
+
+fn copy(from: &Path, to: &Path, mode: u32, owner: u32, group: u32) {
+    std::fs::copy(from, to).unwrap();
+    chown(to, Some(owner), Some(group)).unwrap();
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+impl Stage {
+    /// `None`, with a word, where nobody can be attacked.
+    fn set() -> Option<Self> {
+        if claviger::service::effective_uid() != 0 {
+            eprintln!("skipped: only root can run the daemon and its attackers as different users");
+            return None;
+        }
+        let built = built();
+        let daemon = Daemon::start();
+        let (apps, lair) = (daemon.home.join("apps"), daemon.home.join("lair"));
+        for (dir, owner) in [(&apps, 0), (&lair, USER)] {
+            std::fs::create_dir(dir).unwrap();
+            chown(dir, Some(owner), Some(owner)).unwrap();
+        }
+        for (path, mode) in [
+            (daemon.home.parent().unwrap().to_path_buf(), 0o755),
+            (daemon.home.clone(), 0o755),
+            (daemon.home.join("wallet.sock"), 0o666),
+        ] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        copy(&built.join("victim"), &apps.join("victim"), 0o755, 0, 0);
+        copy(&built.join("victim"), &apps.join("guarded"), 0o2755, 0, GROUP);
+        copy(&built.join("mallory"), &lair.join("mallory"), 0o755, USER, USER);
+        copy(&built.join("libevil.so"), &lair.join("evil.so"), 0o755, USER, USER);
+        copy(&built.join("victim"), &lair.join("modified"), 0o755, USER, USER);
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(lair.join("modified"))
+            .unwrap()
+            .write_all(b"something else")
+            .unwrap();
+        let stage = Self { daemon, apps, lair, nonce: std::cell::Cell::new(0) };
+        stage.register("victim", "");
+        stage.register("guarded", &format!("gid = {GROUP}\ntier = \"T2\"\n"));
+        stage.daemon.apply(&support::POLICY.replace("[\"test\"]", "[\"test\", \"victim\", \"guarded\"]"));
+        Some(stage)
+    }
+
+    fn register(&self, id: &str, more: &str) {
+        let path = self.apps.join(id);
+        let digest = hex::encode(claviger::service::executable_digest(&path).unwrap());
+        let file = self.daemon.home.join("apps.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let entry =
+            format!("\n[[app]]\nid = {id:?}\npath = {path:?}\nsha256 = {digest:?}\nuid = {USER}\n{more}");
+        std::fs::write(&file, text + &entry).unwrap();
+        cli_ok(&self.daemon.home, &["reload"]);
+    }
+
+    fn socket(&self) -> String {
+        self.daemon.home.join("wallet.sock").to_str().unwrap().to_owned()
+    }
+
+    /// A payment that the policy permits, and that was not asked for before.
+    fn payment(&self) -> String {
+        self.nonce.set(self.nonce.get() + 1);
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [self.daemon.tx(self.nonce.get(), 1)]})
+            .to_string()
+    }
+
+    fn start(&self, command: &mut Command) -> Running {
+        command
+            .uid(USER)
+            .gid(USER)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .current_dir(&self.lair);
+        let mut child = command.spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Running { child, stdin, stdout }
+    }
+
+    /// The app, connected.
+    fn app(&self, name: &str, words: &[&str]) -> Running {
+        let mut app = self.start(Command::new(self.apps.join(name)).arg(self.socket()).args(words));
+        assert_eq!(app.line(), "connected");
+        app
+    }
+
+    /// The app, connected, after a payment of its own was signed.
+    fn working(&self) -> Running {
+        let mut app = self.app("victim", &[]);
+        assert_eq!(app.asks(&self.payment()), "ok");
+        app
+    }
+
+    fn mallory(&self, words: &[&str]) -> Running {
+        self.start(Command::new(self.lair.join("mallory")).args(words))
+    }
+
+    /// Lets the attacker come far before the daemon accepts it.
+    fn while_it_sleeps(&self, words: &[&str]) -> Running {
+        self.daemon.signal("STOP");
+        let running = self.mallory(words);
+        std::thread::sleep(Duration::from_millis(700));
+        self.daemon.signal("CONT");
+        running
+    }
+
+    /// Nothing but what was signed for the app itself stands in the log.
+    fn signed(&self, payments: u64) {
+        let report = self.daemon.verify_log();
+        assert_eq!(report["results"].as_u64(), Some(payments), "{report}");
+    }
+}
+
+fn victim(stage: &Stage) -> String {
+    stage.apps.join("victim").to_str().unwrap().to_owned()
+}
+
+// [clause 8.2.4-c] test
+#[test]
+fn what_others_do_to_a_running_app_is_seen() {
+    let Some(stage) = Stage::set() else { return };
+    let attacked = |what: &str, wanted: &str, attack: &dyn Fn(&mut Running) -> Option<Running>| {
+        let mut app = stage.working();
+        let held = attack(&mut app);
+        assert_eq!(app.asks(&stage.payment()), wanted, "{what}");
+        drop(held);
+    };
+    let ready = |mut mallory: Running| {
+        assert_eq!(mallory.line(), "ready");
+        Some(mallory)
+    };
+    attacked("nothing", "ok", &|_| None);
+    attacked("a debugger", "app_traced", &|app| ready(stage.mallory(&["trace", &app.pid()])));
+    attacked("a debugger on another thread", "app_traced", &|app| {
+        assert_eq!(app.say("thread"), "done");
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", app.pid())).unwrap();
+        let names: Vec<String> = tasks.map(|t| t.unwrap().file_name().into_string().unwrap()).collect();
+        let other = names.iter().find(|name| **name != app.pid()).unwrap();
+        ready(stage.mallory(&["trace", other]))
+    });
+    attacked("a patch of its code", "app_patched", &|app| {
+        ready(stage.mallory(&["patch", &app.pid(), &victim(&stage)]))
+    });
+    attacked("memory that is written and executed", "app_writable_code", &|app| {
+        assert_eq!(app.say("rwx"), "done");
+        None
+    });
+    attacked("a library that is loaded later", "app_foreign_code", &|app| {
+        assert_eq!(app.say(&format!("load {}", stage.lair.join("evil.so").display())), "done");
+        None
+    });
+    attacked("a new file in the place of its executable", "app_replaced", &|_| {
+        let fresh = stage.apps.join("fresh");
+        copy(&stage.apps.join("victim"), &fresh, 0o755, 0, 0);
+        std::fs::rename(fresh, stage.apps.join("victim")).unwrap();
+        None
+    });
+
+    let mut preloaded = stage.start(
+        Command::new(victim(&stage)).arg(stage.socket()).env("LD_PRELOAD", stage.lair.join("evil.so")),
+    );
+    assert_eq!(preloaded.line(), "connected");
+    assert_eq!(preloaded.asks(&stage.payment()), "app_foreign_code");
+    let mut supervised = stage.mallory(&["supervise", &victim(&stage), &stage.socket()]);
+    assert_eq!(supervised.line(), "connected");
+    assert_eq!(supervised.asks(&stage.payment()), "app_seccomp");
+    stage.signed(8);
+}
+
+// [clause 8.2.4-a] test
+#[test]
+fn other_files_and_places_are_not_the_app() {
+    let Some(stage) = Stage::set() else { return };
+    let lair = |name: &str| stage.lair.join(name).to_str().unwrap().to_owned();
+    copy(&stage.apps.join("victim"), &stage.lair.join("copy"), 0o755, USER, USER);
+    let started = |what: &str, wanted: &str, command: &mut Command| {
+        let mut running = stage.start(command);
+        assert_eq!(running.line(), "connected", "{what}");
+        assert_eq!(running.asks(&stage.payment()), wanted, "{what}");
+    };
+    let (socket, app) = (stage.socket(), victim(&stage));
+    started("the app", "ok", Command::new(&app).arg(&socket));
+    started("a modified copy", "app_unknown", Command::new(lair("modified")).arg(&socket));
+    started("an exact copy", "app_unknown", Command::new(lair("copy")).arg(&socket));
+    started(
+        "the app by its loader",
+        "app_unknown",
+        Command::new(std::fs::canonicalize("/lib64/ld-linux-x86-64.so.2").unwrap()).args([&app, &socket]),
+    );
+    started(
+        "its bytes from memory",
+        "app_unknown",
+        Command::new(lair("mallory")).args(["memfd", &app, &socket]),
+    );
+    started(
+        "the app in a user namespace",
+        "app_namespace",
+        Command::new("unshare").args(["--user", "--", &app, &socket]),
+    );
+    let script = format!("mount --bind {} {app} && exec {app} {socket}", lair("modified"));
+    started(
+        "another file that is mounted over it",
+        "app_replaced",
+        Command::new("unshare").args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", &script]),
+    );
+    let mut spoof = stage.mallory(&["spoof", &lair("evil.so"), &socket, &stage.payment(), &app]);
+    let said = spoof.line();
+    assert_eq!(coded(&said), "app_namespace", "{said}");
+
+    // The file itself is another one than was registered: an update that nobody looked at.
+    copy(&stage.lair.join("modified"), &stage.apps.join("fresh"), 0o755, 0, 0);
+    std::fs::rename(stage.apps.join("fresh"), stage.apps.join("victim")).unwrap();
+    started("a replaced file", "app_replaced", Command::new(&app).arg(&socket));
+    stage.signed(1);
+}
+
+// [clause 8.2.4-b] test
+#[test]
+fn a_connection_is_one_program_and_its_bytes() {
+    let Some(stage) = Stage::set() else { return };
+    let (socket, app) = (stage.socket(), victim(&stage));
+    let mallory = stage.lair.join("mallory").to_str().unwrap().to_owned();
+
+    let mut working = stage.working();
+    let fd = working.say("fd");
+    assert_eq!(working.asks(&format!("exec {mallory} write {fd} {}", stage.payment())), "app_changed");
+    let mut working = stage.working();
+    // The same program again is another program too: what it inherited is not its own.
+    let said = working.say(&format!("exec {app} {socket}"));
+    assert_eq!(said, "connected");
+    assert_eq!(working.asks(&stage.payment()), "ok", "its own new connection");
+
+    let working = stage.working();
+    let mut thief = {
+        let mut told = stage.working();
+        let fd = told.say("fd");
+        stage.mallory(&["steal", &told.pid(), &fd, &stage.payment()]).line();
+        stage.mallory(&["steal", &working.pid(), &fd, &stage.payment()])
+    };
+    assert_eq!(coded(&thief.line()), "app_sender", "a stolen descriptor");
+
+    assert_eq!(coded(&stage.mallory(&["rights", &socket, &stage.payment()]).line()), "app_descriptor");
+    for (attack, wanted) in
+        [("fork-then-exec", "app_sender"), ("clone", "app_sender"), ("forge", "app_namespace")]
+    {
+        let mut asked = stage.while_it_sleeps(&[attack, &socket, &stage.payment(), &app]);
+        assert_eq!(asked.line(), "ready", "{attack}");
+        assert_eq!(coded(&asked.line()), wanted, "{attack}");
+    }
+    stage.signed(5);
+}
+
+// [clause 8.2.4-e] test
+#[test]
+fn what_was_written_before_the_app_ran_is_not_the_apps() {
+    let Some(stage) = Stage::set() else { return };
+    let guarded = stage.apps.join("guarded").to_str().unwrap().to_owned();
+    let (socket, request) = (stage.socket(), stage.payment());
+    let mut asked = stage.while_it_sleeps(&["write-then-exec", &socket, &request, &guarded]);
+    assert_eq!(asked.line(), "ready");
+    let said = asked.line();
+    assert_eq!(coded(&said), "app_group", "{said}");
+
+    // The number of a process that has ended is given to the app.
+    stage.daemon.signal("STOP");
+    let mut gone = stage.mallory(&["leave", &socket, &stage.payment()]);
+    let pid: u32 = gone.line().parse().unwrap();
+    let mut reused = None;
+    for _ in 0..50 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let candidate = stage.start(Command::new(victim(&stage)).args(["/nonexistent", "idle"]));
+        if candidate.child.id() == pid {
+            reused = Some(candidate);
+            break;
+        }
+    }
+    assert!(reused.is_some(), "the number {pid} was not given again");
+    stage.daemon.signal("CONT");
+    let said = gone.line();
+    assert!(["app_unknown", "app_sender", "app_changed"].contains(&coded(&said).as_str()), "{said}");
+    stage.signed(0);
+}
+
+// [clause 8.2.4-c] test
+#[test]
+fn a_digest_is_not_believed_twice_of_a_file_that_others_can_change() {
+    let Some(stage) = Stage::set() else { return };
+    let library = stage.lair.join("evil.so");
+    let mut libs = String::from("serial = 1\n[app.libs]\n");
+    {
+        let app = stage.working();
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", app.pid())).unwrap();
+        let mut paths: Vec<&str> = maps
+            .lines()
+            .filter(|l| l.contains("r-xp"))
+            .filter_map(|l| l.split_once('/').map(|(_, p)| p))
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        for path in paths.iter().map(|p| format!("/{p}")).chain([library.to_str().unwrap().to_owned()]) {
+            let digest = claviger::service::executable_digest(Path::new(&path)).unwrap();
+            libs.push_str(&format!("{path:?} = \"{}\"\n", hex::encode(digest)));
+        }
+    }
+    copy(&built().join("victim"), &stage.apps.join("listed"), 0o755, 0, 0);
+    stage.register("listed", &libs);
+    stage.daemon.apply(&support::POLICY.replace("[\"test\"]", "[\"listed\"]"));
+    let mut app = stage.app("listed", &[]);
+    let mut writer = stage.mallory(&["dirty", library.to_str().unwrap()]);
+    assert_eq!(writer.line(), "ready");
+    assert_eq!(app.say(&format!("load {}", library.display())), "done");
+    assert_eq!(app.asks(&stage.payment()), "ok", "it is listed");
+    let times = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).unwrap();
+    let before = times(&library);
+    assert_eq!(writer.say(""), "changed");
+    assert_eq!(times(&library), before, "the times of the file tell nothing");
+    assert_eq!(app.asks(&stage.payment()), "app_foreign_code");
+    stage.signed(2);
+}
+
+// [clause 8.2.4-e] test
+#[test]
+fn a_protected_app_is_out_of_reach_and_says_hello() {
+    let Some(stage) = Stage::set() else { return };
+    let mut app = stage.app("guarded", &["hello"]);
+    assert_eq!(app.asks(&stage.payment()), "ok");
+    let fd = app.say("fd");
+    for words in [
+        vec!["trace", &app.pid()],
+        vec!["flicker", &app.pid()],
+        vec!["poke", &app.pid()],
+        vec!["patch", &app.pid(), "guarded"],
+        vec!["steal", &app.pid(), &fd, "{}"],
+    ] {
+        let said = stage.mallory(&words).line();
+        assert!(said.contains("permitted") || said.contains("denied"), "{words:?}: {said}");
+    }
+    assert_eq!(app.asks(&stage.payment()), "ok");
+    // A library that somebody wants in it is not let in by the loader.
+    let path = stage.apps.join("guarded");
+    let mut preloaded = stage.start(
+        Command::new(&path).arg(stage.socket()).arg("hello").env("LD_PRELOAD", stage.lair.join("evil.so")),
+    );
+    assert_eq!(preloaded.line(), "connected");
+    assert_eq!(preloaded.asks(&stage.payment()), "ok");
+    // Where setgid does not count, it is not the app.
+    let mut bare = stage
+        .start(Command::new("setpriv").arg("--no-new-privs").arg(&path).arg(stage.socket()).arg("hello"));
+    assert_eq!(bare.line(), "connected");
+    assert_eq!(bare.asks(&stage.payment()), "app_group");
+    let log = cli_ok(&stage.daemon.home, &["log", "show", "--from", "0", "--count", "100"]).to_string();
+    assert!(log.contains("T2"), "the tier stands in the log");
+    // The same program without protection, where protection is asked for.
+    copy(&stage.apps.join("victim"), &stage.apps.join("open"), 0o755, 0, 0);
+    stage.register("open", "tier = \"T2\"\n");
+    assert_eq!(stage.app("open", &["hello"]).asks(&stage.payment()), "app_tier");
+    stage.signed(3);
+}
