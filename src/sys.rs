@@ -177,6 +177,44 @@ pub fn die_with_parent() -> io::Result<()> {
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityWord {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Gives up every capability of this thread but those of the mask, for good; what it does not have it does not get.
+/// Threads and programs that it starts later have no more.
+pub fn limit_capabilities(keep: u64) -> io::Result<()> {
+    // _LINUX_CAPABILITY_VERSION_3: two words of 32 bits.
+    let mut header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+    let mut words = [CapabilityWord::default(); 2];
+    // SAFETY: a header of version 3, and the two words that belong to it.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for (word, shift) in words.iter_mut().zip([0, 32]) {
+        let keep = u32::try_from(keep >> shift & 0xffff_ffff).unwrap_or(0);
+        word.permitted &= keep;
+        word.effective = word.permitted;
+        word.inheritable = 0;
+    }
+    // SAFETY: as above; only this thread's rights change. Then integers.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) != 0
+            || libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Changes the group of a file (`chown(2)` with the user left alone).
 pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
     std::os::unix::fs::chown(path, None, Some(group))

@@ -9,9 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod areas;
+pub mod child;
+mod eyes;
 mod files;
 mod host;
 mod look;
+mod message;
 mod status;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,9 +22,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
+pub use eyes::Eyes;
+use eyes::Sight;
 pub use files::{executable_digest, file_facts};
 
-use crate::core::app::facts::{Code as Executed, Facts, Host, PinFacts};
+use crate::core::app::facts::{Code as Executed, Facts, PinFacts};
 use crate::core::app::hello::{Hello, Proof};
 use crate::core::app::judge::{self, Asking, Row};
 use crate::core::app::{App, Apps};
@@ -34,35 +39,11 @@ use crate::sys::peer::Chunk;
 /// `statfs` of a pidfd whose inode number is the process's own for the life of the machine (Linux 6.9).
 const PIDFS: i64 = 0x5049_4446;
 
-/// What looks at processes.
-pub struct Eyes {
-    attestor: Arc<look::Attestor>,
-}
-
-impl Eyes {
-    /// In this process.
-    #[must_use]
-    pub fn open() -> Self {
-        Self { attestor: Arc::new(look::Attestor::new()) }
-    }
-
-    /// What they can see here.
-    #[must_use]
-    pub fn host(&self) -> &Host {
-        self.attestor.host()
-    }
-}
-
-struct Sight {
-    attestor: Arc<look::Attestor>,
-    /// Nothing when the process was gone before it could be held.
-    pinned: Option<look::Pinned>,
-}
-
 /// What a connection is, for as long as it lasts.
 struct Pin {
     facts: PinFacts,
-    sight: Sight,
+    /// Nothing when the process was gone before it could be held.
+    sight: Option<Sight>,
     /// Inode of the pidfd, where it names a process for good.
     process: Option<u64>,
     hello: Mutex<Hello>,
@@ -83,27 +64,26 @@ impl Peer {
     /// Pins the peer of an accepted connection. The executable is read only where `apps` could know it: strangers make
     /// nobody read their files.
     pub fn pin(socket: BorrowedFd<'_>, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
-        let (pinned, facts) = eyes.attestor.pin(socket)?;
-        Self::of(pinned, facts, eyes, apps)
+        let (sight, facts) = eyes.pin(socket)?;
+        Self::of(sight, facts, apps)
     }
 
     /// Pins a process by its number, for trying it out: nobody is served on account of it.
     pub fn of_process(pid: i32, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
-        let (pinned, facts) = eyes.attestor.pin_process(pid)?;
-        Self::of(Some(pinned), facts, eyes, apps)
+        let (sight, facts) = eyes.pin_process(pid)?;
+        Self::of(Some(sight), facts, apps)
     }
 
-    fn of(pinned: Option<look::Pinned>, mut facts: PinFacts, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
-        if let (Ok(exe), Some(pinned)) = (&facts.exe, &pinned)
+    fn of(sight: Option<Sight>, mut facts: PinFacts, apps: &Apps) -> io::Result<Self> {
+        if let (Ok(exe), Some(sight)) = (&facts.exe, &sight)
             && apps.claimed(&exe.path, facts.uid).is_some()
         {
-            facts.exe = eyes.attestor.executable(pinned, true);
+            facts.exe = sight.executable();
         }
-        let process = pinned.as_ref().and_then(|pinned| identity(pinned.pidfd.as_fd()));
+        let process = sight.as_ref().and_then(|sight| identity(sight.pidfd()));
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (pid, uid) = (facts.pid, facts.uid);
-        let sight = Sight { attestor: Arc::clone(&eyes.attestor), pinned };
         let pin = Pin { facts, sight, process, hello: Mutex::new(Hello::new(nonce)) };
         Ok(Self { pin: Arc::new(pin), pid, uid, proven: false })
     }
@@ -180,9 +160,10 @@ impl Peer {
     }
 
     fn look(&self, path: &Path, unit: bool) -> Result<Facts, Refusal> {
-        let sight = &self.pin.sight;
-        let pinned = sight.pinned.as_ref().ok_or_else(|| self.ended())?;
-        Ok(sight.attestor.check(pinned, path, unit))
+        let sight = self.pin.sight.as_ref().ok_or_else(|| self.ended())?;
+        sight
+            .check(path, unit)
+            .map_err(|e| Refusal::new(Code::AppUnseen, format!("nothing can be seen: {e}")))
     }
 
     fn ended(&self) -> Refusal {
@@ -229,7 +210,7 @@ impl Peer {
     /// The quick check before a reply: it lives, in the memory that it had.
     // [clause 8.2.4-b] what was signed is not handed to a program that took the process over
     pub fn still(&self) -> Result<(), Refusal> {
-        let same = self.pin.sight.pinned.as_ref().is_some_and(look::Pinned::is_same);
+        let same = self.pin.sight.as_ref().is_some_and(Sight::is_same);
         if same { Ok(()) } else { Err(self.ended()) }
     }
 

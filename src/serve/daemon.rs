@@ -16,14 +16,14 @@ use super::operator::Operator;
 use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
-use crate::service::House;
+use crate::service::{Eyes, House};
 
 /// How long requests in flight may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
 
 /// Runs until SIGTERM or SIGINT. `Err` holds the sentence for the operator.
-pub async fn run(config: Config) -> Result<(), String> {
-    let house = House::open(config).await.map_err(|r| r.to_string())?;
+pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
+    let house = House::open(config, eyes).await.map_err(|r| r.to_string())?;
     // A token that is there answers within this; one that is not must not keep the daemon from saying so.
     for _ in 0..200 {
         if house.token_settled() {
@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         "ready"
     );
 
-    wait_for_the_end(&house).await.map_err(|e| e.to_string())?;
+    let ends_well = wait_for_the_end(&house).await.map_err(|e| e.to_string())?;
     tell(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: finishing what is in flight");
     stop.send_replace(true);
@@ -125,19 +125,29 @@ pub async fn run(config: Config) -> Result<(), String> {
     house.finish().await;
     bound.iter().for_each(|path| listener::unlink(path));
     tracing::info!("stopped");
-    Ok(())
+    if ends_well {
+        Ok(())
+    } else {
+        Err("whoever looks at those who ask has ended; start the daemon again".into())
+    }
 }
 
-async fn wait_for_the_end(house: &Arc<House>) -> io::Result<()> {
+/// `false` when it ends because it must.
+async fn wait_for_the_end(house: &Arc<House>) -> io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let watchdog = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |d| d / 3);
     let mut tick = tokio::time::interval(watchdog);
+    let mut look = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(true),
+            _ = interrupt.recv() => return Ok(true),
+            // Without it everybody is refused, and its privileges come back with a new start alone.
+            _ = look.tick() => if !house.eyes.alive() {
+                return Ok(false);
+            },
             _ = hangup.recv() => match house.reload(crate::service::effective_uid()).await {
                 Ok(summary) => tracing::info!("reloaded: {}", summary.get("class").unwrap_or(&serde_json::Value::Null)),
                 Err(refusal) => tracing::error!("not reloaded, the old rules stay: {refusal}"),

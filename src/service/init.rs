@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::House;
 use super::start::backend;
-use crate::caller::executable_digest;
+use crate::caller::{Eyes, executable_digest};
 use crate::config::Config;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Pin, SecretBytes};
@@ -157,7 +157,7 @@ pub fn init(choices: Choices) -> Result<Value, Refusal> {
 pub async fn make_system_keys(config_file: &Path, allow_volatile: bool) -> Result<Value, Refusal> {
     let mut config = Config::load(config_file).map_err(failed)?;
     config.allow_volatile |= allow_volatile;
-    let house = House::open(config).await?;
+    let house = House::open(config, Eyes::open()).await?;
     for _ in 0..100 {
         if house.open_for_signing().is_ok() {
             break;

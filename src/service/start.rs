@@ -58,8 +58,7 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
 
 impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
-    pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
-        let eyes = Eyes::open();
+    pub async fn open(config: Config, eyes: Eyes) -> Result<Arc<Self>, Refusal> {
         let rules = load_rules(&config, eyes.host())?;
         let key_policy = load_key_policy(&config)?;
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
