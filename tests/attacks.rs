@@ -453,3 +453,42 @@ fn a_protected_app_is_out_of_reach_and_says_hello() {
     assert_eq!(stage.app("open", &["hello"]).asks(&stage.payment()), "app_tier");
     stage.signed(3);
 }
+
+// [clause 8.2.4-c] test
+#[test]
+fn operators_see_what_will_be_trusted_what_changed_and_what_a_process_is() {
+    let Some(stage) = Stage::set() else { return };
+    let home = &stage.daemon.home;
+    let app = stage.working();
+    let told = cli_ok(home, &["app", "verify", &app.pid()]);
+    assert_eq!((&told["accepted"], &told["without_hello"]["tier"]), (&json!(true), &json!("T1")), "{told}");
+    let mut tracer = stage.mallory(&["trace", &app.pid()]);
+    assert_eq!(tracer.line(), "ready");
+    let (accepted, said) = support::cli(home, &["app", "verify", &app.pid()]);
+    assert!(!accepted && said.contains("app_traced"), "{said}");
+    drop(tracer);
+    let file = home.join("apps.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let told =
+        cli_ok(home, &["app", "enrol", "seen", "--pid", &app.pid(), "--tier", "T1", "--exact", "--dry-run"]);
+    assert_eq!((&told["uid"], &told["path"]), (&json!(USER), &json!(victim(&stage))));
+    assert!(told["libs"].as_object().unwrap().keys().any(|k| k.contains("libc")), "{told}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    copy(&stage.lair.join("modified"), &stage.apps.join("fresh"), 0o755, 0, 0);
+    std::fs::rename(stage.apps.join("fresh"), stage.apps.join("victim")).unwrap();
+    let told = cli_ok(home, &["app", "update", "victim"]);
+    assert!(
+        told["differences"].to_string().contains("+ sha256") && told["written"] == json!(false),
+        "{told}"
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    cli_ok(home, &["app", "update", "victim", "--yes"]);
+    assert_eq!(stage.app("victim", &[]).asks(&stage.payment()), "ok", "it was looked at");
+    assert_eq!(cli_ok(home, &["app", "show", "victim"])["serial"], 1);
+    let status = cli_ok(home, &["status"]);
+    assert_eq!(status["attestation"]["level"], 3, "{status}");
+    // Back to what was before: somebody puts an old file in its place.
+    std::fs::write(&file, before).unwrap();
+    assert!(!support::cli(home, &["reload"]).0);
+    stage.signed(2);
+}

@@ -26,7 +26,7 @@ pub use eyes::Eyes;
 use eyes::Sight;
 pub use files::{executable_digest, file_facts};
 
-use crate::core::app::facts::{Code as Executed, Facts, PinFacts};
+use crate::core::app::facts::{Facts, PinFacts};
 use crate::core::app::hello::{Hello, Proof};
 use crate::core::app::judge::{self, Asking, Row};
 use crate::core::app::{App, Apps};
@@ -220,9 +220,9 @@ impl Peer {
         Ok(judge::rows(app, asking, &self.look(&app.path, app.unit.is_some())?))
     }
 
-    /// What it executes now, for registering it.
-    pub fn executed(&self) -> Result<Executed, Refusal> {
-        self.look(Path::new("/"), false)?.code.map_err(|why| Refusal::new(Code::AppUnseen, why))
+    /// What is seen of it now, for registering it at this path.
+    pub fn facts(&self, path: &Path, unit: bool) -> Result<Facts, Refusal> {
+        self.look(path, unit)
     }
 
     /// What was seen of it when it was pinned.

@@ -283,23 +283,71 @@ pub enum PolicyCommand {
 pub enum AppCommand {
     /// Lists registered apps and the keys that each may use.
     List,
-    /// Registers an executable; takes effect with the reload that follows.
-    Add {
+    /// Shows one registration.
+    Show {
         /// App id.
         id: String,
-        /// Executable; symbolic links are followed.
-        #[arg(long)]
-        path: PathBuf,
-        /// User id that it runs as; this user's when absent.
-        #[arg(long)]
-        uid: Option<u32>,
-        /// Reply shape of eth_signTransaction: string or object.
-        #[arg(long, default_value = "string")]
-        eth_sign_transaction: String,
-        /// What eth_chainId answers, CAIP-2.
-        #[arg(long)]
-        chain: Option<String>,
     },
+    /// Registers an executable, or what a process runs: prints what will be trusted; takes effect with the reload that
+    /// follows.
+    #[command(visible_alias = "add")]
+    Enrol(Box<Enrol>),
+    /// Says what changed since an app was registered, as after an update of the distribution; with --yes, registers it.
+    Update {
+        /// App id.
+        id: String,
+        /// A process that runs it, to read its libraries from.
+        #[arg(long)]
+        pid: Option<i32>,
+        /// Write it down.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Makes the full check of a running process, and says what each part came to. Wants the daemon's privileges.
+    Verify {
+        /// The process.
+        pid: i32,
+    },
+}
+
+/// A registration.
+#[derive(Args)]
+pub struct Enrol {
+    /// App id.
+    pub id: String,
+    /// Executable; symbolic links are followed.
+    #[arg(long, required_unless_present = "pid")]
+    pub path: Option<PathBuf>,
+    /// A process that runs it: its libraries are looked at as well.
+    #[arg(long)]
+    pub pid: Option<i32>,
+    /// User id that it runs as; the process's, or this user's, when absent.
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// The least tier at which it is served: T0, T1 (the default), T2, T3.
+    #[arg(long)]
+    pub tier: Option<String>,
+    /// The system unit that it runs in, under a user of its own.
+    #[arg(long)]
+    pub unit: Option<String>,
+    /// It makes code while it runs (JavaScript, Java): T1 at most.
+    #[arg(long)]
+    pub allow_jit: bool,
+    /// Each library by its digest, in place of all that only root can change.
+    #[arg(long)]
+    pub exact: bool,
+    /// The day on which the registration ends: 2030-12-31.
+    #[arg(long)]
+    pub not_after: Option<String>,
+    /// Reply shape of eth_signTransaction: string or object.
+    #[arg(long, default_value = "string")]
+    pub eth_sign_transaction: String,
+    /// What eth_chainId answers, CAIP-2.
+    #[arg(long)]
+    pub chain: Option<String>,
+    /// Print what would be trusted, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The log.

@@ -9,13 +9,10 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 use zeroize::Zeroize;
 
-use super::arguments::{
-    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
-};
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::arguments::{Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand};
+use super::{Failure, Output, app, approval, client, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
-use crate::core::app::Apps;
-use crate::service::{executable_digest, init, keys};
+use crate::service::{init, keys};
 
 /// Runs one command.
 pub fn run(arguments: Arguments) -> Result<Output, Failure> {
@@ -39,19 +36,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         }
         Command::Sign(words) => sign(&config()?.wallet.path, &words),
         Command::Policy(command) => policy(command, &ask),
-        Command::App(AppCommand::List) => {
-            let value = ask("operator_appList", Value::Null)?;
-            let rows: Vec<Vec<String>> = value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|a| ["id", "uid", "path", "keys"].iter().map(|m| show::text(a, m)).collect())
-                .collect();
-            Ok(Output { text: show::table(&["ID", "UID", "PATH", "KEYS"], &rows), value })
-        }
-        Command::App(AppCommand::Add { id, path, uid, eth_sign_transaction, chain }) => {
-            add_app(&config()?, &id, &path, uid, &eth_sign_transaction, chain.as_deref())
-        }
+        Command::App(command) => app::run(command, &config, &ask),
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
         Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),
@@ -279,44 +264,6 @@ fn policy(
             })
         }
     }
-}
-
-fn add_app(
-    config: &Config,
-    id: &str,
-    path: &Path,
-    uid: Option<u32>,
-    shape: &str,
-    chain: Option<&str>,
-) -> Result<Output, Failure> {
-    let path = path.canonicalize().map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
-    let digest = hex::encode(
-        executable_digest(&path).map_err(|e| Failure::plain(format!("{}: {e}", path.display())))?,
-    );
-    let mut text = read_text(&config.apps_file).map_err(Failure::plain)?;
-    let string = |s: &str| toml::Value::String(s.to_owned()).to_string();
-    text.push_str(&format!(
-        "\n[[app]]\nid = {}\npath = {}\nsha256 = {}\nuid = {}\neth_sign_transaction = {}\n",
-        string(id),
-        string(&path.to_string_lossy()),
-        string(&digest),
-        uid.unwrap_or_else(crate::service::effective_uid),
-        string(shape)
-    ));
-    if let Some(chain) = chain {
-        text.push_str(&format!("chain = {}\n", string(chain)));
-    }
-    Apps::parse(&text).map_err(Failure::plain)?;
-    keys::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
-    let reloaded = match client::call(&config.operator.path, "operator_reload", Value::Null) {
-        Ok(_) => "and is in force",
-        Err(Failure::Unreachable(_)) => "and takes effect when the daemon starts",
-        Err(e) => return Err(e),
-    };
-    Ok(Output {
-        text: format!("app {id} is registered {reloaded}\npath: {}\nsha256: {digest}", path.display()),
-        value: json!({"id": id, "path": path, "sha256": digest}),
-    })
 }
 
 fn checked(verdict: Value) -> Result<Output, Failure> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, client, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, keys, pin, start};
+use crate::service::{keys, pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -84,15 +84,14 @@ fn look(found: &mut Findings, config: &Config) {
         .and_then(|t| Apps::parse(&t).map_err(|e| e.to_string()));
     if let Some(apps) = found.judge("apps", apps, config.apps_file.display().to_string(), "mend apps.toml") {
         for app in apps.all() {
-            let now = executable_digest(&app.path);
-            match now {
-                Ok(digest) if digest == app.sha256 => {
+            match super::app::as_registered(app) {
+                Ok(true) => {
                     found.good("app", format!("{} is the executable that was registered", app.id));
                 }
-                Ok(_) => found.bad(
+                Ok(false) => found.bad(
                     "app",
                     format!(
-                        "{}: {} has changed since it was registered; look why, then register it again",
+                        "{}: {} has changed since it was registered; look why, then claviger app update",
                         app.id,
                         app.path.display()
                     ),
@@ -124,6 +123,7 @@ fn look(found: &mut Findings, config: &Config) {
     match client::call(&config.operator.path, "operator_status", Value::Null) {
         Ok(status) => {
             let token = status.get("token").cloned().unwrap_or_default();
+            attestation(found, status.get("attestation").unwrap_or(&Value::Null));
             let word = show::text(&token, "state");
             if word == "usable" {
                 found.good("daemon", "answers, and the token is usable");
@@ -136,6 +136,18 @@ fn look(found: &mut Findings, config: &Config) {
             }
         }
         Err(e) => found.bad("daemon", e.to_string()),
+    }
+}
+
+/// What the daemon can see of those who ask. Less than everything is no fault: apps say which tier they must reach.
+fn attestation(found: &mut Findings, told: &Value) {
+    let lacks: Vec<&str> =
+        told.get("lacks").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let level = format!("level {} of {}", show::text(told, "level"), show::text(told, "of"));
+    if lacks.is_empty() {
+        found.good("attestation", format!("{level}: every check of an app can be made"));
+    } else {
+        found.good("attestation", format!("{level}; lacking {}", lacks.join("; lacking ")));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the daemon cannot be reached.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod approval;
 pub mod arguments;
 pub mod client;

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod approvals;
+pub mod apps;
 pub mod house;
 pub mod init;
 pub mod keys;

@@ -109,6 +109,7 @@ impl House {
             },
             "policy": hex::encode(rules.policy.hash()),
             "apps": rules.apps.all().len(),
+            "attestation": super::apps::attestation(self.eyes.host()),
             "keys": self.keys().all().len(),
         })
     }
@@ -122,14 +123,14 @@ impl House {
             .all()
             .iter()
             .map(|a| {
-                json!({
-                    "id": a.id,
-                    "path": a.path,
-                    "sha256": hex::encode(a.sha256),
-                    "uid": a.uid,
-                    "keys": self.keys().all().iter().map(|k| k.record.name.clone())
-                        .filter(|k: &Name| rules.policy.may_use(&a.id, k)).collect::<Vec<_>>(),
-                })
+                let mut told = super::apps::describe(a);
+                if let Some(map) = told.as_object_mut() {
+                    let keys = self.keys().all();
+                    let names = keys.iter().map(|k| &k.record.name);
+                    let may: Vec<&Name> = names.filter(|k| rules.policy.may_use(&a.id, k)).collect();
+                    map.insert("keys".into(), json!(may));
+                }
+                told
             })
             .collect();
         json!(apps)

@@ -7,6 +7,7 @@ pub mod facts;
 pub mod hello;
 pub mod judge;
 mod parse;
+pub mod render;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
