@@ -91,7 +91,8 @@ fn main() -> ExitCode {
         let exe = std::fs::read_link(format!("/proc/{}/exe", running.0.id())).unwrap();
         let digest = hex::encode(executable_digest(&exe).unwrap());
         let uid = claviger::service::effective_uid();
-        let text = format!("[[app]]\nid = \"app\"\npath = {exe:?}\nsha256 = {digest:?}\nuid = {uid}\n");
+        let path = exe.to_str().unwrap();
+        let text = format!("[[app]]\nid = \"app\"\npath = {path:?}\nsha256 = {digest:?}\nuid = {uid}\n");
         let registered = Apps::parse(&text).unwrap();
         for (place, eyes) in &eyes {
             let pin = || Peer::pin(stream.as_fd(), eyes, &registered).unwrap();

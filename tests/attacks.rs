@@ -142,6 +142,7 @@ impl Stage {
     fn register(&self, id: &str, more: &str) {
         let path = self.apps.join(id);
         let digest = hex::encode(claviger::service::executable_digest(&path).unwrap());
+        let path = path.to_str().unwrap();
         let file = self.daemon.home.join("apps.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         let entry =

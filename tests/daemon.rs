@@ -241,6 +241,32 @@ fn everybody_sees_the_rules_and_how_they_came_about() {
     assert_eq!(shown["approvals"], json!([]));
 }
 
+// [clause 8.2.4-f] test
+#[test]
+fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {
+    let mut daemon = Daemon::start();
+    let mut wallet = daemon.wallet();
+    assert_eq!(code(&wallet.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
+    let looks = |process: &std::fs::DirEntry| {
+        let read = |name: &str| std::fs::read_to_string(process.path().join(name)).unwrap_or_default();
+        let child = read("status").lines().any(|l| *l == format!("PPid:\t{}", daemon.pid()));
+        child && read("cmdline").split('\0').nth(1) == Some("--attest")
+    };
+    let found = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).find(looks).unwrap();
+    let pid = found.file_name().into_string().unwrap();
+    assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(100));
+    wallet.send(
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [daemon.tx(1, 1)]})
+            .to_string()
+            .as_bytes(),
+    );
+    // Refused, or told nothing when the daemon was faster.
+    let told = wallet.line();
+    assert!(told.is_null() || code(&told) == "app_unseen" || code(&told) == "stopping", "{told}");
+    assert!(!daemon.wait());
+}
+
 #[test]
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();

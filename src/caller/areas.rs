@@ -66,18 +66,17 @@ fn from_text(maps: &File) -> io::Result<Vec<Area>> {
     let text = String::from_utf8_lossy(&text);
     let mut found = Vec::new();
     for line in text.lines() {
-        let area =
+        let (area, executable) =
             parse(line).ok_or_else(|| io::Error::other("a line of the memory map is not understood"))?;
-        if let Some(area) = area {
+        if executable {
             found.push(area);
         }
     }
     Ok(found)
 }
 
-/// A line of `/proc/PID/maps`; the inner `None` for what is not executable. The kernel's `[vsyscall]` is no memory of
-/// the process.
-fn parse(line: &str) -> Option<Option<Area>> {
+/// A line of `/proc/PID/maps`, and whether it is executed. The kernel's `[vsyscall]` is no memory of the process.
+fn parse(line: &str) -> Option<(Area, bool)> {
     let mut parts = line.splitn(6, ' ');
     let (addresses, may, _offset, device, inode) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -94,7 +93,7 @@ fn parse(line: &str) -> Option<Option<Area>> {
         inode: inode.parse().ok()?,
         name: name.to_owned(),
     };
-    Some((may.contains('x') && name != "[vsyscall]").then_some(area))
+    Some((area, may.contains('x') && name != "[vsyscall]"))
 }
 
 /// Whether a page of the area is no longer the file's.
@@ -217,8 +216,8 @@ mod tests {
         // What was written to is found by both.
         let stack = std::fs::read_to_string("/proc/self/maps").unwrap();
         let line = stack.lines().find(|l| l.contains("[heap]") || l.contains("[stack]")).unwrap();
-        let heap = parse(&line.replacen("rw-p", "rwxp", 1)).unwrap().unwrap();
-        assert!(heap.writable);
+        let (heap, executable) = parse(line).unwrap();
+        assert!(heap.writable && !executable);
         assert!(changed(&pagemap, &heap).unwrap() && changed_one_by_one(&pagemap, &heap).unwrap());
         assert!(parse("nonsense").is_none() && parse("1-2 r-xp 0 zz:0 0").is_none());
     }

@@ -234,21 +234,17 @@ impl Remote {
         };
         let answer = send(lane.socket.as_fd(), request, beside)
             .and_then(|()| receive::<Reply>(lane.socket.as_fd(), &mut lane.buffer));
-        match answer {
-            Ok(Some((reply, beside))) => {
-                lock(&self.idle).push(lane);
-                self.freed.notify_one();
-                match reply {
-                    Reply::Failed(why) => Err(io::Error::other(why)),
-                    reply => Ok((reply, beside)),
-                }
-            }
-            // What was sent is answered on this socket or never: it is not used again.
-            Ok(None) | Err(_) => {
-                self.ended.store(true, Ordering::Release);
-                self.freed.notify_all();
-                Err(gone())
-            }
+        // What was sent is answered on this socket or never: it is not used again.
+        let Ok(Some((reply, beside))) = answer else {
+            self.ended.store(true, Ordering::Release);
+            self.freed.notify_all();
+            return Err(gone());
+        };
+        lock(&self.idle).push(lane);
+        self.freed.notify_one();
+        match reply {
+            Reply::Failed(why) => Err(io::Error::other(why)),
+            reply => Ok((reply, beside)),
         }
     }
 }

@@ -113,7 +113,7 @@ impl Attestor {
     /// Pins a process that somebody names, for trying it out.
     pub(super) fn pin_process(&self, pid: i32) -> io::Result<(Pinned, PinFacts)> {
         let pinned = self.hold(pid, sys::pidfd_open(pid)?)?;
-        let status = self.status(&pinned).map_err(io::Error::other)?;
+        let status = Self::status(&pinned).map_err(io::Error::other)?;
         let facts = self.facts_of(&pinned, status.uids[1], status.egid, true);
         Ok((pinned, facts))
     }
@@ -155,7 +155,7 @@ impl Attestor {
         seen("executable", self.files.facts(&file, undeleted(link), read))
     }
 
-    fn status(&self, pinned: &Pinned) -> Seen<Status> {
+    fn status(pinned: &Pinned) -> Seen<Status> {
         seen("status", read_below(pinned.directory.as_fd(), c"status")).and_then(|text| status::parse(&text))
     }
 
@@ -166,7 +166,7 @@ impl Attestor {
             (Ok(maps), pagemap) => areas::code(&self.files, pinned.directory.as_fd(), maps, pagemap),
             (Err(why), _) => Err(why.clone()),
         };
-        let status = self.status(pinned);
+        let status = Self::status(pinned);
         let tracer = status.clone().and_then(|status| match (status.tracer, status.threads) {
             (0, 2..) => status::tracer_of_threads(pinned.pid),
             (tracer, _) => Ok(tracer),

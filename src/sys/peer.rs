@@ -91,14 +91,20 @@ fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -
         let data = unsafe { libc::CMSG_DATA(header) };
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if bytes >= size_of::<libc::ucred>() => {
-                // SAFETY: that many bytes of it are there; alignment is not presumed.
-                let raw: libc::ucred = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+                let mut raw = MaybeUninit::<libc::ucred>::uninit();
+                // SAFETY: that many bytes of it are there, and copied; then all of the plain struct is filled.
+                let raw = unsafe {
+                    data.copy_to_nonoverlapping(raw.as_mut_ptr().cast(), size_of::<libc::ucred>());
+                    raw.assume_init()
+                };
                 chunk.sender = Some(PeerCredentials { pid: raw.pid, uid: raw.uid, gid: raw.gid });
             }
             (libc::SOL_SOCKET, SCM_PIDFD | libc::SCM_RIGHTS) => {
                 for n in 0..(bytes / size_of::<libc::c_int>()).min(MOST_DESCRIPTORS) {
-                    // SAFETY: within the data of this header; alignment is not presumed.
-                    let fd = unsafe { data.cast::<libc::c_int>().add(n).read_unaligned() };
+                    // SAFETY: within the data of this header, by its length.
+                    let at = unsafe { data.add(n * size_of::<libc::c_int>()) };
+                    // SAFETY: a whole int lies there; alignment is not presumed.
+                    let fd = libc::c_int::from_ne_bytes(unsafe { at.cast::<[u8; 4]>().read() });
                     if fd < 0 {
                         continue;
                     }

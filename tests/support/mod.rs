@@ -105,6 +105,10 @@ impl Daemon {
         cli_ok(&self.home, &["policy", "apply", file.to_str().unwrap()]);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
