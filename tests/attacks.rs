@@ -3,215 +3,22 @@
 //! The daemon runs as root, the app and its attackers as a user without privileges. `tests/attacks/` holds both: `victim`
 //! is registered, `mallory` tries. Run as root; elsewhere there is nothing to see, and each test says so.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they cannot go on")]
+
+mod stage;
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Daemon, cli_ok, code};
+use stage::{Running, Stage, USER, built, coded, copy, victim};
+use support::cli_ok;
 
-/// Who attacks, and whom: one user.
-const USER: u32 = 47_111;
-/// The group that a protected app is setgid to.
-const GROUP: u32 = 47_222;
-
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).ancestors().nth(2).unwrap().join("attacks");
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks/Cargo.toml");
-        let done = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--manifest-path"])
-            .arg(manifest)
-            .arg("--target-dir")
-            .arg(&target)
-            .env_remove("CARGO_TARGET_DIR")
-            .status();
-        assert!(done.unwrap().success());
-        target.join("debug")
-    })
-}
-
-/// A program that runs and is talked with.
-struct Running {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Its children too: some became the app and wait for ever.
-        Command::new("kill")
-            .args(["-KILL", "--", &format!("-{}", self.child.id())])
-            .stderr(Stdio::null())
-            .status()
-            .ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Running {
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    fn say(&mut self, line: &str) -> String {
-        writeln!(self.stdin, "{line}").unwrap();
-        self.line()
-    }
-
-    /// The code of the daemon's answer to a request.
-    fn asks(&mut self, request: &str) -> String {
-        coded(&self.say(request))
-    }
-
-    fn pid(&self) -> String {
-        self.child.id().to_string()
-    }
-}
-
-#[track_caller]
-fn coded(line: &str) -> String {
-    let Ok(reply) = serde_json::from_str::<Value>(line) else { panic!("no reply but {line:?}") };
-    code(&reply).to_owned()
-}
-
-struct Stage {
-    daemon: Daemon,
-    /// Root's.
-    apps: PathBuf,
-    /// The attacker's.
-    lair: PathBuf,
-    nonce: std::cell::Cell<u64>,
-}
-
-fn copy(from: &Path, to: &Path, mode: u32, owner: u32, group: u32) {
-    std::fs::copy(from, to).unwrap();
-    chown(to, Some(owner), Some(group)).unwrap();
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-impl Stage {
-    /// `None`, with a word, where nobody can be attacked.
-    fn set() -> Option<Self> {
-        if claviger::service::effective_uid() != 0 {
-            eprintln!("skipped: only root can run the daemon and its attackers as different users");
-            return None;
-        }
-        let built = built();
-        let daemon = Daemon::start();
-        let (apps, lair) = (daemon.home.join("apps"), daemon.home.join("lair"));
-        for (dir, owner) in [(&apps, 0), (&lair, USER)] {
-            std::fs::create_dir(dir).unwrap();
-            chown(dir, Some(owner), Some(owner)).unwrap();
-        }
-        for (path, mode) in [
-            (daemon.home.parent().unwrap().to_path_buf(), 0o755),
-            (daemon.home.clone(), 0o755),
-            (daemon.home.join("wallet.sock"), 0o666),
-        ] {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-        }
-        copy(&built.join("victim"), &apps.join("victim"), 0o755, 0, 0);
-        copy(&built.join("victim"), &apps.join("guarded"), 0o2755, 0, GROUP);
-        copy(&built.join("mallory"), &lair.join("mallory"), 0o755, USER, USER);
-        copy(&built.join("libevil.so"), &lair.join("evil.so"), 0o755, USER, USER);
-        copy(&built.join("victim"), &lair.join("modified"), 0o755, USER, USER);
-        std::fs::OpenOptions::new()
-            .append(true)
-            .open(lair.join("modified"))
-            .unwrap()
-            .write_all(b"something else")
-            .unwrap();
-        let stage = Self { daemon, apps, lair, nonce: std::cell::Cell::new(0) };
-        stage.register("victim", "");
-        stage.register("guarded", &format!("gid = {GROUP}\ntier = \"T2\"\n"));
-        stage.daemon.apply(&support::POLICY.replace("[\"test\"]", "[\"test\", \"victim\", \"guarded\"]"));
-        Some(stage)
-    }
-
-    fn register(&self, id: &str, more: &str) {
-        let path = self.apps.join(id);
-        let digest = hex::encode(claviger::service::executable_digest(&path).unwrap());
-        let path = path.to_str().unwrap();
-        let file = self.daemon.home.join("apps.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        let entry =
-            format!("\n[[app]]\nid = {id:?}\npath = {path:?}\nsha256 = {digest:?}\nuid = {USER}\n{more}");
-        std::fs::write(&file, text + &entry).unwrap();
-        cli_ok(&self.daemon.home, &["reload"]);
-    }
-
-    fn socket(&self) -> String {
-        self.daemon.home.join("wallet.sock").to_str().unwrap().to_owned()
-    }
-
-    /// A payment that the policy permits, and that was not asked for before.
-    fn payment(&self) -> String {
-        self.nonce.set(self.nonce.get() + 1);
-        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [self.daemon.tx(self.nonce.get(), 1)]})
-            .to_string()
-    }
-
-    fn start(&self, command: &mut Command) -> Running {
-        command
-            .uid(USER)
-            .gid(USER)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .current_dir(&self.lair);
-        let mut child = command.spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Running { child, stdin, stdout }
-    }
-
-    /// The app, connected.
-    fn app(&self, name: &str, words: &[&str]) -> Running {
-        let mut app = self.start(Command::new(self.apps.join(name)).arg(self.socket()).args(words));
-        assert_eq!(app.line(), "connected");
-        app
-    }
-
-    /// The app, connected, after a payment of its own was signed.
-    fn working(&self) -> Running {
-        let mut app = self.app("victim", &[]);
-        assert_eq!(app.asks(&self.payment()), "ok");
-        app
-    }
-
-    fn mallory(&self, words: &[&str]) -> Running {
-        self.start(Command::new(self.lair.join("mallory")).args(words))
-    }
-
-    /// Lets the attacker come far before the daemon accepts it.
-    fn while_it_sleeps(&self, words: &[&str]) -> Running {
-        self.daemon.signal("STOP");
-        let running = self.mallory(words);
-        std::thread::sleep(Duration::from_millis(700));
-        self.daemon.signal("CONT");
-        running
-    }
-
-    /// Nothing but what was signed for the app itself stands in the log.
-    fn signed(&self, payments: u64) {
-        let report = self.daemon.verify_log();
-        assert_eq!(report["results"].as_u64(), Some(payments), "{report}");
-    }
-}
-
-fn victim(stage: &Stage) -> String {
-    stage.apps.join("victim").to_str().unwrap().to_owned()
-}
+/// Whom a daemon runs as that is not root.
+const DAEMON: u32 = 47_333;
 
 // [clause 8.2.4-c] test
 #[test]
@@ -492,4 +299,83 @@ fn operators_see_what_will_be_trusted_what_changed_and_what_a_process_is() {
     std::fs::write(&file, before).unwrap();
     assert!(!support::cli(home, &["reload"]).0);
     stage.signed(2);
+}
+
+// [clause 8.2.4-f] test
+#[test]
+fn a_daemon_of_its_own_user_leaves_its_privileges_to_whoever_looks() {
+    let Some(stage) = Stage::set() else { return };
+    let bin = stage.daemon.home.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let home = stage.daemon.home.join("own");
+    std::fs::create_dir(&home).unwrap();
+    chown(&home, Some(DAEMON), Some(DAEMON)).unwrap();
+    for (name, built) in
+        [("claviger", env!("CARGO_BIN_EXE_claviger")), ("clavigerd", env!("CARGO_BIN_EXE_clavigerd"))]
+    {
+        copy(Path::new(built), &bin.join(name), 0o755, 0, 0);
+    }
+    let config = home.join("house/clavigerd.toml");
+    let command = |words: &[&str]| {
+        let mut command = Command::new(bin.join("claviger"));
+        command.uid(DAEMON).gid(DAEMON).args(["--json", "--config"]).arg(&config).args(words);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap_or_default()
+    };
+    command(&["init", "--yes", "--dir", home.join("house").to_str().unwrap(), "--profile", "embedded"]);
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("mode = \"0660\"", "mode = \"0666\"")).unwrap();
+    let (user, three) = (DAEMON.to_string(), "+sys_ptrace,+dac_read_search,+checkpoint_restore");
+    let mut daemon = Running::of(
+        Command::new("setpriv")
+            .args([
+                "--reuid",
+                &user,
+                "--regid",
+                &user,
+                "--clear-groups",
+                "--inh-caps",
+                three,
+                "--ambient-caps",
+                three,
+            ])
+            .arg(bin.join("clavigerd"))
+            .arg("--config")
+            .arg(&config)
+            .stderr(Stdio::null()),
+    );
+    let status = command(&["status", "--wait", "30"]);
+    assert_eq!(status["attestation"]["level"], 3, "{status}");
+    let capabilities = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix("CapPrm:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&line, 16).unwrap()
+    };
+    assert_eq!(capabilities(&daemon.pid()), 0, "who has the keys sees nobody");
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid())).unwrap();
+    let looks = children.split_whitespace().next().unwrap();
+    assert_eq!(capabilities(looks), 1 << 2 | 1 << 19 | 1 << 40);
+    // An app of another user, whole: nothing of it could be seen without the three.
+    command(&["key", "create", "hot"]);
+    let app = victim(&stage);
+    command(&["app", "enrol", "victim", "--path", &app, "--uid", &USER.to_string(), "--tier", "T1"]);
+    let policy = home.join("policy.toml");
+    let rule = "schema = 1\n[[rule]]\nid = \"note\"\neffect = \"permit\"\nacts = [\"message\"]\nkeys = [\"hot\"]\napps = [\"victim\"]\n";
+    std::fs::write(&policy, rule).unwrap();
+    command(&["policy", "apply", policy.to_str().unwrap()]);
+    let account = command(&["key", "show", "hot"])["address"].as_str().unwrap().to_owned();
+    let note = |words: &str| {
+        let request =
+            json!({"jsonrpc": "2.0", "id": 1, "method": "personal_sign", "params": [words, account]});
+        request.to_string()
+    };
+    let socket = home.join("house/wallet.sock");
+    let mut asking = stage.start(Command::new(&app).arg(&socket));
+    assert_eq!(asking.line(), "connected");
+    assert_eq!(asking.asks(&note("0x01")), "ok");
+    let mut tracer = stage.mallory(&["trace", &asking.pid()]);
+    assert_eq!(tracer.line(), "ready");
+    assert_eq!(asking.asks(&note("0x02")), "app_traced");
+    assert!(daemon.child.try_wait().unwrap().is_none());
 }
