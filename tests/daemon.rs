@@ -241,6 +241,36 @@ fn everybody_sees_the_rules_and_how_they_came_about() {
     assert_eq!(shown["approvals"], json!([]));
 }
 
+// [clause 8.2.4-e] test
+#[test]
+fn after_a_hello_requests_show_the_nonce_on_the_wire() {
+    let daemon = Daemon::start();
+    let mut wallet = daemon.wallet();
+    assert_eq!(code(&wallet.call("eth_accounts", &json!([]))), "ok", "clients that know no hello are served");
+    let nonce = wallet.call("claviger_hello", &Value::Null)["result"]["nonce"].as_str().unwrap().to_owned();
+    let mut asked = |proof: Value| {
+        let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_accounts"});
+        if !proof.is_null() {
+            request["claviger"] = proof;
+        }
+        wallet.send(request.to_string().as_bytes());
+        code(&wallet.line()).to_owned()
+    };
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 1})), "ok");
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 1})), "app_nonce");
+    assert_eq!(asked(Value::Null), "app_nonce");
+    assert_eq!(asked(json!({"nonce": "00".repeat(16), "seq": 2})), "app_nonce");
+    assert_eq!(asked(json!({"nonce": nonce})), "invalid_request");
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 2})), "ok");
+    let mut other = daemon.wallet();
+    other.send(
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_accounts", "claviger": {"nonce": nonce, "seq": 3}})
+            .to_string()
+            .as_bytes(),
+    );
+    assert_eq!(code(&other.line()), "app_nonce", "a nonce is one connection's");
+}
+
 // [clause 8.2.4-f] test
 #[test]
 fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {

@@ -142,7 +142,7 @@ impl Shared {
             }),
             Request::Forget(process) => {
                 self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&process);
-                Reply::Forgotten
+                return Ok(());
             }
         };
         // A path that is no UTF-8, or more than a packet holds: not seen, and so nothing that is vouched for.

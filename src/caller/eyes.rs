@@ -182,8 +182,7 @@ impl Sight {
 impl Drop for Sight {
     fn drop(&mut self) {
         if let Self::Child { remote, process, .. } = self {
-            // Where that fails the attestor is gone, and what it held with it.
-            drop(remote.ask(&Request::Forget(*process), &[]));
+            remote.tell(&Request::Forget(*process));
         }
     }
 }
@@ -218,20 +217,35 @@ impl Remote {
         })
     }
 
+    fn lane(&self) -> Option<Lane> {
+        let mut idle = lock(&self.idle);
+        loop {
+            if self.ended.load(Ordering::Acquire) {
+                return None;
+            }
+            match idle.pop() {
+                Some(lane) => return Some(lane),
+                None => idle = self.freed.wait(idle).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn free(&self, lane: Lane) {
+        lock(&self.idle).push(lane);
+        self.freed.notify_one();
+    }
+
+    /// For what has no answer. Where it fails the attestor is gone, and what it held with it.
+    fn tell(&self, request: &Request) {
+        if let Some(lane) = self.lane() {
+            drop(send(lane.socket.as_fd(), request, &[]));
+            self.free(lane);
+        }
+    }
+
     fn ask(&self, request: &Request, beside: &[BorrowedFd<'_>]) -> io::Result<(Reply, Vec<OwnedFd>)> {
         let gone = || io::Error::other("the attestor has ended");
-        let mut lane = {
-            let mut idle = lock(&self.idle);
-            loop {
-                if self.ended.load(Ordering::Acquire) {
-                    return Err(gone());
-                }
-                match idle.pop() {
-                    Some(lane) => break lane,
-                    None => idle = self.freed.wait(idle).unwrap_or_else(PoisonError::into_inner),
-                }
-            }
-        };
+        let mut lane = self.lane().ok_or_else(gone)?;
         let answer = send(lane.socket.as_fd(), request, beside)
             .and_then(|()| receive::<Reply>(lane.socket.as_fd(), &mut lane.buffer));
         // What was sent is answered on this socket or never: it is not used again.
@@ -240,8 +254,7 @@ impl Remote {
             self.freed.notify_all();
             return Err(gone());
         };
-        lock(&self.idle).push(lane);
-        self.freed.notify_one();
+        self.free(lane);
         match reply {
             Reply::Failed(why) => Err(io::Error::other(why)),
             reply => Ok((reply, beside)),

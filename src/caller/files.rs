@@ -85,7 +85,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// What a file is that was opened by name alone (`O_PATH`). Its digest when `read`.
+    /// What a file is that was opened by name alone (`O_PATH`). Without `read`, its digest only where that is known.
     pub(super) fn facts(&self, file: &File, path: PathBuf, read: bool) -> io::Result<FileFacts> {
         // Before anything is asked of the file: whoever serves the file system could keep us waiting.
         let magic = memory::file_system_of(file.as_fd())?;
@@ -99,7 +99,8 @@ impl Files {
         let digest = if read {
             self.digest(file, &meta, sealed).map_err(|e| e.to_string())
         } else {
-            Err("it was not read".into())
+            let known = lock(&self.digests).get(&FileId::of(&meta)).copied().filter(|_| sealed);
+            known.ok_or_else(|| "it was not read".into())
         };
         Ok(FileFacts { path, dev: meta.dev(), ino: meta.ino(), links: meta.nlink(), sealed, digest })
     }

@@ -145,7 +145,7 @@ impl Attestor {
         PinFacts { pid: pinned.pid, uid, gid, exe, named, race_free }
     }
 
-    /// The executable, with its digest when `read`.
+    /// The executable; without `read`, its digest only where that is known.
     pub(super) fn executable(&self, pinned: &Pinned, read: bool) -> Seen<FileFacts> {
         // By name alone first: opening is what a strange file system could make wait.
         let open = memory::open_below(pinned.directory.as_fd(), c"exe", memory::NAME_ONLY).map(File::from);

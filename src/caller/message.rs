@@ -24,7 +24,7 @@ pub(super) enum Request {
     Executable(u64),
     /// Everything, for an app that is registered at this path.
     Check { process: u64, path: PathBuf, unit: bool },
-    /// A connection ended.
+    /// A connection ended. Has no answer.
     Forget(u64),
 }
 
@@ -36,7 +36,6 @@ pub(super) enum Reply {
     Pinned(Option<u64>, PinFacts),
     Executable(Seen<FileFacts>),
     Facts(Box<Facts>),
-    Forgotten,
     /// It could not be done.
     Failed(String),
 }

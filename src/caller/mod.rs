@@ -76,6 +76,7 @@ impl Peer {
 
     fn of(sight: Option<Sight>, mut facts: PinFacts, apps: &Apps) -> io::Result<Self> {
         if let (Ok(exe), Some(sight)) = (&facts.exe, &sight)
+            && exe.digest.is_err()
             && apps.claimed(&exe.path, facts.uid).is_some()
         {
             facts.exe = sight.executable();
