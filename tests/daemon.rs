@@ -271,6 +271,18 @@ fn after_a_hello_requests_show_the_nonce_on_the_wire() {
     assert_eq!(code(&other.line()), "app_nonce", "a nonce is one connection's");
 }
 
+// [clause 8.2.4-a] test
+#[test]
+fn as_many_connections_as_there_may_be_are_each_known() {
+    let daemon = Daemon::start();
+    let mut wallets: Vec<_> = (0..250).map(|_| daemon.wallet()).collect();
+    for wallet in &mut wallets {
+        assert_eq!(code(&wallet.call("eth_accounts", &json!([]))), "ok");
+    }
+    let last = wallets.last_mut().unwrap();
+    assert_eq!(code(&last.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
+}
+
 // [clause 8.2.4-f] test
 #[test]
 fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {

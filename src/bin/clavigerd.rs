@@ -44,6 +44,9 @@ fn main() -> ExitCode {
     } else {
         lines.init();
     }
+    if let Err(e) = claviger::sys::raise_descriptor_limit() {
+        tracing::warn!("the limit of open descriptors stays as it is: {e}");
+    }
     // First of all, while there is one thread and nothing is loaded: the privileges go with it.
     let eyes = match Eyes::apart() {
         Ok(eyes) => eyes,
