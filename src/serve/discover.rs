@@ -134,7 +134,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_encrypt",
         summary: "Encrypts with AES-256-GCM under a fresh nonce",
         params: &[KEY, ("plaintext", true, "0x bytes"), ("aad", false, "0x bytes, bound and not kept")],
-        result: "{request, ciphertext}: nonce, ciphertext, tag",
+        result: "{request, ciphertext, key}: nonce, ciphertext, tag; the generation that made it",
     },
     Method {
         name: "claviger_decrypt",
@@ -150,7 +150,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_mac",
         summary: "Makes an HMAC-SHA256 with an integrity key",
         params: &[KEY, ("data", true, "0x bytes")],
-        result: "{request, mac}",
+        result: "{request, mac, key}",
     },
     Method {
         name: "claviger_verifyMac",

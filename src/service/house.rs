@@ -108,6 +108,17 @@ impl Keys {
         self.by_name.get(name).cloned()
     }
 
+    /// The generations of a line, newest first; of a name that is no line, that key alone.
+    #[must_use]
+    pub fn generations(&self, name: &Name) -> Vec<Arc<Key>> {
+        let mut all: Vec<_> = self.by_name.values().filter(|k| k.record.line == *name).cloned().collect();
+        if !self.current.contains_key(name) {
+            all = self.by_name.get(name).cloned().into_iter().collect();
+        }
+        all.sort_by_key(|k| std::cmp::Reverse(k.record.generation));
+        all
+    }
+
     /// All keys, by line and generation.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Key>> {
