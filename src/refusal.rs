@@ -62,6 +62,7 @@ codes! {
     RequestUnknown "request_unknown" -32602 Never "8.4.3-b" "use the id that claviger_signPayment gave on this connection's app";
     AppUnknown "app_unknown" 4100 Operator "8.2.4-a" "an operator must register this executable and user in apps.toml, then reload";
     AppChanged "app_changed" 4100 Never "8.2.4-a" "the process that asked is no longer the one that connected: connect again";
+    DeviceUnfit "device_unfit" 4001 Operator "8.2.4-f" "claviger device facts shows what this machine must be, and what to do about it";
     OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
     RoleForbids "role_forbids" 4100 Never "8.2.3-c" "ask somebody whose role in the authority document may do this";
     ChangeNeeded "change_needed" 4001 Later "8.8-b" "people must agree to this change: claviger approval list shows them what";

@@ -62,6 +62,9 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What is known about this machine, and what is demanded of it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -383,6 +386,13 @@ pub enum TokenCommand {
         #[arg(long)]
         configured: bool,
     },
+}
+
+/// The machine.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
+    Facts,
 }
 
 /// The PIN, sealed in a TPM.

@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod device;
 mod pin;
+
+pub use device::DeviceConfig;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -142,6 +145,8 @@ pub struct Config {
     pub metrics: Option<MetricsListen>,
     /// Bounds.
     pub limits: LimitsConfig,
+    /// What is demanded of the machine.
+    pub device: DeviceConfig,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +169,8 @@ struct Raw {
     metrics: Option<RawMetrics>,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    device: device::RawDevice,
 }
 
 #[derive(Deserialize)]
@@ -317,6 +324,7 @@ impl Config {
                 in_process: raw.token.in_process,
             },
             policy_file: at(raw.policy_file),
+            device: raw.device.resolve()?,
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
             authority_file: raw.authority_file.map(at),

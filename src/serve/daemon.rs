@@ -93,6 +93,7 @@ pub async fn run(config: Config) -> Result<(), String> {
             }
         });
     }
+    let looking = tokio::spawn(Arc::clone(&house).keep_looking(stopping.clone()));
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
@@ -121,6 +122,9 @@ pub async fn run(config: Config) -> Result<(), String> {
     house.close();
     if let Err(e) = lives.await {
         tracing::error!("the task that looks after keys failed: {e}");
+    }
+    if let Err(e) = looking.await {
+        tracing::error!("the task that looks at the machine failed: {e}");
     }
     if let Err(e) = changes.await {
         tracing::error!("the task that carries changes out failed: {e}");

@@ -272,6 +272,12 @@ pub const OPERATOR: &[Method] = &[
         result: "{news, since}",
     },
     Method {
+        name: "operator_deviceFacts",
+        summary: "What is known about the machine, and what is demanded of it",
+        params: &[],
+        result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],

@@ -213,6 +213,7 @@ impl Operator {
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
                 Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
             }
+            "operator_deviceFacts" => Ok(house.device_facts().await),
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))

@@ -202,6 +202,8 @@ pub struct House {
     pub(super) changes: tokio::sync::Mutex<()>,
     /// Files that differ from what is in force.
     pub(super) differing: Mutex<Vec<String>>,
+    /// The machine.
+    pub(super) device: super::device::DeviceWatch,
     pub(super) stopping: AtomicBool,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,

@@ -4,6 +4,7 @@
 pub mod adopt;
 pub mod approvals;
 pub mod changes;
+pub mod device;
 pub mod house;
 pub mod init;
 pub mod keys;

@@ -119,6 +119,7 @@ async fn steps<D: Deed>(
     let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
+    house.device_is_fit()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
@@ -136,6 +137,7 @@ async fn steps<D: Deed>(
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
     let mut ask = ask(&deed, operation, request, &vouched, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
+    ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -227,6 +229,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         act: deed.act(),
         digest: *vouched.digest(),
         authority: None,
+        device: [0; 32],
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

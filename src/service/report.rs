@@ -64,7 +64,7 @@ impl House {
     /// For apps: whether payments can be signed now.
     #[must_use]
     pub fn wallet_status(&self) -> Value {
-        let open = self.open_for_signing();
+        let open = self.open_for_signing().and_then(|()| self.device_is_fit());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "signing": open.is_ok(),
@@ -86,7 +86,7 @@ impl House {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
-            "signing": self.open_for_signing().is_ok(),
+            "signing": self.open_for_signing().and_then(|()| self.device_is_fit()).is_ok(),
             "token": {
                 "state": word,
                 "reason": why,
@@ -109,6 +109,7 @@ impl House {
             },
             "policy": hex::encode(rules.policy.hash()),
             "not_in_force": self.differing(),
+            "device_unfit": self.device_is_fit().err().map(|r| r.sentence),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
         })
@@ -175,6 +176,7 @@ impl House {
     pub async fn unlock(&self, pin: Pin, uid: u32) -> Result<Value, Refusal> {
         let entry = EntryKind::operator(uid, "unlock", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        self.look_at_device().await;
         self.keeper.unlock(pin);
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -67,6 +67,7 @@ impl House {
             fs_magic: magic,
         })
         .map_err(|e| state(e.to_string()))?;
+        let device = super::device::DeviceWatch::start(&config, &config.file)?;
         let (rules, key_policy, differing) = super::rules::at_start(&config, &store).await?;
         store
             .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
@@ -95,6 +96,7 @@ impl House {
             switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
             differing: Mutex::new(differing),
+            device,
             stopping: false.into(),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),
@@ -105,6 +107,7 @@ impl House {
         let uid = sys::effective_uid();
         let entry = EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id());
         house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
+        house.write_device_down().await;
         house.keep_documents(None, &in_force, "start", uid).await?;
         Ok(house)
     }

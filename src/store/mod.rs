@@ -139,6 +139,8 @@ pub struct Ask {
     pub digest: [u8; 32],
     /// SHA-256 of the authority document in force.
     pub authority: Option<[u8; 32]>,
+    /// SHA-256 of the facts about the machine.
+    pub device: [u8; 32],
     /// What to count; the writer sets its time.
     pub debit: Debit,
     /// The nonce, for transactions.

@@ -198,6 +198,7 @@ fn write_intent(
         rule: verdict.rule.to_string(),
         policy: hex::encode(verdict.policy_hash),
         debited: debited.is_none(),
+        device: hex::encode(ask.device),
         approved_by,
     })?;
     let request = ask.request.0.to_be_bytes();

@@ -99,6 +99,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         }),
         operation: Operation::SignPayment,
         authority: None,
+        device: [0; 32],
         digest: [digest; 32],
         debit,
         nonce: Some(NonceClaim {

@@ -161,6 +161,9 @@ pub enum EntryKind {
         policy: String,
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
+        /// SHA-256 of the facts about the machine.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        device: String,
         /// People who approved it, where the policy asked for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         approved_by: Vec<String>,
@@ -250,6 +253,15 @@ pub enum EntryKind {
     InDoubt {
         /// Request id.
         request: String,
+    },
+    /// What the machine is, at the start and whenever it changed.
+    Device {
+        /// SHA-256 of the facts; intents name it.
+        digest: String,
+        /// Each fact.
+        facts: Value,
+        /// What is required and is not so.
+        broken: Vec<String>,
     },
     /// The token was tried: what it enforces, and whether payment keys may live in it.
     SelfTest {

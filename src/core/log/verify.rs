@@ -196,6 +196,7 @@ impl Story {
             | EntryKind::WaitingEnded { .. }
             | EntryKind::Authority { .. }
             | EntryKind::ChangeAsked { .. }
+            | EntryKind::Device { .. }
             | EntryKind::ChangeEnded { .. }
             | EntryKind::KeyRotated { .. }
             | EntryKind::KeyDestroying { .. }
@@ -255,6 +256,7 @@ mod tests {
             rule: "r".into(),
             policy: hex::encode([1; 32]),
             debited: true,
+            device: String::new(),
             approved_by: Vec::new(),
         }
     }
