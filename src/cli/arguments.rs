@@ -393,6 +393,23 @@ pub enum TokenCommand {
 pub enum DeviceCommand {
     /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
     Facts,
+    /// Has the TPM sign the facts and the boot's PCRs, for another machine to judge.
+    Quote {
+        /// 16 to 64 bytes in hex, drawn by who will judge the quote.
+        #[arg(long)]
+        nonce: String,
+    },
+    /// Judges a quote of another machine, without a daemon.
+    VerifyQuote {
+        /// What `device quote --json` printed there.
+        file: PathBuf,
+        /// The nonce that was sent.
+        #[arg(long)]
+        nonce: String,
+        /// The key of that machine's TPM, as it was seen when the machine was set up.
+        #[arg(long)]
+        key: Option<String>,
+    },
 }
 
 /// The PIN, sealed in a TPM.

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::arguments::{
-    AppCommand, Arguments, Command, DeviceCommand, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
+    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::{Failure, Output, approval, client, device, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -69,7 +69,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
-        Command::Device(DeviceCommand::Facts) => device_facts(&ask("operator_deviceFacts", Value::Null)?),
+        Command::Device(command) => device::run(command, &ask),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
@@ -88,23 +88,6 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             clap_mangen::generate_to(Arguments::command(), &dir).map_err(Failure::plain)?;
             Ok(Output { text: format!("manual pages in {}", dir.display()), value: json!({"dir": dir}) })
         }
-    }
-}
-
-fn device_facts(value: &Value) -> Result<Output, Failure> {
-    let columns = ["name", "verdict", "demand", "found", "advice"];
-    let rows: Vec<Vec<String>> = value
-        .get("facts")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|f| columns.iter().map(|m| show::text(f, m)).collect())
-        .collect();
-    let text = show::table(&["FACT", "VERDICT", "DEMAND", "FOUND", "WHAT TO DO"], &rows);
-    if value.get("fit") == Some(&json!(true)) {
-        Ok(Output { text, value: value.clone() })
-    } else {
-        Err(Failure::Refused(format!("nothing is signed on this machine as it is\n{text}"), value.clone()))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct DeviceConfig {
     pub binary: Option<[u8; 32]>,
     /// PCRs of a good boot.
     pub pcrs: Vec<(u8, [u8; 32])>,
+    /// The TPM that quotes.
+    pub tpm: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -26,6 +28,7 @@ pub struct DeviceConfig {
 pub(super) struct RawDevice {
     every_seconds: Option<u64>,
     binary: Option<String>,
+    tpm: Option<String>,
     #[serde(default)]
     pcrs: BTreeMap<String, String>,
     #[serde(default)]
@@ -76,6 +79,7 @@ impl RawDevice {
             demands: Demands(demands),
             binary: self.binary.as_deref().map(|b| digest("device.binary", b)).transpose()?,
             pcrs,
+            tpm: self.tpm,
         })
     }
 }

@@ -278,6 +278,12 @@ pub const OPERATOR: &[Method] = &[
         result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
     },
     Method {
+        name: "operator_deviceQuote",
+        summary: "The facts about the machine, quoted by its TPM",
+        params: &[("nonce", true, "16 to 64 bytes, hex, drawn by who will judge it")],
+        result: "{format, nonce, facts, pcrs, key, attest, signature}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],

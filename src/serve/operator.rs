@@ -120,6 +120,12 @@ struct NewsParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct QuoteParams {
+    nonce: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
 }
@@ -212,6 +218,10 @@ impl Operator {
                 let params: NewsParams = named(params)?;
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
                 Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
+            }
+            "operator_deviceQuote" => {
+                let params: QuoteParams = named(params)?;
+                house.device_quote(&params.nonce).await
             }
             "operator_deviceFacts" => Ok(house.device_facts().await),
             "operator_inventory" => house.inventory().await,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::House;
 use crate::config::Config;
-use crate::core::device::{Demand, Fact, Verdict, digest};
+use crate::core::device::{Demand, Fact, Verdict, digest, quote};
 use crate::device::{Device, Expected};
 use crate::refusal::{Code, Refusal};
 use crate::store::EntryKind;
@@ -142,6 +142,38 @@ impl House {
             })
             .collect();
         json!({"fit": sample.broken.is_empty(), "broken": sample.broken, "digest": hex::encode(sample.digest), "facts": facts})
+    }
+}
+
+impl House {
+    /// The facts, quoted by the TPM with a verifier's nonce.
+    pub async fn device_quote(&self, nonce: &str) -> Result<Value, Refusal> {
+        let wrong = |why: String| Refusal::new(Code::InvalidParams, why);
+        let bytes =
+            hex::decode(nonce).ok().filter(|b| quote::NONCES.contains(&b.len())).ok_or_else(|| {
+                wrong("a nonce is 16 to 64 bytes in hex, drawn by who will judge the quote".into())
+            })?;
+        let tcti = self.config.device.tpm.clone().ok_or_else(|| {
+            wrong("device.tpm names no TPM: write device:/dev/tpmrm0 there, and restart".into())
+        })?;
+        self.look_at_device().await;
+        let facts = self.device.lock().facts.clone();
+        let qualifying = quote::qualifying(&bytes, &facts);
+        let made = tokio::task::spawn_blocking(move || super::pin::quote(&tcti, &qualifying))
+            .await
+            .map_err(|e| Refusal::new(Code::Internal, e.to_string()))??;
+        let signature = quote::raw_signature(&made.signature)
+            .ok_or_else(|| Refusal::new(Code::TpmRefused, "the TPM signed with another algorithm"))?;
+        let quote = quote::Quote {
+            format: quote::FORMAT.into(),
+            nonce: nonce.to_ascii_lowercase(),
+            facts,
+            pcrs: made.pcrs.iter().map(hex::encode).collect(),
+            key: hex::encode(&made.key),
+            attest: hex::encode(&made.attest),
+            signature: hex::encode(signature),
+        };
+        Ok(json!(quote))
     }
 }
 

@@ -4,12 +4,14 @@
 //! wrongly, or that changed while the daemon runs. Only a TPM's quote, judged by another machine, is evidence.
 #![forbid(unsafe_code)]
 
+pub mod quote;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::sha256;
+use crate::core::units::sha256;
 
 /// How a fact stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +92,8 @@ facts! {
 }
 
 /// One fact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fact {
     /// Which.
     pub name: Name,
