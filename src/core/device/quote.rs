@@ -211,7 +211,7 @@ mod tests {
 
     fn made(nonce: &[u8]) -> Quote {
         let secret = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
-        let pcrs = vec![[0u8; 32]; 5];
+        let pcrs = [[0u8; 32]; 5];
         let sized = |b: &[u8]| [&u16::try_from(b.len()).unwrap().to_be_bytes(), b].concat();
         let attest = [
             &MAGIC.to_be_bytes()[..],
