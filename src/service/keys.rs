@@ -20,7 +20,7 @@ use crate::store::EntryKind;
 use crate::token::{KeySpec, TokenError};
 
 /// The name of the key that signs checkpoints.
-pub const LOG_KEY: &str = "claviger-log";
+pub use crate::store::LOG_KEY;
 
 /// The name, line and generation of a new key.
 pub(super) struct Successor {

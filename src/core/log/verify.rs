@@ -201,6 +201,8 @@ impl Story {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::SelfTest { .. }
             | EntryKind::Token { .. }
+            | EntryKind::Rows { .. }
+            | EntryKind::State { .. }
             | EntryKind::Operator { .. } => {}
         }
         Ok(())
@@ -254,6 +256,7 @@ mod tests {
             policy: hex::encode([1; 32]),
             debited: true,
             approved_by: Vec::new(),
+            fingerprint: None,
         }
     }
 
