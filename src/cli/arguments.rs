@@ -59,6 +59,9 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -356,6 +359,20 @@ pub enum TokenCommand {
         /// The daemon's own token (the default without a profile).
         #[arg(long)]
         configured: bool,
+    },
+}
+
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
     },
 }
 

@@ -118,6 +118,7 @@ impl House {
     }
 
     async fn heard(&self, request: RequestId, armoured: &str) -> Result<Value, Refusal> {
+        self.trusted()?;
         let waiting = self.waiting(request).await?;
         let rules = self.rules();
         let stale = |why: &str| Err(Refusal::new(Code::ApprovalStale, why.to_owned()));

@@ -159,7 +159,7 @@ pub async fn make_system_keys(config_file: &Path, allow_volatile: bool) -> Resul
     config.allow_volatile |= allow_volatile;
     let house = House::open(config).await?;
     for _ in 0..100 {
-        if house.open_for_signing().is_ok() {
+        if house.confirm().await.is_ok() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -78,6 +78,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let line = name.clone();
         self.make(Successor { name, line, generation: 1 }, algorithm, purpose, uid).await
@@ -236,6 +237,7 @@ impl House {
     // [clause 8.7.1-e] what the log holds is signed by a key that lives in the token
     pub async fn checkpoint(&self) -> Result<bool, Refusal> {
         use crate::core::log::checkpoint;
+        self.confirm().await?;
         let key = self.log_key(0).await?;
         let origin = &self.config.log.origin;
         let head = self.store.log_head();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod anchor;
 pub mod approvals;
 pub mod house;
 pub mod init;
@@ -15,6 +16,7 @@ pub mod pending;
 pub mod pin;
 mod replay;
 pub mod report;
+pub mod seal;
 pub mod sign;
 pub mod start;
 

@@ -148,6 +148,10 @@ fn understand(house: &House, name: &Name, asked: Asked) -> Result<Understood, Re
         .keys()
         .by_name(name)
         .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no key named {name}")))?;
+    // [clause 8.7.1-i] what seals the log makes no MACs for anybody else
+    if super::seal::is_own(&key.record.line) {
+        return Err(Refusal::new(Code::KeyPurpose, format!("key {name} is the daemon's own")));
+    }
     let key = path::usable(key, asked.operation())?;
     let work = match &asked {
         Asked::Login(login) => Work::Login(login.to_sign(key.record.public.algorithm())),

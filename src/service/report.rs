@@ -107,6 +107,7 @@ impl House {
                 "checkpointed": self.store.checkpointed_size(),
                 "database_bytes": store.db_bytes,
             },
+            "state": self.state_told(),
             "policy": hex::encode(rules.policy.hash()),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
@@ -180,6 +181,9 @@ impl House {
             if !matches!(self.keeper.state(), KeeperState::Probing) {
                 break;
             }
+        }
+        if let Err(refusal) = self.confirm().await {
+            tracing::debug!("after unlocking: {refusal}");
         }
         let state = self.keeper.state();
         let (word, why) = state_word(&state);
