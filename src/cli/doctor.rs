@@ -184,7 +184,10 @@ fn state_of(found: &mut Findings, told: &Value) {
         found.good("seal", "every commit is sealed under a key in the token");
     } else {
         let why = show::text(told, "unsealed_because");
-        found.bad("seal", format!("who can write the database can rewrite what no checkpoint signs yet: {why}"));
+        found.bad(
+            "seal",
+            format!("who can write the database can rewrite what no checkpoint signs yet: {why}"),
+        );
     }
     let anchor = told.get("anchor").cloned().unwrap_or_default();
     let (mode, why) = (show::text(&anchor, "mode"), show::text(&anchor, "reason"));

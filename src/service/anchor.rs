@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, LogHead};
 use crate::token::TokenError;
+
+/// How soon a token that did not take an anchor is given the next.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// What stands in the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub(super) fn label(origin: &str) -> String {
 pub(super) struct Anchored {
     last: Option<(Anchor, Instant)>,
     problem: Option<String>,
+    /// When that was tried last.
+    failed: Option<Instant>,
     /// The token has no place for it.
     never: bool,
 }
@@ -140,7 +145,8 @@ impl House {
 
     /// The log's key is there: it is our token, and it can be searched.
     pub(super) async fn same_token(&self) -> Result<(), Refusal> {
-        let Some(key) = self.keys().all().into_iter().find(|k| k.record.name.as_str() == super::keys::LOG_KEY)
+        let Some(key) =
+            self.keys().all().into_iter().find(|k| k.record.name.as_str() == super::keys::LOG_KEY)
         else {
             return Ok(());
         };
@@ -171,7 +177,8 @@ impl House {
                     behind >= config.entries || (behind > 0 && (now || at.elapsed() >= config.after))
                 }
             };
-            if anchored.never || !due {
+            let again = anchored.failed.is_none_or(|at| at.elapsed() >= TRY_AGAIN);
+            if anchored.never || !due || !(now || again) {
                 return Ok(());
             }
             (anchored.last.as_ref().map(|(a, _)| a.to_bytes()), anchored.last.is_none())
@@ -188,12 +195,13 @@ impl House {
                     tracing::warn!("the token was not told how long the log is: {e}");
                 }
                 (anchored.problem, anchored.never) = (Some(e.to_string()), hopeless);
+                anchored.failed = Some(Instant::now());
                 return Err(token_refusal(&e));
             }
         }
         let fresh = !self.store.found().anchored && first;
         let size = anchor.head.size;
-        *self.anchored() = Anchored { last: Some((anchor, Instant::now())), problem: None, never: false };
+        *self.anchored() = Anchored { last: Some((anchor, Instant::now())), ..Anchored::default() };
         let entry = fresh.then(|| EntryKind::State {
             what: "anchored".into(),
             why: format!("the token was told of {size} entries"),
@@ -211,9 +219,10 @@ impl House {
         }
         let anchored = self.anchored();
         let size = self.store.log_head().size;
-        let good = anchored.last.as_ref().is_some_and(|(last, _)| {
-            size.saturating_sub(last.head.size) < config.entries.saturating_mul(2)
-        });
+        let good = anchored
+            .last
+            .as_ref()
+            .is_some_and(|(last, _)| size.saturating_sub(last.head.size) < config.entries.saturating_mul(2));
         if good {
             return Ok(());
         }

@@ -191,6 +191,8 @@ pub struct House {
     pub(super) confirmed: AtomicBool,
     pub(super) confirming: tokio::sync::Mutex<()>,
     pub(super) anchored: anchor::Lock,
+    /// Times that the token broke off when it was to seal the log for the first time.
+    pub(super) unsealed_tries: AtomicU64,
     /// Times that a refused state was accepted.
     pub(super) epoch: AtomicU64,
     pub(super) run_id: u64,

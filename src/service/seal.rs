@@ -81,10 +81,7 @@ impl House {
         self.token_answers()?;
         let outcome = self.judge().await;
         if let Err(refusal) = &outcome
-            && matches!(
-                refusal.code,
-                Code::StateTampered | Code::StateRolledBack | Code::AnchorMissing
-            )
+            && matches!(refusal.code, Code::StateTampered | Code::StateRolledBack | Code::AnchorMissing)
         {
             tracing::error!("nothing is signed: {refusal}; {}", refusal.code.advice());
             let entry = self.state_entry("refused", refusal.to_string(), None);
@@ -112,7 +109,8 @@ impl House {
                 match self.run_key(&key, seal.nonce).await {
                     Ok(made) => Some(made),
                     Err(e) => {
-                        let there = self.keeper.find(key.record.reference).await.map_err(|e| token_refusal(&e))?;
+                        let there =
+                            self.keeper.find(key.record.reference).await.map_err(|e| token_refusal(&e))?;
                         if there == Some(key.record.public) {
                             return Err(token_refusal(&e));
                         }
@@ -133,10 +131,7 @@ impl House {
         let (seal, unsealed) = match self.fresh_seal().await {
             Ok(seal) => (Some(seal), None),
             // Said once more at each start, and no reason to stop where it never was otherwise.
-            Err(refusal)
-                if !self.store.found().sealed
-                    && matches!(refusal.code, Code::TokenRefused | Code::KeyPolicyForbids | Code::KeyPurpose) =>
-            {
+            Err(refusal) if !self.store.found().sealed && self.gives_up(&refusal) => {
                 tracing::warn!("the log is not sealed: {refusal}");
                 (None, Some(refusal.sentence))
             }
@@ -148,13 +143,24 @@ impl House {
         }
         self.store.settle(seal, entries).await.map_err(|e| self.store_refusal(&e))?;
         self.begin_anchor(compared);
-        self.stands(Standing::Confirmed(unsealed));
         // The start of this run stands in the token before its first signature: no copy from before it passes for it.
         let told = self.advance_anchor(true).await;
         if let Err(refusal) = told {
             tracing::debug!("the anchor was not written: {refusal}");
         }
+        self.stands(Standing::Confirmed(unsealed));
         Ok(())
+    }
+
+    /// Some tokens refuse a kind of key in so many words, some break off each time.
+    fn gives_up(&self, refusal: &Refusal) -> bool {
+        match refusal.code {
+            Code::TokenRefused | Code::KeyPolicyForbids | Code::KeyPurpose => true,
+            Code::TokenGone | Code::TokenTimeout | Code::SignatureInvalid => {
+                self.unsealed_tries.fetch_add(1, Ordering::AcqRel) > 0
+            }
+            _ => false,
+        }
     }
 
     fn state_key(&self) -> Option<std::sync::Arc<Key>> {

@@ -103,6 +103,7 @@ impl House {
             confirmed: false.into(),
             confirming: tokio::sync::Mutex::new(()),
             anchored: Mutex::default(),
+            unsealed_tries: AtomicU64::new(0),
             epoch: AtomicU64::new(epoch),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),

@@ -40,18 +40,17 @@ pub(super) fn counter(key: &str) -> String {
 /// Every column with its type and length: no two rows look alike.
 fn absorb(hash: &mut Sha256, row: &Row<'_>) -> Result<(), rusqlite::Error> {
     for n in 0..row.as_ref().column_count() {
-        let value = row.get_ref(n)?;
-        hash.update([value.data_type() as u8]);
-        let mut bytes = |bytes: &[u8]| {
+        let mut value = |kind: u8, bytes: &[u8]| {
+            hash.update([kind]);
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
         };
-        match value {
-            ValueRef::Null => {}
-            ValueRef::Integer(n) => bytes(&n.to_be_bytes()),
-            ValueRef::Real(x) => bytes(&x.to_be_bytes()),
-            ValueRef::Text(text) => bytes(text),
-            ValueRef::Blob(blob) => bytes(blob),
+        match row.get_ref(n)? {
+            ValueRef::Null => value(0, &[]),
+            ValueRef::Integer(n) => value(1, &n.to_be_bytes()),
+            ValueRef::Real(x) => value(2, &x.to_be_bytes()),
+            ValueRef::Text(text) => value(3, text),
+            ValueRef::Blob(blob) => value(4, blob),
         }
     }
     Ok(())

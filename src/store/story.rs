@@ -347,8 +347,11 @@ fn before_the_token(kind: &EntryKind) -> bool {
     }
 }
 
-/// The checkpoints: size, and the root that each names.
-fn checkpoints(db: &Connection) -> Result<(Vec<(u64, [u8; 32])>, Option<String>), StoreError> {
+/// A size, and the root that a checkpoint names for it.
+type Named = (u64, [u8; 32]);
+
+/// The checkpoints, and the note of the newest.
+fn checkpoints(db: &Connection) -> Result<(Vec<Named>, Option<String>), StoreError> {
     let mut query = db.prepare("SELECT size, note FROM checkpoints ORDER BY size")?;
     let mut rows = query.query([])?;
     let (mut heads, mut newest) = (Vec::new(), None);

@@ -17,12 +17,11 @@ use super::open::OpenRequests;
 use super::schema::int;
 use super::seal::{self, Found};
 use super::story::{self, Beside, Told};
-use super::{EntryKind, Ledger, LogHead, SealKey, StoreError, approvals, rows, schema};
+use super::{EntryKind, Ledger, LogHead, SealKey, StoreError, approvals, debits, rows, schema};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
-use crate::core::payment::{Asset, Chain};
 use crate::core::policy::window::{Debit, LONGEST_MS};
-use crate::core::units::{Address, Name, Timestamp, U256};
+use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 
 /// Most jobs of one transaction.
@@ -218,22 +217,7 @@ impl Work {
 
     /// Counts a debit, on disk and in the windows.
     pub(super) fn debit(&mut self, debit: &Debit) -> Result<(), StoreError> {
-        let asset: Option<Vec<u8>> = debit.asset.map(|a| match a {
-            Asset::Native => Vec::new(),
-            Asset::Erc20(contract) => contract.0.to_vec(),
-        });
-        self.db
-            .prepare_cached(
-                "INSERT INTO debits(at, key, app, chain, asset, amount) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![
-                debit.at.0,
-                debit.key.as_str(),
-                debit.app.as_str(),
-                debit.chain.map(|c| int(c.0)),
-                asset,
-                debit.amount.to_be_bytes::<32>()
-            ])?;
+        debits::insert(&self.db, debit)?;
         if let Some(ledger) = &mut self.ledger {
             ledger.commit(debit);
         }
@@ -314,45 +298,7 @@ impl Work {
     }
 
     fn debits(&self) -> Result<Vec<Debit>, StoreError> {
-        let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
-        let mut query = self
-            .db
-            .prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
-        let rows = query.query_map([since], |r| {
-            Ok((
-                r.get::<_, i64>(0)?,
-                r.get::<_, String>(1)?,
-                r.get::<_, String>(2)?,
-                r.get::<_, Option<i64>>(3)?,
-                r.get::<_, Option<Vec<u8>>>(4)?,
-                r.get::<_, [u8; 32]>(5)?,
-            ))
-        })?;
-        let mut debits = Vec::new();
-        for row in rows {
-            let (at, key, app, chain, asset, amount) = row?;
-            let asset = match asset.as_deref() {
-                None => None,
-                Some([]) => Some(Asset::Native),
-                Some(bytes) => Some(Asset::Erc20(Address(
-                    bytes
-                        .try_into()
-                        .map_err(|_| StoreError::Failed("a debit's asset cannot be read".into()))?,
-                ))),
-            };
-            let name = |text: String| {
-                Name::parse(&text).ok_or_else(|| StoreError::Failed("a debit's name cannot be read".into()))
-            };
-            debits.push(Debit {
-                at: Timestamp(at),
-                key: name(key)?,
-                app: name(app)?,
-                chain: chain.map(|c| Chain(c.cast_unsigned())),
-                asset,
-                amount: U256::from_be_bytes(amount),
-            });
-        }
-        Ok(debits)
+        debits::since(&self.db, self.now().minus(LONGEST_MS.saturating_mul(2)))
     }
 
     pub(super) fn save_checkpoint(&mut self, size: u64, note: &str) -> Result<(), StoreError> {

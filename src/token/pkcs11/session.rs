@@ -361,7 +361,11 @@ impl Token for Pkcs11Token {
     fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
         let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
-        data::keep(&writer, label, bytes, beside)
+        match data::keep(&writer, label, bytes, beside) {
+            // Modules say anything at all of objects that they do not take; one that still answers is not gone.
+            Err(TokenError::Gone(why)) if self.present().is_ok() => Err(TokenError::Unsupported(why)),
+            other => other,
+        }
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {

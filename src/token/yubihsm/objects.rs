@@ -53,7 +53,10 @@ pub(super) const KINDS: [(object::Type, &str); 5] = [
 /// The label of data.
 pub(super) fn data_label(text: &str) -> Result<Label, TokenError> {
     if text.len() > object::LABEL_SIZE {
-        return Err(TokenError::Unsupported(format!("a label in a YubiHSM has {} bytes", object::LABEL_SIZE)));
+        return Err(TokenError::Unsupported(format!(
+            "a label in a YubiHSM has {} bytes",
+            object::LABEL_SIZE
+        )));
     }
     let mut bytes = [0; object::LABEL_SIZE];
     bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
