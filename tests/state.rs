@@ -337,3 +337,27 @@ fn a_token_that_makes_no_macs_says_that_the_log_is_not_sealed() {
     copy(&daemon.home.join("old"), &state_dir(&daemon));
     assert_eq!(daemon.begin()["code"], "state_rolled_back");
 }
+
+// [clause 8.7.1-i] test
+#[test]
+fn no_app_gets_a_mac_that_could_seal_a_log() {
+    let daemon = Daemon::start();
+    cli_ok(&daemon.home, &["key", "create", "sums", "--purpose", "integrity"]);
+    let rule = "[[rule]]\nid = \"sums\"\neffect = \"permit\"\nacts = [\"mac\"]\nkeys = [\"sums\", \"claviger-state\"]\napps = [\"test\"]\n";
+    daemon.apply(&format!("{}{rule}", support::POLICY));
+    let mut wallet = daemon.wallet();
+    let mut mac = |key: &str, data: &[u8]| {
+        let params = json!({"key": key, "data": format!("0x{}", hex::encode(data))});
+        code(&wallet.call("claviger_mac", &params)).to_owned()
+    };
+    assert_eq!(mac("sums", b"anything"), "ok");
+    assert_eq!(mac("sums", &[claviger::store::RUN_INPUT, &[0; 48]].concat()), "invalid_params");
+    assert_eq!(mac("claviger-state", b"anything"), "key_purpose");
+    for words in [
+        &["key", "suspend", "claviger-state", "--reason", "x"][..],
+        &["key", "rotate", "claviger-state", "--reason", "x"],
+        &["key", "create", "claviger-state"],
+    ] {
+        assert!(!cli(&daemon.home, words).0, "{words:?}");
+    }
+}

@@ -54,6 +54,8 @@ pub(super) struct Anchored {
     problem: Option<String>,
     /// When that was tried last.
     failed: Option<Instant>,
+    /// The log says that it was written.
+    noted: bool,
     /// The token has no place for it.
     never: bool,
 }
@@ -199,16 +201,22 @@ impl House {
                 return Err(token_refusal(&e));
             }
         }
-        let fresh = !self.store.found().anchored && first;
         let size = anchor.head.size;
-        *self.anchored() = Anchored { last: Some((anchor, Instant::now())), ..Anchored::default() };
-        let entry = fresh.then(|| EntryKind::State {
+        let noted = {
+            let mut anchored = self.anchored();
+            let noted = anchored.noted || self.store.found().anchored;
+            *anchored = Anchored { last: Some((anchor, Instant::now())), noted, ..Anchored::default() };
+            noted
+        };
+        let entry = (!noted).then(|| EntryKind::State {
             what: "anchored".into(),
             why: format!("the token was told of {size} entries"),
             uid: None,
             epoch,
         });
-        self.store.note_anchor(size, entry).await.map_err(|e| self.store_refusal(&e))
+        self.store.note_anchor(size, entry).await.map_err(|e| self.store_refusal(&e))?;
+        self.anchored().noted = true;
+        Ok(())
     }
 
     /// Where an anchor is required, nothing is signed long after the last one.
