@@ -123,6 +123,10 @@ codes! {
     RandomUnhealthy "random_unhealthy" -32002 Operator "8.7.2-c" "the token's generator repeats itself: no random bits are given out until the daemon is restarted and the tests pass";
     TokenTimeout "token_timeout" -32002 Later "8.2.5-b" "the outcome is unknown and its amount stays reserved; ask again with the same payload";
     SignatureInvalid "signature_invalid" -32002 Operator "8.2.5-b" "what the token returned does not verify and was not released; run claviger token check";
+    StateUnconfirmed "state_unconfirmed" -32001 Later "8.7.1-i" "the token must be there and unlocked before the state directory is believed; see claviger status";
+    StateTampered "state_tampered" -32001 Operator "8.7.1-i" "put back the newest unchanged copy of the state directory, and find out who changed it (docs/state.md); where there is no copy, claviger state accept goes on without what is lost";
+    StateRolledBack "state_rolled_back" -32001 Operator "8.7.1-j" "put the newest state directory back (docs/state.md); where it is lost, claviger state accept goes on, with every window full until it has passed";
+    AnchorMissing "anchor_missing" -32001 Operator "8.7.1-j" "the token must keep the anchor of the log: make room, give its key the right to, or set anchor.mode to auto";
     StoreFailed "store_failed" -32001 Operator "8.7.1-d" "nothing is signed that cannot be written down; check free space and permissions of the state directory";
     Internal "internal" -32603 Operator "8.7.1-d" "this is a defect; report it with the log around it";
 }

@@ -65,6 +65,9 @@ pub enum Command {
     /// What is known about this machine, and what is demanded of it.
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -409,6 +412,20 @@ pub enum DeviceCommand {
         /// The key of that machine's TPM, as it was seen when the machine was set up.
         #[arg(long)]
         key: Option<String>,
+    },
+}
+
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
     },
 }
 

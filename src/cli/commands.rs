@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::arguments::{
-    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
+    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, StateCommand, TokenCommand,
 };
 use super::{Failure, Output, approval, client, device, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
@@ -70,6 +70,14 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
         Command::Device(command) => device::run(command, &ask),
+        Command::State(StateCommand::Show) => {
+            let value = ask("operator_status", Value::Null)?.get("state").cloned().unwrap_or_default();
+            Ok(Output { text: show::fields(&value), value })
+        }
+        Command::State(StateCommand::Accept { reason }) => {
+            let value = ask("operator_stateAccept", json!({"reason": reason}))?;
+            Ok(Output { text: show::fields(&value), value })
+        }
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod anchor;
 mod device;
 mod pin;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::wire::frame::Limits;
+pub use anchor::{AnchorConfig, AnchorMode};
 pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
@@ -141,6 +143,8 @@ pub struct Config {
     pub authority_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
+    /// The anchor of the log in the token.
+    pub anchor: AnchorConfig,
     /// Metrics.
     pub metrics: Option<MetricsListen>,
     /// Bounds.
@@ -166,6 +170,8 @@ struct Raw {
     authority_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
+    #[serde(default)]
+    anchor: anchor::RawAnchor,
     metrics: Option<RawMetrics>,
     #[serde(default)]
     limits: RawLimits,
@@ -343,6 +349,7 @@ impl Config {
                     Some(o) => return Err(format!("log.origin = {o:?} must be ASCII without space or plus")),
                 },
             },
+            anchor: AnchorConfig::resolve(&raw.anchor)?,
             metrics: match raw.metrics {
                 None => None,
                 Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
@@ -405,6 +412,8 @@ mod tests {
             ("[limits]\nbatch = 0\n", "limits.batch"),
             ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
+            ("[anchor]\nmode = \"some\"\n", "anchor.mode"),
+            ("[anchor]\nentries = 0\n", "anchor.entries"),
             ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
             ("connector = \"http://127.0.0.1\"\n", "token.connector"),
             ("connector = \"usb:x\"\n", "token.connector"),

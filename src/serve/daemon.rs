@@ -31,6 +31,9 @@ pub async fn run(config: Config) -> Result<(), String> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    if let Err(refusal) = house.confirm().await {
+        tracing::info!("the state directory is not confirmed yet: {refusal}");
+    }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
     let bound: Vec<_> = [("wallet", &house.config.wallet.path), ("operator", &house.config.operator.path)]

@@ -349,6 +349,12 @@ pub const OPERATOR: &[Method] = &[
         result: "array of rows",
     },
     Method {
+        name: "operator_stateAccept",
+        summary: "Goes on with a state directory that was refused; every window counts as full until it has passed",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{accepted, was, epoch}",
+    },
+    Method {
         name: "operator_unlock",
         summary: "Hands over the PIN",
         params: &[("pin", true, "PIN or passphrase")],

@@ -87,6 +87,12 @@ struct RotateParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReasonParams {
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ApprovalParams {
     request: String,
 }
@@ -274,6 +280,10 @@ impl Operator {
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_stateAccept" => {
+                let params: ReasonParams = named(params)?;
+                house.accept_state(&params.reason, uid).await
+            }
             "operator_unlock" => {
                 let params: PinParams = named(params)?;
                 let pin = Pin::new(params.pin)

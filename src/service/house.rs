@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::anchor;
 use super::metrics::Metrics;
 use super::pending::Pending;
+use super::seal::Standing;
 use crate::caller::DigestCache;
 use crate::config::Config;
 use crate::core::app::Apps;
@@ -205,6 +207,15 @@ pub struct House {
     /// The machine.
     pub(super) device: super::device::DeviceWatch,
     pub(super) stopping: AtomicBool,
+    /// How the state directory stands, and the short of it.
+    pub(super) standing: RwLock<Standing>,
+    pub(super) confirmed: AtomicBool,
+    pub(super) confirming: tokio::sync::Mutex<()>,
+    pub(super) anchored: anchor::Lock,
+    /// Times that the token broke off when it was to seal the log for the first time.
+    pub(super) unsealed_tries: AtomicU64,
+    /// Times that a refused state was accepted.
+    pub(super) epoch: AtomicU64,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,
 }
@@ -234,10 +245,16 @@ impl House {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
         }
+        self.token_answers()?;
+        self.keeper.not_strange().map_err(|e| token_refusal(&e))?;
+        self.trusted()?;
+        self.anchor_holds()
+    }
+
+    /// Whether the token can be asked anything.
+    pub(super) fn token_answers(&self) -> Result<(), Refusal> {
         match self.keeper.state() {
-            KeeperState::Usable | KeeperState::Degraded(_) => {
-                self.keeper.not_strange().map_err(|e| token_refusal(&e))
-            }
+            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
             KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
             KeeperState::Unusable(why) => {
                 Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))
@@ -285,6 +302,9 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
+        let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
+        self.metrics.anchor_behind.set(behind.unwrap_or(-1));
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));
@@ -298,6 +318,8 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::Busy => Code::Busy,
         StoreError::ClockStepped(_) => Code::ClockStepped,
         StoreError::KeyExists(_) => Code::KeyExists,
+        StoreError::Tampered(_) => Code::StateTampered,
+        StoreError::Frozen(_) => Code::StateUnconfirmed,
         _ => Code::StoreFailed,
     }
 }

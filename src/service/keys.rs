@@ -14,7 +14,7 @@ use crate::refusal::{Code, Refusal};
 use crate::token::{KeySpec, TokenError};
 
 /// The name of the key that signs checkpoints.
-pub const LOG_KEY: &str = "claviger-log";
+pub use crate::store::LOG_KEY;
 
 /// The name, line and generation of a new key.
 pub(super) struct Successor {
@@ -72,6 +72,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let line = name.clone();
         self.make(Successor { name, line, generation: 1 }, algorithm, purpose, uid).await
@@ -171,6 +172,7 @@ impl House {
     // [clause 8.7.1-e] what the log holds is signed by a key that lives in the token
     pub async fn checkpoint(&self) -> Result<bool, Refusal> {
         use crate::core::log::checkpoint;
+        self.confirm().await?;
         let key = self.log_key(0).await?;
         let origin = &self.config.log.origin;
         let head = self.store.log_head();

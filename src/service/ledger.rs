@@ -130,4 +130,8 @@ impl Ledger for PolicyLedger {
             self.windows.add(row);
         }
     }
+
+    fn fill(&mut self, until_now: Timestamp) {
+        self.windows.fill(until_now);
+    }
 }

@@ -88,6 +88,10 @@ pub struct Metrics {
     pub token_usable: Gauge,
     /// 1 when the token did what nobody asked for, until an operator has looked.
     pub token_strange: Gauge,
+    /// 1 when the state directory is known to be the one that was left.
+    pub state_confirmed: Gauge,
+    /// Entries of the log that the token's anchor does not know of yet; -1 when it holds none.
+    pub anchor_behind: Gauge,
     /// Times that the token was initialised again.
     pub token_reinits: Gauge<u64, AtomicU64>,
     /// Requests waiting for the token.
@@ -130,6 +134,18 @@ impl Default for Metrics {
             "1 when the token did what nobody asked for, until an operator has looked",
             token_strange.clone(),
         );
+        let state_confirmed = Gauge::default();
+        registry.register(
+            "state_confirmed",
+            "1 when the state directory is known to be the one that was left",
+            state_confirmed.clone(),
+        );
+        let anchor_behind = Gauge::default();
+        registry.register(
+            "anchor_behind_entries",
+            "Entries of the log that the token was not told of yet; -1 when it holds no anchor",
+            anchor_behind.clone(),
+        );
         let token_reinits = Gauge::<u64, AtomicU64>::default();
         registry.register(
             "token_reinitialisations",
@@ -153,6 +169,8 @@ impl Default for Metrics {
             stages,
             token_usable,
             token_strange,
+            state_confirmed,
+            anchor_behind,
             token_reinits,
             token_queue,
             store_queue,

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod anchor;
 pub mod approvals;
 pub mod changes;
 pub mod device;
@@ -18,6 +19,7 @@ pub mod pin;
 mod replay;
 pub mod report;
 pub mod rules;
+pub mod seal;
 pub mod sign;
 pub mod start;
 

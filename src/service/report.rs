@@ -107,6 +107,7 @@ impl House {
                 "checkpointed": self.store.checkpointed_size(),
                 "database_bytes": store.db_bytes,
             },
+            "state": self.state_told(),
             "policy": hex::encode(rules.policy.hash()),
             "not_in_force": self.differing(),
             "device_unfit": self.device_is_fit().err().map(|r| r.sentence),
@@ -183,6 +184,9 @@ impl House {
             if !matches!(self.keeper.state(), KeeperState::Probing) {
                 break;
             }
+        }
+        if let Err(refusal) = self.confirm().await {
+            tracing::debug!("after unlocking: {refusal}");
         }
         let state = self.keeper.state();
         let (word, why) = state_word(&state);

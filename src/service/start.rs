@@ -10,7 +10,7 @@ use super::house::Strangers;
 use super::ledger::PolicyLedger;
 use super::metrics::Metrics;
 use super::pending::Pending;
-use super::{House, Keys};
+use super::{House, Keys, store_code};
 use crate::caller::DigestCache;
 use crate::config::{Config, TokenConfig};
 use crate::core::key::policy::LifeClock;
@@ -66,7 +66,7 @@ impl House {
             allow_volatile: config.allow_volatile,
             fs_magic: magic,
         })
-        .map_err(|e| state(e.to_string()))?;
+        .map_err(|e| Refusal::new(store_code(&e), e.to_string()))?;
         let device = super::device::DeviceWatch::start(&config, &config.file)?;
         let (rules, key_policy, differing) = super::rules::at_start(&config, &store).await?;
         store
@@ -77,6 +77,7 @@ impl House {
         let pin = super::pin::fetch(&config.token.pin)?;
         let keeper = Keeper::start(backend, pin, keeper_config);
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
+        let epoch = store.found().epoch;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
         let house = Arc::new(Self {
@@ -98,6 +99,12 @@ impl House {
             differing: Mutex::new(differing),
             device,
             stopping: false.into(),
+            standing: RwLock::default(),
+            confirmed: false.into(),
+            confirming: tokio::sync::Mutex::new(()),
+            anchored: Mutex::default(),
+            unsealed_tries: AtomicU64::new(0),
+            epoch: AtomicU64::new(epoch),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),
         });
@@ -116,7 +123,16 @@ impl House {
     pub async fn keep_checkpoints(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         let mut quiet = false;
         loop {
-            match self.checkpoint().await {
+            let settled = match self.confirm().await {
+                Ok(()) => self.checkpoint().await,
+                Err(refusal) => Err(refusal),
+            };
+            if settled.is_ok()
+                && let Err(refusal) = self.advance_anchor(false).await
+            {
+                tracing::debug!("the anchor was not written: {refusal}");
+            }
+            match settled {
                 Ok(_) => quiet = false,
                 Err(refusal) if quiet => tracing::debug!("no checkpoint: {refusal}"),
                 Err(refusal) => {
@@ -150,6 +166,12 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        // The last word of this run stands in the token: a copy that was made during it is found when it is put back.
+        if self.trusted().is_ok()
+            && let Err(refusal) = self.advance_anchor(true).await
+        {
+            tracing::warn!("the token was not told how long the log is: {refusal}");
         }
         self.keeper.stop();
         self.store.close().await;

@@ -6,10 +6,14 @@
 
 mod approvals;
 mod changes;
+mod debits;
+mod error;
 mod keys;
 mod open;
 mod reserve;
+mod rows;
 mod schema;
+mod seal;
 mod story;
 mod writer;
 
@@ -23,6 +27,7 @@ use serde_json::Value;
 use crate::core::approval::{Authority, Change, Needs, Voice};
 use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
+use crate::core::log::merkle::{Frontier, leaf_hash};
 use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
 use crate::core::policy::window::Debit;
@@ -31,38 +36,12 @@ use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use changes::{ChangeState, Pending};
+pub use error::StoreError;
 pub use keys::Because;
 use reserve::Draft;
+pub use seal::{Found, RUN_INPUT, Seal, SealKey};
+pub use story::LOG_KEY;
 use writer::{Shared, Work, WriterHandle};
-
-/// Why the store did not do it. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The queue in front of the writer is full.
-    #[error("the writer's queue is full")]
-    Busy,
-    /// The disk or the database said no.
-    #[error("it could not be written down: {0}")]
-    Failed(String),
-    /// The state directory cannot be used.
-    #[error("{0}")]
-    Open(String),
-    /// The clock went back by more than is tolerated, milliseconds.
-    #[error("the clock went back by {0} ms")]
-    ClockStepped(i64),
-    /// A key's name or public half is registered already.
-    #[error("{0}")]
-    KeyExists(String),
-    /// The writer has ended.
-    #[error("the store is closed")]
-    Closed,
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
 
 /// How to open the store.
 pub struct StoreConfig {
@@ -109,6 +88,8 @@ pub trait Ledger: Send + 'static {
     fn commit(&mut self, debit: &Debit);
     /// Starts over from these rows.
     fn rebuild(&mut self, rows: &[Debit]);
+    /// What was spent before this is not known: every window counts as full until it has passed by.
+    fn fill(&mut self, until_now: Timestamp);
 }
 
 /// The account nonce that a payment uses.
@@ -214,6 +195,7 @@ pub struct Store {
     shared: Arc<Shared>,
     reader: Arc<Mutex<Connection>>,
     file: PathBuf,
+    found: Arc<Found>,
 }
 
 impl Store {
@@ -222,10 +204,11 @@ impl Store {
         let (file, lock) = schema::prepare(&config)?;
         let connection = schema::connect(&file)?;
         let reader = schema::connect_reader(&file)?;
-        let work = Work::load(connection, lock)?;
+        let (work, found) = Work::load(connection, lock)?;
         let shared = work.shared();
         let writer = WriterHandle::start(work)?;
-        Ok(Self { writer: Arc::new(writer), shared, reader: Arc::new(Mutex::new(reader)), file })
+        let reader = Arc::new(Mutex::new(reader));
+        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found) })
     }
 
     /// Puts another ledger in force; its counters are built from what was spent.
@@ -405,6 +388,44 @@ impl Store {
         self.read(move |db| approvals::counter(db, &key)).await
     }
 
+    /// How the log was found when the store was opened.
+    #[must_use]
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The log is the one that was left: from here on it is used, and every commit seals it anew.
+    pub async fn settle(&self, seal: Option<SealKey>, entries: Vec<EntryKind>) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.settle(seal, &entries)).await
+    }
+
+    /// An operator goes on with a log that was found changed: what was approved is void, what was spent is not known.
+    pub async fn accept(&self, entry: EntryKind) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.accept(&entry)).await
+    }
+
+    /// Notes the size that the token holds, so that the next start finds its root while it reads the log.
+    pub async fn note_anchor(&self, size: u64, entry: Option<EntryKind>) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.note_anchor(size, entry.as_ref())).await
+    }
+
+    /// The root that the log had at a size; `None` when it is shorter.
+    pub async fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        if let Some(root) = self.found.roots.get(&size) {
+            return Ok(Some(*root));
+        }
+        self.read(move |db| {
+            let mut tree = Frontier::default();
+            let mut query = db.prepare("SELECT data FROM entries WHERE seq < ?1 ORDER BY seq")?;
+            let mut rows = query.query([schema::int(size)])?;
+            while let Some(row) = rows.next()? {
+                tree.push(leaf_hash(&row.get::<_, Vec<u8>>(0)?));
+            }
+            Ok((tree.size() == size).then(|| tree.root()))
+        })
+        .await
+    }
+
     /// The newest entries about who decides what, oldest first.
     #[must_use]
     pub fn governance(&self) -> Vec<Value> {
@@ -494,5 +515,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod tamper_tests;
 #[cfg(test)]
 mod tests;

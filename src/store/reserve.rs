@@ -37,6 +37,7 @@ struct Earlier {
 }
 
 pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
+    work.settled()?;
     match decide(work, &ask)? {
         Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
         Ok(Way::Sign { verdict, debited, same }) => {
@@ -60,7 +61,12 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
             (ask.start)(Decided::assertion(ask.digest, ask.request));
             Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
-        Err(refusal) => {
+        Err(mut refusal) => {
+            if let (Code::WindowExceeded, Some(at)) = (refusal.code, work.filled()) {
+                refusal.sentence.push_str(&format!(
+                    "; what was spent before {at} is not known, so that each window counts as full until it has passed"
+                ));
+            }
             work.append(&refused(&ask, &refusal))?;
             let tripped = trips(work, &ask, refusal.code)?;
             Ok(Draft::Refused { refusal, tripped })
@@ -200,6 +206,7 @@ fn write_intent(
         debited: debited.is_none(),
         device: hex::encode(ask.device),
         approved_by,
+        fingerprint: ask.nonce.as_ref().map(|claim| hex::encode(claim.payment_fingerprint)),
     })?;
     let request = ask.request.0.to_be_bytes();
     let at = debited.unwrap_or(work.entry_time().0);

@@ -1,6 +1,7 @@
 //! Tables, and the checks before the first of them is touched.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -146,4 +147,51 @@ pub(super) fn connect_reader(file: &Path) -> Result<Connection, StoreError> {
     )?;
     db.busy_timeout(Duration::from_secs(5))?;
     Ok(db)
+}
+
+/// Tables, columns and indexes, as far as they decide what is read and written.
+fn shape(db: &Connection) -> Result<BTreeSet<String>, StoreError> {
+    let mut all = BTreeSet::new();
+    for query in [
+        "SELECT type || ' ' || name || ' of ' || tbl_name FROM sqlite_schema",
+        "SELECT 'table ' || l.name || ' ' || l.type || ' ' || l.wr FROM pragma_table_list l WHERE l.schema = 'main'",
+        "SELECT s.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk || ' ' || c.hidden
+         FROM sqlite_schema s, pragma_table_xinfo(s.name) c WHERE s.type = 'table'",
+        "SELECT s.name || '.' || i.seqno || ' ' || ifnull(i.name, '-') || ' ' || i.desc || ' ' || i.coll || ' ' || i.key
+         FROM sqlite_schema s, pragma_index_xinfo(s.name) i WHERE s.type = 'index'",
+    ] {
+        let mut query = db.prepare(query)?;
+        let rows = query.query_map([], |r| r.get::<_, String>(0))?;
+        for row in rows {
+            all.insert(row?);
+        }
+    }
+    Ok(all)
+}
+
+/// A trigger, a view or an index that leads elsewhere would undo what the rows are compared for: the database must be
+/// built as this program builds it, and sound.
+// [clause 8.7.1-i] what steers the database is looked at before what it holds
+pub(super) fn sound(db: &Connection) -> Result<(), StoreError> {
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(&format!("{TABLES} {WAITING} {CHANGES}"))?;
+    let (built, wanted) = (shape(db)?, shape(&fresh)?);
+    if let Some(odd) = built.symmetric_difference(&wanted).next() {
+        return Err(StoreError::Tampered(format!(
+            "the database is not built as this program builds it ({odd}): it was changed behind the daemon's back, or is damaged; restore it from a copy"
+        )));
+    }
+    // Entries are read from first to last anyway; all else is looked up by indexes that must lead where they say.
+    let mut query =
+        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'entries'")?;
+    for table in query.query_map([], |r| r.get::<_, String>(0))? {
+        let told: String =
+            db.query_row(&format!("PRAGMA integrity_check('{}')", table?), [], |r| r.get(0))?;
+        if told != "ok" {
+            return Err(StoreError::Tampered(format!(
+                "the database is damaged ({told}): restore it from a copy"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::core::key::{Origin, PublicKey, Purpose};
 use crate::core::log::entry::Entry;
 use crate::core::payment::Asset;
-use crate::core::units::{Address, U256};
+use crate::core::units::{Address, U256, sha256};
 use crate::refusal::Code;
 
 /// A ledger with one limit over everything.
@@ -44,16 +44,21 @@ impl Ledger for Limit {
     fn rebuild(&mut self, rows: &[Debit]) {
         self.spent = rows.iter().map(|d| u64::try_from(d.amount).unwrap()).sum();
     }
+    fn fill(&mut self, _: Timestamp) {
+        self.spent = self.max;
+    }
 }
 
 fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
     Store::open(StoreConfig { dir: dir.join("state"), allow_volatile: true, fs_magic: 0 })
 }
 
-async fn ready(dir: &std::path::Path, max: u64) -> Store {
+pub(super) async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
-    store.append(EntryKind::policy([1; 32], 0, 0, "start".into())).await.unwrap();
+    let text = "schema = 1".to_owned();
+    let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
+    store.put_document(entry, "policy", text).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();
@@ -62,11 +67,11 @@ async fn ready(dir: &std::path::Path, max: u64) -> Store {
     store
 }
 
-fn because() -> Because {
+pub(super) fn because() -> Because {
     Because { actor: "test".into(), reason: "test".into(), policy: [2; 32] }
 }
 
-fn key(name: &str, byte: u8) -> KeyRecord {
+pub(super) fn key(name: &str, byte: u8) -> KeyRecord {
     KeyRecord::new(
         Name::parse(name).unwrap(),
         [byte; 16].into(),
@@ -78,7 +83,7 @@ fn key(name: &str, byte: u8) -> KeyRecord {
     )
 }
 
-fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
+pub(super) fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
     let (key, app) = (Name::parse("k").unwrap(), Name::parse("a").unwrap());
     let debit = Debit {
         at: Timestamp(0),
@@ -227,8 +232,8 @@ async fn a_full_disk_loses_nothing_and_service_resumes() {
     assert_eq!(store.entries(0, 1000).await.unwrap().len() as u64, size);
     limit(1_000_000).await.unwrap();
     assert_eq!(code(&store.reserve(ask(9000, 1, 9000, 1)).await.unwrap()), "new");
-    // The policy, the key, and its move stand before them.
-    assert_eq!(size, kept + 3);
+    // The policy, the key, its move, and their rows stand before them.
+    assert_eq!(size, kept + 5);
 }
 
 #[tokio::test]
@@ -272,7 +277,7 @@ async fn removed_entries_are_found_at_the_start() {
     ] {
         put_back();
         Connection::open(&file).unwrap().execute_batch(change).unwrap();
-        assert!(matches!(open(dir.path()), Err(StoreError::Open(_))), "{change}");
+        assert!(matches!(open(dir.path()), Err(StoreError::Tampered(_))), "{change}");
     }
     put_back();
     assert!(open(dir.path()).is_ok());
@@ -295,7 +300,7 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; PRAGMA user_version = 2;")
+    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; PRAGMA user_version = 2;")
         .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
@@ -361,7 +366,7 @@ async fn every_table_must_tell_what_the_log_tells() {
         assert_eq!(changed, 1, "{change}");
         let found = open(dir.path()).err();
         assert!(
-            matches!(&found, Some(StoreError::Open(why)) if why.contains("log says")),
+            matches!(&found, Some(StoreError::Tampered(why)) if why.contains("log says")),
             "{change}: {found:?}"
         );
     }

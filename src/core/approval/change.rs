@@ -259,7 +259,9 @@ impl Change {
             // The counter of an authenticator was looked at when the voice came; everything else is looked at again.
             let counts = |document: &Authority, needs: &Needs| {
                 let shown = Shown { text: text.clone(), needs: needs.clone() };
-                judge(document, &shown, self.uid, namespace, &voice.signature, |_| None).ok().map(|v| v.person)
+                judge(document, &shown, self.uid, namespace, &voice.signature, |_| None)
+                    .ok()
+                    .map(|v| v.person)
             };
             let old = counts(authority, &self.quorum.needs);
             let young = new.as_ref().zip(self.also.as_ref()).and_then(|(d, n)| counts(d, n));

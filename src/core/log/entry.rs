@@ -1,6 +1,8 @@
 //! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -167,6 +169,9 @@ pub enum EntryKind {
         /// People who approved it, where the policy asked for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         approved_by: Vec<String>,
+        /// What identifies the payment, fees aside, where it uses an account nonce; hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
     },
     /// A payment waits for people.
     Waiting {
@@ -289,6 +294,23 @@ pub enum EntryKind {
         what: String,
         /// The entry as the device wrote it, or null.
         device: Value,
+    },
+    /// Rows of the tables changed in the commit of this entry; at each start they must be found so.
+    Rows {
+        /// SHA-256 over the columns of each, by table and name.
+        rows: BTreeMap<String, String>,
+    },
+    /// What was found of the state directory, or settled about it.
+    State {
+        /// `sealed`, `anchored`, `refused`, `accepted`.
+        what: String,
+        /// In words; of what an operator accepted, the reason.
+        why: String,
+        /// Who, where it was somebody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// Times that a log was accepted so far.
+        epoch: u64,
     },
     /// A request was refused.
     Refusal {

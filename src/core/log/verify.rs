@@ -204,6 +204,8 @@ impl Story {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::SelfTest { .. }
             | EntryKind::Token { .. }
+            | EntryKind::Rows { .. }
+            | EntryKind::State { .. }
             | EntryKind::Operator { .. } => {}
         }
         Ok(())
@@ -258,6 +260,7 @@ mod tests {
             debited: true,
             device: String::new(),
             approved_by: Vec::new(),
+            fingerprint: None,
         }
     }
 

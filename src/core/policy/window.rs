@@ -128,6 +128,8 @@ pub struct Windows {
     counters: HashMap<Counter, Buckets>,
     newest: i64,
     adds: u64,
+    /// What was spent until then is not known.
+    unknown_until: Option<i64>,
 }
 
 fn bucket_ms(len_ms: i64) -> i64 {
@@ -172,6 +174,11 @@ impl Windows {
         }
     }
 
+    /// What was spent until `at` is not known: a window counts as full for as long as it reaches back to it.
+    pub fn fill(&mut self, at: Timestamp) {
+        self.unknown_until = Some(at.0);
+    }
+
     /// Amount and number of requests in the window. The amount is that of `asset`; the number is of all requests.
     #[must_use]
     pub fn spent(
@@ -184,6 +191,9 @@ impl Windows {
         now: Timestamp,
     ) -> (U256, u64) {
         let since = oldest(len_ms, now.0.max(self.newest));
+        if self.unknown_until.is_some_and(|at| at.div_euclid(bucket_ms(len_ms)) >= since) {
+            return (U256::MAX, u64::MAX);
+        }
         let sum = |asset| {
             self.counters
                 .get(&counter(scope, len_ms, key, app, asset))
@@ -243,6 +253,17 @@ mod tests {
             w.spent(Scope::Key, 60_000, &name("other"), &name("a"), None, Timestamp(1_000_000)),
             (U256::ZERO, 0)
         );
+    }
+
+    // [clause 8.7.1-j] test
+    #[test]
+    fn a_window_that_reaches_back_to_what_is_not_known_is_full() {
+        let mut w = windows(60_000);
+        w.fill(Timestamp(1_000_000));
+        assert_eq!(spent(&w, 60_000, 1_000_000), (U256::MAX, u64::MAX));
+        assert_eq!(spent(&w, 60_000, 1_059_999), (U256::MAX, u64::MAX));
+        assert_eq!(spent(&w, 60_000, 1_062_000), (U256::ZERO, 0));
+        assert_eq!(spent(&w, 3_600_000, 1_062_000).0, U256::MAX);
     }
 
     proptest! {
