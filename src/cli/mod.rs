@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod key;
 pub mod log;
 pub mod payment;
+pub mod policy;
 pub mod show;
 pub mod tpm;
 

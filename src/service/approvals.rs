@@ -22,19 +22,13 @@ use crate::store::{EntryKind, Waiting, WaitingState};
 /// How often a request that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Reads the authority document, where there is one, and holds the policy against it.
-pub(super) fn load_authority(config: &Config, policy: &Policy) -> Result<Option<Arc<Authority>>, Refusal> {
+/// Reads the authority document, where there is one.
+pub(super) fn load_authority(config: &Config) -> Result<Option<Arc<Authority>>, Refusal> {
     let invalid = |why: String| Refusal::new(Code::PolicyInvalid, why);
-    let authority = match &config.authority_file {
-        None => None,
-        Some(path) => {
-            let text = read_text(path).map_err(|e| invalid(e.to_string()))?;
-            let read = Authority::parse(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))?;
-            Some(Arc::new(read))
-        }
-    };
-    reachable(policy, authority.as_deref())?;
-    Ok(authority)
+    let Some(path) = &config.authority_file else { return Ok(None) };
+    let text = read_text(path).map_err(|e| invalid(e.to_string()))?;
+    let read = Authority::parse(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))?;
+    Ok(Some(Arc::new(read)))
 }
 
 /// Every quorum of the policy must be one that people can make.

@@ -1,6 +1,7 @@
 //! Keys: made in the token, registered only after the token proved them; policy and apps: loaded, applied, logged.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
@@ -8,11 +9,13 @@ use serde_json::{Value, json};
 use super::approvals::{load_authority, reachable};
 use super::ledger::PolicyLedger;
 use super::{House, Keys, Rules, token_refusal};
-use crate::config::read_text;
+use crate::config::{ConfigError, read_text};
 use crate::core::app::Apps;
+use crate::core::approval::Authority;
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
-use crate::core::policy::{Policy, diff};
+use crate::core::policy::books::{self, BookFile, Sources};
+use crate::core::policy::{Policy, PolicyError, diff};
 use crate::core::units::{Name, Timestamp, sha256};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
@@ -65,6 +68,21 @@ pub fn describe(record: &KeyRecord) -> Value {
         "activated": record.activated.map(|t| t.to_string()),
         "compromised": record.compromised.map(|t| t.to_string()),
         "destroying": record.destroying,
+    })
+}
+
+/// What people and programs see of a signed book.
+#[must_use]
+pub fn describe_book(book: &books::SignedBook) -> Value {
+    json!({
+        "name": book.name,
+        "file": book.file,
+        "sha256": hex::encode(book.digest),
+        "version": book.version,
+        "entries": book.entries,
+        "quorum": book.needs.quorum,
+        "of": book.needs.of,
+        "signed_by": book.people,
     })
 }
 
@@ -177,9 +195,8 @@ impl House {
     /// Checks a policy text, writes it to the policy file and puts it in force.
     pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let policy = parse_policy(text)?;
+        let policy = self.read_policy(text)?;
         let authority = self.rules().authority.clone();
-        reachable(&policy, authority.as_deref())?;
         write_atomically(&self.config.policy_file, text.as_bytes()).map_err(|e| {
             Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}"))
         })?;
@@ -189,6 +206,11 @@ impl House {
             uid,
         )
         .await
+    }
+
+    /// Reads a policy text with the books beside the policy file, and with the people in force.
+    pub fn read_policy(&self, text: &str) -> Result<Policy, Refusal> {
+        in_force(text, &self.config, self.rules().authority.as_deref())
     }
 
     async fn put_in_force(&self, rules: Rules, uid: u32) -> Result<Value, Refusal> {
@@ -267,16 +289,39 @@ impl House {
 pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusal> {
     let text = |path| read_text(path).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()));
     let policy_text = text(&config.policy_file)?;
-    let policy = parse_policy(&policy_text)?;
     let apps = Apps::parse(&text(&config.apps_file)?)
         .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
-    let authority = load_authority(config, &policy)?;
+    let authority = load_authority(config)?;
+    let policy = in_force(&policy_text, config, authority.as_deref())?;
     Ok(Rules { policy: Arc::new(policy), policy_text, apps, authority })
 }
 
-/// Parses a policy text.
-pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
-    Policy::parse(text).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))
+fn in_force(
+    text: &str,
+    config: &crate::config::Config,
+    authority: Option<&Authority>,
+) -> Result<Policy, Refusal> {
+    let beside = config.policy_file.parent().unwrap_or(Path::new("."));
+    let policy = parse_policy(text, beside, authority)
+        .map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))?;
+    reachable(&policy, authority)?;
+    Ok(policy)
+}
+
+/// Reads a policy text, and the signed books that it names from a directory.
+pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
+    let read = |file: &str| {
+        let at = beside.join(file);
+        let text = read_text(&at).map_err(|e| e.to_string())?;
+        // A book that nobody has signed yet is refused for that, with what to do.
+        let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
+            other => other.map_err(|e| e.to_string())?,
+        };
+        Ok(BookFile { text, signatures })
+    };
+    let files = books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect();
+    Policy::read(text, &Sources { files: Some(&files), authority })
 }
 
 /// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.

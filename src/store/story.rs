@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
+use super::destinations::{self, Mentions};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
@@ -69,6 +70,8 @@ struct Story {
     keys: BTreeMap<String, KeyTold>,
     /// Debits, oldest first: when, and what row they made.
     debits: Vec<(i64, [u8; 32])>,
+    /// When each destination was first asked for.
+    mentions: Mentions,
     /// What stands under each account nonce, by a digest of key, chain and nonce.
     nonces: HashMap<[u8; 16], [u8; 16]>,
     /// Which nonce each open request uses, until its outcome; and the other way round, since a payload that is asked for
@@ -91,8 +94,10 @@ fn debit_digest(
     chain: Option<i64>,
     asset: Option<&[u8]>,
     amount: &[u8; 32],
+    dest: Option<[u8; 20]>,
 ) -> [u8; 32] {
-    sha256(format!("{key} {app} {chain:?} {:?} {}", asset.map(hex::encode), hex::encode(amount)).as_bytes())
+    let (asset, dest) = (asset.map(hex::encode), dest.map(hex::encode));
+    sha256(format!("{key} {app} {chain:?} {asset:?} {} {dest:?}", hex::encode(amount)).as_bytes())
 }
 
 fn open(why: impl Into<String>) -> StoreError {
@@ -108,6 +113,7 @@ fn differs(what: &str) -> StoreError {
 impl Story {
     fn hear(&mut self, entry: Entry) {
         let at = entry.at_ms;
+        destinations::hear(&mut self.mentions, at, &entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -141,7 +147,8 @@ impl Story {
                     });
                     let amount = spent.map(|(_, a)| a).unwrap_or_default().to_be_bytes::<32>();
                     let chain = payment.as_ref().map(|p| int(p.chain.0));
-                    self.debits.push((at, debit_digest(&line, &app, chain, asset.as_deref(), &amount)));
+                    let dest = payment.as_ref().and_then(|p| p.effect.counterparty()).map(|a| a.0);
+                    self.debits.push((at, debit_digest(&line, &app, chain, asset.as_deref(), &amount, dest)));
                 }
                 if let Some(payment) = payment {
                     let slot = slot(&key, int(payment.chain.0), int(payment.nonce));
@@ -203,11 +210,11 @@ impl Story {
         let since = now.saturating_sub(LONGEST_MS);
         let mut told: Vec<[u8; 32]> =
             self.debits.iter().filter(|(at, _)| *at >= since).map(|d| d.1).collect();
-        let mut query = db.prepare("SELECT key, app, chain, asset, amount FROM debits WHERE at >= ?1")?;
+        let mut query = db.prepare("SELECT key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1")?;
         let rows = query.query_map([since], |r| {
             let (key, app): (String, String) = (r.get(0)?, r.get(1)?);
             let (chain, asset): (Option<i64>, Option<Vec<u8>>) = (r.get(2)?, r.get(3)?);
-            Ok(debit_digest(&key, &app, chain, asset.as_deref(), &r.get(4)?))
+            Ok(debit_digest(&key, &app, chain, asset.as_deref(), &r.get(4)?, r.get(5)?))
         })?;
         let mut rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
         told.sort_unstable();
@@ -301,5 +308,8 @@ pub(super) fn read(
     story.check_keys(db)?;
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
+    if !destinations::same(db, &story.mentions)? {
+        return Err(differs("destinations that were asked for"));
+    }
     Ok(Told { tree, last_ms, governance })
 }

@@ -18,19 +18,19 @@ impl Ledger for Limit {
         &self,
         facts: &dyn Any,
         _now: Timestamp,
-        debited: bool,
-        _sweeping: bool,
+        how: How,
     ) -> Result<Verdict, Refusal> {
         let amount: u64 = *facts.downcast_ref().unwrap();
-        if !debited && self.spent + amount > self.max {
+        if !how.debited && self.spent + amount > self.max {
             return Err(Refusal::new(Code::WindowExceeded, "used up"));
         }
         let rule = Name::parse("r").unwrap();
-        let replacement = amount == 7;
+        if how.replacing && amount != 7 {
+            return Err(Refusal::new(Code::NonceConflict, "no replacement"));
+        }
         Ok(Verdict {
             authorized: Authorized::assertion([0; 32], rule.clone()),
             rule,
-            replacement,
             needs: None,
             policy_hash: [1; 32],
         })
@@ -41,7 +41,7 @@ impl Ledger for Limit {
     fn commit(&mut self, debit: &Debit) {
         self.spent += u64::try_from(debit.amount).unwrap();
     }
-    fn rebuild(&mut self, rows: &[Debit]) {
+    fn rebuild(&mut self, rows: &[Debit], _: &[Mention]) {
         self.spent = rows.iter().map(|d| u64::try_from(d.amount).unwrap()).sum();
     }
 }
@@ -86,6 +86,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         app: app.clone(),
         chain: Some(Chain(1)),
         asset: Some(Asset::Native),
+        to: Some(Address([2; 20])),
         amount: U256::from(amount),
     };
     Ask {

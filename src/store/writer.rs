@@ -16,10 +16,11 @@ use super::keys::{States, states};
 use super::open::OpenRequests;
 use super::schema::int;
 use super::story::{self, Told};
-use super::{EntryKind, Ledger, LogHead, StoreError};
+use super::{EntryKind, Ledger, LogHead, StoreError, destinations};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
 use crate::core::payment::{Asset, Chain};
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, LONGEST_MS};
 use crate::core::units::{Address, Name, Timestamp, U256};
 use crate::refusal::{Code, Refusal};
@@ -197,7 +198,7 @@ impl Work {
         });
         self.db
             .prepare_cached(
-                "INSERT INTO debits(at, key, app, chain, asset, amount) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO debits(at, key, app, chain, asset, amount, dest) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![
                 debit.at.0,
@@ -205,16 +206,30 @@ impl Work {
                 debit.app.as_str(),
                 debit.chain.map(|c| int(c.0)),
                 asset,
-                debit.amount.to_be_bytes::<32>()
+                debit.amount.to_be_bytes::<32>(),
+                debit.to.map(|to| to.0)
             ])?;
+        if let Some(to) = debit.to {
+            destinations::write(&self.db, &Mention { key: debit.key.clone(), to, at: debit.at })?;
+        }
         if let Some(ledger) = &mut self.ledger {
             ledger.commit(debit);
         }
         Ok(())
     }
 
+    /// A destination was asked for, and nothing was paid: it is known from now on.
+    pub(super) fn mention(&mut self, key: &Name, to: Address) -> Result<(), StoreError> {
+        let mention = Mention { key: key.clone(), to, at: self.entry_time() };
+        destinations::write(&self.db, &mention)?;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.mention(&mention);
+        }
+        Ok(())
+    }
+
     pub(super) fn swap_ledger(&mut self, mut ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
-        ledger.rebuild(&self.debits()?);
+        ledger.rebuild(&self.debits()?, &destinations::all(&self.db)?);
         self.ledger = Some(ledger);
         Ok(())
     }
@@ -223,7 +238,7 @@ impl Work {
         let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
         let mut query = self
             .db
-            .prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
+            .prepare("SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id")?;
         let rows = query.query_map([since], |r| {
             Ok((
                 r.get::<_, i64>(0)?,
@@ -232,11 +247,12 @@ impl Work {
                 r.get::<_, Option<i64>>(3)?,
                 r.get::<_, Option<Vec<u8>>>(4)?,
                 r.get::<_, [u8; 32]>(5)?,
+                r.get::<_, Option<[u8; 20]>>(6)?,
             ))
         })?;
         let mut debits = Vec::new();
         for row in rows {
-            let (at, key, app, chain, asset, amount) = row?;
+            let (at, key, app, chain, asset, amount, dest) = row?;
             let asset = match asset.as_deref() {
                 None => None,
                 Some([]) => Some(Asset::Native),
@@ -255,6 +271,7 @@ impl Work {
                 app: name(app)?,
                 chain: chain.map(|c| Chain(c.cast_unsigned())),
                 asset,
+                to: dest.map(Address),
                 amount: U256::from_be_bytes(amount),
             });
         }
@@ -306,9 +323,9 @@ impl Work {
     /// Counts again from the rows. When they cannot be read, nothing is permitted until they can.
     fn recount(&mut self) {
         let Some(mut ledger) = self.ledger.take() else { return };
-        match self.debits() {
-            Ok(rows) => {
-                ledger.rebuild(&rows);
+        match self.debits().and_then(|rows| Ok((rows, destinations::all(&self.db)?))) {
+            Ok((rows, seen)) => {
+                ledger.rebuild(&rows, &seen);
                 self.ledger = Some(ledger);
             }
             Err(e) => tracing::error!("what was spent cannot be read, so nothing is permitted: {e}"),

@@ -266,6 +266,9 @@ pub enum EntryKind {
         rule: Option<String>,
         /// The decoded payment, when it was decoded.
         act: Option<Value>,
+        /// Tier of the caller, where the policy was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
     },
@@ -371,6 +374,7 @@ impl EntryKind {
             sentence: clipped(&refusal.sentence),
             rule: refusal.rule.clone(),
             act: None,
+            tier: None,
             suppressed,
         }
     }
