@@ -182,3 +182,7 @@ impl Ledger for PolicyLedger {
         self.windows.rebuild(rows, seen);
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

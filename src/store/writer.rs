@@ -234,7 +234,7 @@ impl Work {
         Ok(())
     }
 
-    fn debits(&self) -> Result<Vec<Debit>, StoreError> {
+    pub(super) fn debits(&self) -> Result<Vec<Debit>, StoreError> {
         let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
         let mut query = self
             .db

@@ -227,3 +227,7 @@ fn trips_as_soon(a: &Policy, b: &Policy) -> bool {
         && as_few(a.amount_factor, b.amount_factor)
         && (!counts || a.within_ms >= b.within_ms)
 }
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

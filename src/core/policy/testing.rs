@@ -1,7 +1,5 @@
 //! Policies, requests and pasts at random, small enough that they meet each other often.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -270,9 +268,4 @@ pub(super) fn past() -> impl Strategy<Value = Past> {
             Past { debits, seen }
         },
     )
-}
-
-/// Ids of the rules that a text holds.
-pub(super) fn ids(rules: &[(String, String)]) -> BTreeSet<&str> {
-    rules.iter().map(|(id, _)| id.as_str()).collect()
 }
