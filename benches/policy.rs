@@ -48,17 +48,32 @@ fn policies() -> Vec<(&'static str, Policy)> {
     vec![
         ("a key each", policy(|n| rule(n, &key(n), "\"*\"", ""))),
         ("one key, a destination each", policy(|n| rule(n, "\"hot-999\"", &quoted(n), ""))),
-        ("all cover it, limits alone differ", policy(|n| {
-            rule(n, "\"hot-999\"", "\"*\"", "").replace("\"1000\"\nfee", &format!("\"{}\"\nfee", n + 1))
-        })),
-        ("half of them forbid destinations", policy(|n| match n % 2 {
-            0 => forbid(n, &format!("to.allow = [{}]", quoted(n))),
-            _ => rule(n, "\"hot-999\"", &quoted(n), ""),
-        })),
-        ("half of them are caps that hold", policy(|n| match n % 2 {
-            0 => forbid(n, &format!("assets = [\"ETH\"]\nwindow = [{{ len = \"7d\", max = \"{}\", scope = \"all\" }}]", 1_000_000 + n)),
-            _ => rule(n, "\"hot-999\"", "\"*\"", "new_destination = { delay = \"24h\", max = \"999\" }"),
-        })),
+        (
+            "all cover it, limits alone differ",
+            policy(|n| {
+                rule(n, "\"hot-999\"", "\"*\"", "").replace("\"1000\"\nfee", &format!("\"{}\"\nfee", n + 1))
+            }),
+        ),
+        (
+            "half of them forbid destinations",
+            policy(|n| match n % 2 {
+                0 => forbid(n, &format!("to.allow = [{}]", quoted(n))),
+                _ => rule(n, "\"hot-999\"", &quoted(n), ""),
+            }),
+        ),
+        (
+            "half of them are caps that hold",
+            policy(|n| match n % 2 {
+                0 => forbid(
+                    n,
+                    &format!(
+                        "assets = [\"ETH\"]\nwindow = [{{ len = \"7d\", max = \"{}\", scope = \"all\" }}]",
+                        1_000_000 + n
+                    ),
+                ),
+                _ => rule(n, "\"hot-999\"", "\"*\"", "new_destination = { delay = \"24h\", max = \"999\" }"),
+            }),
+        ),
     ]
 }
 
@@ -124,11 +139,14 @@ fn main() {
             let facts = facts(payment);
             let decision = decide(&policy, &facts, &spent, NOW);
             assert_eq!(matches!(decision, Decision::Permit(_)), *permitted, "{what}");
-            figures.push(median(|| drop(black_box(decide(&policy, black_box(&facts), &spent, NOW))), 200) / 1000.0);
+            figures.push(
+                median(|| drop(black_box(decide(&policy, black_box(&facts), &spent, NOW))), 200) / 1000.0,
+            );
         }
         slowest = figures.iter().copied().fold(slowest, f64::max);
         let first = facts(&asked[0].0);
-        figures.push(median(|| drop(black_box(explain(&policy, black_box(&first), &spent, NOW))), 3) / 1000.0);
+        figures
+            .push(median(|| drop(black_box(explain(&policy, black_box(&first), &spent, NOW))), 3) / 1000.0);
         let cells: String = figures.iter().map(|f| format!(" {f:>9.2}")).collect();
         println!("{what:36}{cells}");
     }

@@ -9,9 +9,7 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 use zeroize::Zeroize;
 
-use super::arguments::{
-    AppCommand, Arguments, Command, Init, LogCommand, Payment, TokenCommand,
-};
+use super::arguments::{AppCommand, Arguments, Command, Init, LogCommand, Payment, TokenCommand};
 use super::{Failure, Output, approval, client, doctor, key, log, payment, policy, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;

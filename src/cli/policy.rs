@@ -173,7 +173,8 @@ fn check(file: &Path, config_file: &Path, authority: Option<&Path>) -> Result<Ou
     if people.is_none()
         && let Some((rule, needs)) = policy.asks().next()
     {
-        let why = format!("nobody is known of {}: whether its quorum can be reached was not looked at", needs.of);
+        let why =
+            format!("nobody is known of {}: whether its quorum can be reached was not looked at", needs.of);
         found.push(note(policy.line_of(rule), why, "name the document of the people with --authority"));
     }
     if let Some(apps) = Config::load(config_file).ok().and_then(|c| read_text(&c.apps_file).ok())

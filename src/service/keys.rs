@@ -315,7 +315,9 @@ pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) ->
         let text = read_text(&at).map_err(|e| e.to_string())?;
         // A book that nobody has signed yet is refused for that, with what to do.
         let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
-            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
+            }
             other => other.map_err(|e| e.to_string())?,
         };
         Ok(BookFile { text, signatures })

@@ -94,7 +94,8 @@ impl PolicyLedger {
                 ));
             }
         }
-        let (Some(factor), Some((asset, amount)), false) = (wire.amount_factor, payment.effect.debit(), refused)
+        let (Some(factor), Some((asset, amount)), false) =
+            (wire.amount_factor, payment.effect.debit(), refused)
         else {
             return None;
         };

@@ -178,6 +178,9 @@ async fn an_amount_far_above_what_is_usual_suspends_the_key_before_it_signs() {
     // Its amount is not debited, and nothing was reserved.
     activate(&store).await;
     let looked = Some(store.now().await.unwrap());
-    assert!(outcome(&store, ask(4, 1, 10_001, looked)).await.is_ok(), "with a new history nothing is unusual yet");
+    assert!(
+        outcome(&store, ask(4, 1, 10_001, looked)).await.is_ok(),
+        "with a new history nothing is unusual yet"
+    );
     store.close().await;
 }

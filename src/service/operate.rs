@@ -186,7 +186,16 @@ impl Deed for Understood {
 
     fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts {
         let key = self.key.record.line.clone();
-        SignFacts { app, key, tier, sweeping: false, looked_at: None, payment: None, other: self.asked.act(), digest }
+        SignFacts {
+            app,
+            key,
+            tier,
+            sweeping: false,
+            looked_at: None,
+            payment: None,
+            other: self.asked.act(),
+            digest,
+        }
     }
 
     fn act(&self) -> Value {

@@ -34,7 +34,15 @@ fn past(entry: Entry) -> Option<Past> {
     let key = Name::parse(&key)?.line();
     // Older entries of refusals do not say the tier: they are taken at what every app had then.
     let tier = tier.and_then(|t| serde_json::from_value(json!(t)).ok()).unwrap_or(Tier::T1);
-    Some(Past { seq: entry.seq, at: Timestamp(entry.at_ms), app: Name::parse(&app)?, key, tier, payment, was })
+    Some(Past {
+        seq: entry.seq,
+        at: Timestamp(entry.at_ms),
+        app: Name::parse(&app)?,
+        key,
+        tier,
+        payment,
+        was,
+    })
 }
 
 impl House {

@@ -59,8 +59,9 @@ fn rows(db: &Connection) -> Result<Mentions, StoreError> {
 pub(super) fn all(db: &Connection) -> Result<Vec<Mention>, StoreError> {
     let mut all = Vec::new();
     for ((line, to), at) in rows(db)? {
-        let key = Name::parse(&line)
-            .ok_or_else(|| StoreError::Failed("the name of a key beside a destination cannot be read".into()))?;
+        let key = Name::parse(&line).ok_or_else(|| {
+            StoreError::Failed("the name of a key beside a destination cannot be read".into())
+        })?;
         all.push(Mention { key, to: Address(to), at: Timestamp(at) });
     }
     all.sort_by_key(|m| m.at);
@@ -100,7 +101,10 @@ pub(super) fn fill(db: &Connection) -> Result<(), StoreError> {
     }
     drop(entries);
     for ((line, to), at) in mentions {
-        db.execute("INSERT INTO destinations(line, address, first) VALUES(?1, ?2, ?3)", params![line, to, at])?;
+        db.execute(
+            "INSERT INTO destinations(line, address, first) VALUES(?1, ?2, ?3)",
+            params![line, to, at],
+        )?;
     }
     let mut query = db.prepare("SELECT id, at, key, app, chain, asset, amount FROM debits ORDER BY id")?;
     let rows: Vec<(i64, Old)> = query

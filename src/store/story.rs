@@ -210,7 +210,8 @@ impl Story {
         let since = now.saturating_sub(LONGEST_MS);
         let mut told: Vec<[u8; 32]> =
             self.debits.iter().filter(|(at, _)| *at >= since).map(|d| d.1).collect();
-        let mut query = db.prepare("SELECT key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1")?;
+        let mut query =
+            db.prepare("SELECT key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1")?;
         let rows = query.query_map([since], |r| {
             let (key, app): (String, String) = (r.get(0)?, r.get(1)?);
             let (chain, asset): (Option<i64>, Option<Vec<u8>>) = (r.get(2)?, r.get(3)?);

@@ -14,12 +14,7 @@ struct Limit {
 }
 
 impl Ledger for Limit {
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        _now: Timestamp,
-        how: How,
-    ) -> Result<Verdict, Refusal> {
+    fn decide(&self, facts: &dyn Any, _now: Timestamp, how: How) -> Result<Verdict, Refusal> {
         let amount: u64 = *facts.downcast_ref().unwrap();
         if !how.debited && self.spent + amount > self.max {
             return Err(Refusal::new(Code::WindowExceeded, "used up"));
@@ -329,8 +324,10 @@ async fn a_database_without_destinations_gets_them_from_the_log() {
     store.close().await;
     drop(store);
     let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
-    db.execute_batch("DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;")
-        .unwrap();
+    db.execute_batch(
+        "DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+    )
+    .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
     assert_eq!(debits(&store).await, before);

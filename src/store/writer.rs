@@ -236,9 +236,9 @@ impl Work {
 
     pub(super) fn debits(&self) -> Result<Vec<Debit>, StoreError> {
         let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
-        let mut query = self
-            .db
-            .prepare("SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id")?;
+        let mut query = self.db.prepare(
+            "SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id",
+        )?;
         let rows = query.query_map([since], |r| {
             Ok((
                 r.get::<_, i64>(0)?,

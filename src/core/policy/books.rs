@@ -127,7 +127,8 @@ pub(super) fn read(
     let shape = "write [books.NAME] with file = \"NAME.book\" and signed_by = { quorum = 2, of = \"GROUP\" }";
     let signed: RawSigned =
         table.try_into().map_err(|e: toml::de::Error| fault(place.clone(), e.message().to_owned(), shape))?;
-    let (entries, book) = verified(name, signed, sources).map_err(|(why, advice)| fault(place, why, advice))?;
+    let (entries, book) =
+        verified(name, signed, sources).map_err(|(why, advice)| fault(place, why, advice))?;
     Ok((entries, Some(book)))
 }
 
@@ -146,7 +147,10 @@ fn inline(at: Range<usize>, raw: BTreeMap<String, Spanned<toml::Value>>) -> Resu
         let address = text.as_str().and_then(Address::parse);
         let Some(address) = address else {
             let (why, advice) = if name == "file" {
-                ("a book in a file must be signed".to_owned(), "add signed_by = { quorum = 1, of = \"GROUP\" }")
+                (
+                    "a book in a file must be signed".to_owned(),
+                    "add signed_by = { quorum = 1, of = \"GROUP\" }",
+                )
             } else {
                 let why = format!("{name} = {text} is no address");
                 (why, "write \"0x\" and 40 hex digits, with a right EIP-55 checksum or in one case")
@@ -166,11 +170,7 @@ fn because(why: impl Into<String>, advice: impl Into<String>) -> Because {
 
 /// The book that enough people signed.
 // [clause 8.7.1-j] a signed book counts only with the signatures of its quorum, for this deployment and under its own name
-fn verified(
-    name: &Name,
-    raw: RawSigned,
-    sources: &Sources<'_>,
-) -> Result<(Entries, SignedBook), Because> {
+fn verified(name: &Name, raw: RawSigned, sources: &Sources<'_>) -> Result<(Entries, SignedBook), Because> {
     let file = raw.file;
     if !is_beside(&file) {
         let advice = "write a path below the policy's directory, without .. and of A-Z a-z 0-9 . _ - /";
@@ -216,7 +216,8 @@ fn verified(
         return Err(because(format!("{file} is the book {}", book.book), advice));
     }
     if book.deployment != authority.deployment {
-        let why = format!("{file} is for deployment {:?}, and this is {:?}", book.deployment, authority.deployment);
+        let why =
+            format!("{file} is for deployment {:?}, and this is {:?}", book.deployment, authority.deployment);
         return Err(because(why, "have it signed for this deployment"));
     }
     if book.version < raw.least_version {
@@ -233,15 +234,19 @@ fn verified(
             return Err(because(format!("{file}.sig has more than {MOST_SIGNATURES} signatures"), sign));
         }
         // One that does not count is no noise to be skipped: somebody put it there.
-        let voice = judge(authority, &shown, NOBODY, BOOK, armoured, |_| None)
-            .map_err(|r| because(format!("signature {} of {file}.sig: {}", at + 1, r.sentence), sign.clone()))?;
+        let voice = judge(authority, &shown, NOBODY, BOOK, armoured, |_| None).map_err(|r| {
+            because(format!("signature {} of {file}.sig: {}", at + 1, r.sentence), sign.clone())
+        })?;
         people.insert(voice.person);
     }
     if usize::try_from(quorum).map_or(true, |q| people.len() < q) {
         let who: Vec<&str> = people.iter().map(String::as_str).collect();
         let who = if who.is_empty() { "nobody".to_owned() } else { who.join(", ") };
         let why = format!("{file} must be signed by {quorum} of {}; {who} signed it", shown.needs.of);
-        return Err(because(why, format!("{sign}, and put the signatures one after the other into {file}.sig")));
+        return Err(because(
+            why,
+            format!("{sign}, and put the signatures one after the other into {file}.sig"),
+        ));
     }
     let signed = SignedBook {
         name: name.clone(),

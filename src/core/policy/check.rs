@@ -254,12 +254,11 @@ pub(super) fn told(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timesta
         (At::Bump, _) => plain(Code::NonceConflict, format!("rule {id} lets no payment replace another")),
         (At::Payments, _) => plain(Code::NoRule, format!("rule {id} speaks of payments")),
         (At::Tier, _) => {
-            let why =
-                format!("of app {} is known {:?}, and rule {id} asks for {:?}", facts.app, facts.tier, rule.tier);
-            Stop {
-                facts: json!({"tier": facts.tier, "least": rule.tier}),
-                ..plain(Code::TierTooLow, why)
-            }
+            let why = format!(
+                "of app {} is known {:?}, and rule {id} asks for {:?}",
+                facts.app, facts.tier, rule.tier
+            );
+            Stop { facts: json!({"tier": facts.tier, "least": rule.tier}), ..plain(Code::TierTooLow, why) }
         }
         (At::Hours, _) => {
             let hours = rule.hours.as_ref().map_or("", |h| h.text.as_str());
@@ -270,8 +269,7 @@ pub(super) fn told(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timesta
             let (len, scope, max) = (&limit.len_text, limit.scope, limit.count.unwrap_or_default());
             let why =
                 format!("{count} of {max} requests in {len} (scope {scope}) are used up under rule {id}");
-            let facts =
-                json!({"window": len, "scope": scope.to_string(), "count": count, "max_count": max});
+            let facts = json!({"window": len, "scope": scope.to_string(), "count": count, "max_count": max});
             Stop { facts, ..plain(Code::WindowExceeded, why) }
         }
         (_, Some(payment)) => return told_of_payment(policy, rule, payment, at),
@@ -299,9 +297,7 @@ fn told_of_payment(policy: &Policy, rule: &Rule, payment: &Payment, at: At) -> S
     let amount = debit.map(|(_, amount)| amount).unwrap_or_default();
     let to = || payment.effect.counterparty().map_or(String::new(), |to| policy.format_address(to));
     match at {
-        At::Chain => {
-            plain(Code::ChainUnknown, format!("rule {id} does not name chain {}", payment.chain))
-        }
+        At::Chain => plain(Code::ChainUnknown, format!("rule {id} does not name chain {}", payment.chain)),
         At::Asset => {
             let asset = debit.map_or(String::new(), |(asset, _)| asset.to_string());
             let why = format!("rule {id} does not name the asset {asset} on {}", payment.chain);
@@ -361,12 +357,10 @@ fn told_of_payment(policy: &Policy, rule: &Rule, payment: &Payment, at: At) -> S
                 Some(first) => format!("allowed from {}", first.plus(new.delay_ms)),
                 None => format!("allowed {delay} after this request"),
             };
-            let meanwhile =
-                new.max.map_or(String::new(), |max| format!(", and until then up to {} each time", show(max)));
-            let why = format!(
-                "{} is new to this key: under rule {id} it is {when}{meanwhile}",
-                to()
-            );
+            let meanwhile = new
+                .max
+                .map_or(String::new(), |max| format!(", and until then up to {} each time", show(max)));
+            let why = format!("{} is new to this key: under rule {id} it is {when}{meanwhile}", to());
             let facts = json!({
                 "delay": delay, "first": first.map(|t| t.to_string()),
                 "from": first.map(|t| t.plus(new.delay_ms).to_string()),
@@ -374,12 +368,6 @@ fn told_of_payment(policy: &Policy, rule: &Rule, payment: &Payment, at: At) -> S
             });
             Stop { facts, ..plain(Code::DestinationNew, why) }
         }
-        At::Who
-        | At::Acts
-        | At::Bump
-        | At::Payments
-        | At::Tier
-        | At::Hours
-        | At::Count { .. } => no_words(),
+        At::Who | At::Acts | At::Bump | At::Payments | At::Tier | At::Hours | At::Count { .. } => no_words(),
     }
 }

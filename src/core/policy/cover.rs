@@ -92,7 +92,10 @@ fn listed(rule: &Rule) -> Places<'_> {
 /// Contracts that its calls reach. What a permitted call may reach is named by its calls.
 fn called(rule: &Rule) -> Places<'_> {
     if rule.kind == Kind::Permit {
-        return Places { to: Some(rule.calls.iter().map(|(contract, _)| *contract).collect()), without: &rule.to_deny };
+        return Places {
+            to: Some(rule.calls.iter().map(|(contract, _)| *contract).collect()),
+            without: &rule.to_deny,
+        };
     }
     let mut places = listed(rule);
     if !rule.calls.is_empty() {
@@ -126,10 +129,9 @@ pub(super) fn scope_within(a: In<'_>, b: In<'_>) -> bool {
         let within = match (&ra.to, &rb.to) {
             (Set::Any, Set::Any) => rb.to_deny.is_subset(&ra.to_deny),
             (Set::Any, Set::Only(_)) => false,
-            (Set::Only(to), _) => to
-                .iter()
-                .filter(|x| !ra.to_deny.contains(x))
-                .all(|x| rb.to.has(x) && !rb.to_deny.contains(x)),
+            (Set::Only(to), _) => {
+                to.iter().filter(|x| !ra.to_deny.contains(x)).all(|x| rb.to.has(x) && !rb.to_deny.contains(x))
+            }
         };
         if !within {
             return false;
@@ -178,7 +180,9 @@ fn stops_as_much(windows: &[WindowLimit], limit: &WindowLimit) -> bool {
     let amount = limit.max.is_none()
         || windows.iter().any(|w| w.max.is_some() && below(w.max, limit.max) && counts_all_of(w, limit));
     let number = limit.count.is_none()
-        || windows.iter().any(|w| w.count.is_some_and(|n| limit.count.is_some_and(|m| n <= m)) && counts_all_of(w, limit));
+        || windows
+            .iter()
+            .any(|w| w.count.is_some_and(|n| limit.count.is_some_and(|m| n <= m)) && counts_all_of(w, limit));
     amount && number
 }
 
@@ -257,7 +261,8 @@ pub(super) fn is_dead(permit: In<'_>) -> bool {
 /// Whether no request is covered by both.
 pub(super) fn apart(forbid: In<'_>, permit: In<'_>) -> bool {
     let (f, p) = (forbid.rule, permit.rule);
-    let disjoint = |a: &Set<_>, b: &Set<_>| matches!((a, b), (Set::Only(a), Set::Only(b)) if a.is_disjoint(b));
+    let disjoint =
+        |a: &Set<_>, b: &Set<_>| matches!((a, b), (Set::Only(a), Set::Only(b)) if a.is_disjoint(b));
     if disjoint(&f.keys, &p.keys) || disjoint(&f.apps, &p.apps) {
         return true;
     }
@@ -267,5 +272,7 @@ pub(super) fn apart(forbid: In<'_>, permit: In<'_>) -> bool {
     }
     let elsewhere = matches!((&f.chains, &p.chains), (Set::Only(a), Set::Only(b)) if a.is_disjoint(b));
     elsewhere
-        || common.iter().all(|act| if is_move(*act) { listed(f).apart(&listed(p)) } else { called(f).apart(&called(p)) })
+        || common
+            .iter()
+            .all(|act| if is_move(*act) { listed(f).apart(&listed(p)) } else { called(f).apart(&called(p)) })
 }

@@ -160,9 +160,7 @@ pub fn explain(
                     .map_or(String::new(), |n| format!("; {} of {} must approve it", n.quorum, n.of));
                 (true, None, format!("covers this request, and every limit holds{asks}"))
             }
-            (Kind::Permit, Err(at)) => {
-                (false, Some(at.word()), told(policy, rule, facts, now, at).sentence)
-            }
+            (Kind::Permit, Err(at)) => (false, Some(at.word()), told(policy, rule, facts, now, at).sentence),
             (Kind::Forbid, at) => match forbids(rule, at) {
                 Some(at) => (true, None, why_forbidden(policy, rule, facts, now, at)),
                 None => (false, Some("scope"), "does not concern this request".to_owned()),
@@ -202,8 +200,8 @@ fn before(rule: &Rule, other: Option<&Rule>, facts: &Facts<'_>) -> bool {
 fn indexed<'a>(policy: &'a Policy, facts: &Facts<'_>, spent: &Windows, now: Timestamp) -> Said<'a> {
     let mut nearest: Option<(u8, usize, At)> = None;
     let near = |nearest: &mut Option<(u8, usize, At)>, place: usize, at: At| {
-        let deeper =
-            nearest.is_none_or(|(depth, first, _)| at.depth() > depth || (at.depth() == depth && place < first));
+        let deeper = nearest
+            .is_none_or(|(depth, first, _)| at.depth() > depth || (at.depth() == depth && place < first));
         if deeper {
             *nearest = Some((at.depth(), place, at));
         }
@@ -320,3 +318,7 @@ mod tests;
 #[cfg(test)]
 #[path = "index_tests.rs"]
 mod index_tests;
+
+#[cfg(test)]
+#[path = "limit_tests.rs"]
+mod limit_tests;

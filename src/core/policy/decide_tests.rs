@@ -6,7 +6,7 @@ use crate::core::policy::diff::{Class, diff};
 use crate::core::policy::window::Debit;
 use crate::core::units::{Address, U256};
 
-const HEAD: &str = r#"
+pub(super) const HEAD: &str = r#"
 schema = 1
 [assets.ETH]
 chain = "eip155:1"
@@ -22,7 +22,7 @@ bob = "0x2222222222222222222222222222222222222222"
 eve = "0x3333333333333333333333333333333333333333"
 "#;
 
-const PAY: &str = r#"
+pub(super) const PAY: &str = r#"
 [[rule]]
 id = "pay"
 effect = "permit"
@@ -37,17 +37,17 @@ window = [{ len = "24h", max = "12000000", scope = "key" }, { len = "1h", count 
 time = { tz = "UTC", hours = "08:00-20:00" }
 "#;
 
-const NOON: i64 = 43_200_000;
+pub(super) const NOON: i64 = 43_200_000;
 
-fn policy(rules: &str) -> Policy {
+pub(super) fn policy(rules: &str) -> Policy {
     Policy::parse(&format!("{HEAD}{rules}")).unwrap()
 }
 
-fn usdc() -> Asset {
+pub(super) fn usdc() -> Asset {
     Asset::Erc20(Address([0x11; 20]))
 }
 
-fn bob() -> Address {
+pub(super) fn bob() -> Address {
     Address([0x22; 20])
 }
 
@@ -62,11 +62,11 @@ fn payment(effect: Effect) -> Payment {
     }
 }
 
-fn pay(to: Address, amount: u64) -> Payment {
+pub(super) fn pay(to: Address, amount: u64) -> Payment {
     payment(Effect::Transfer { asset: usdc(), to, amount: U256::from(amount) })
 }
 
-fn facts<'a>(app: &'a Name, key: &'a Name, act: ActFacts<'a>) -> Facts<'a> {
+pub(super) fn facts<'a>(app: &'a Name, key: &'a Name, act: ActFacts<'a>) -> Facts<'a> {
     Facts {
         app,
         key,
@@ -79,7 +79,7 @@ fn facts<'a>(app: &'a Name, key: &'a Name, act: ActFacts<'a>) -> Facts<'a> {
     }
 }
 
-fn decision(
+pub(super) fn decision(
     policy: &Policy,
     app: &str,
     key: &str,
@@ -100,7 +100,7 @@ fn code(policy: &Policy, payment: &Payment) -> &'static str {
         .map_or_else(|r| r.code.as_str(), |_| "permit")
 }
 
-fn debit(at: i64, amount: u64) -> Debit {
+pub(super) fn debit(at: i64, amount: u64) -> Debit {
     Debit {
         at: Timestamp(at),
         key: Name::parse("hot").unwrap(),

@@ -95,7 +95,8 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(policy: &'a Policy) -> Self {
-        let of = |kind| policy.rules.iter().filter(move |r| r.kind == kind).map(move |rule| In { rule, policy });
+        let of =
+            |kind| policy.rules.iter().filter(move |r| r.kind == kind).map(move |rule| In { rule, policy });
         let alive = of(Kind::Permit).filter(|p| !is_dead(*p)).collect();
         Self { policy, alive, forbids: of(Kind::Forbid).collect() }
     }
@@ -109,7 +110,8 @@ impl<'a> Side<'a> {
     /// Whether with this rule the side forbids something that the other permits.
     fn forbids_more(&self, rule: &Rule, other: &Side<'_>) -> bool {
         let rule = In { rule, policy: self.policy };
-        !other.forbids.iter().any(|o| forbids_within(rule, *o)) && other.alive.iter().any(|p| !apart(rule, *p))
+        !other.forbids.iter().any(|o| forbids_within(rule, *o))
+            && other.alive.iter().any(|p| !apart(rule, *p))
     }
 
     fn stricter_by(&self, rule: &Rule, other: &Side<'_>) -> bool {
@@ -144,7 +146,8 @@ fn nameless(rule: &Rule) -> Rule {
 /// Whether it can be told who asks for more people: everybody asks the same group, or nothing about that changed. Between two
 /// groups there is no more and no less.
 fn comparable(old: &Side<'_>, new: &Side<'_>) -> bool {
-    let groups: BTreeSet<&str> = [old, new].iter().flat_map(|s| s.policy.asks()).map(|(_, n)| n.of.as_str()).collect();
+    let groups: BTreeSet<&str> =
+        [old, new].iter().flat_map(|s| s.policy.asks()).map(|(_, n)| n.of.as_str()).collect();
     if groups.len() <= 1 {
         return true;
     }

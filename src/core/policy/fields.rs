@@ -8,10 +8,10 @@ use toml::Spanned;
 
 use super::super::units::{Address, U256};
 use super::finding::{Fault, fault};
-use super::parse::amount;
 use super::raw::{RawApprove, RawCall, RawTime, RawTripwire, RawWindow};
 use super::rule::{Hours, Line, Tripwire, WindowLimit};
 use super::window::{LONGEST_MS, Scope};
+use super::words::amount;
 use crate::core::approval::Needs;
 
 /// transfer, approve, transferFrom, increaseAllowance, decreaseAllowance, permit (EIP-2612).
@@ -139,10 +139,17 @@ pub(super) fn calls(
             .strip_prefix("0x")
             .and_then(|digits| hex::decode_to_slice(digits, &mut selector).ok())
             .ok_or_else(|| {
-                fault(at.clone(), format!("selector {:?} is none", call.selector), "write 0x and 8 hex digits")
+                fault(
+                    at.clone(),
+                    format!("selector {:?} is none", call.selector),
+                    "write 0x and 8 hex digits",
+                )
             })?;
         if permit && MONEY.contains(&selector) {
-            let why = format!("selector {:?} moves or grants tokens: amount limits would not see it", call.selector);
+            let why = format!(
+                "selector {:?} moves or grants tokens: amount limits would not see it",
+                call.selector
+            );
             return Err(fault(at, why, "use acts transfer, approve or transfer-from"));
         }
         if !calls.insert((call.contract, selector)) {
@@ -169,7 +176,11 @@ pub(super) fn hours(raw: Spanned<RawTime>) -> Result<Hours, Fault> {
     }
     let index = |text: &str| {
         NAMES.iter().position(|n| *n == text).ok_or_else(|| {
-            fault(at.clone(), format!("{text:?} is no day"), "write Mon Tue Wed Thu Fri Sat Sun, as Mon-Fri or Mon,Wed")
+            fault(
+                at.clone(),
+                format!("{text:?} is no day"),
+                "write Mon Tue Wed Thu Fri Sat Sun, as Mon-Fri or Mon,Wed",
+            )
         })
     };
     let mut days = [raw.days.is_none(); 7];
@@ -184,12 +195,19 @@ pub(super) fn hours(raw: Spanned<RawTime>) -> Result<Hours, Fault> {
     }
     let minute = |text: &str| {
         let (h, m) = text.split_once(':')?;
-        let digits = |t: &str| ((1..=2).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse::<u16>().ok())?;
+        let digits = |t: &str| {
+            ((1..=2).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| t.parse::<u16>().ok())?
+        };
         let (h, m) = (digits(h)?, digits(m)?);
         (h <= 24 && m < 60 && h * 60 + m <= 1440).then_some(h * 60 + m)
     };
     let bad = || {
-        fault(at.clone(), format!("hours = {:?} are none", raw.hours), "write HH:MM-HH:MM, from 00:00 to 24:00")
+        fault(
+            at.clone(),
+            format!("hours = {:?} are none", raw.hours),
+            "write HH:MM-HH:MM, from 00:00 to 24:00",
+        )
     };
     let (from, until) = raw.hours.split_once('-').ok_or_else(bad)?;
     let (from, until) = (minute(from).ok_or_else(bad)?, minute(until).ok_or_else(bad)?);

@@ -31,7 +31,7 @@ fn one_by_one<'a>(policy: &'a Policy, facts: &Facts<'_>, spent: &Windows, now: T
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
     // [clause 8.7.1-c] test
     #[test]
     fn the_index_changes_no_decision(

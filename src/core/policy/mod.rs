@@ -19,6 +19,7 @@ mod raw;
 pub mod replay;
 pub mod rule;
 pub mod window;
+mod words;
 
 pub use decide::{ActFacts, Decision, Denial, Facts, Permit, decide, explain};
 pub use diff::{Diff, diff};

@@ -8,13 +8,14 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::super::payment::{Asset, Chain};
-use super::super::units::{Address, Name, U256, parse_decimal};
+use super::super::units::{Address, Name, U256};
 use super::books::{self, Sources};
 use super::fields::{approvals, calls, hours, span, tripwire, window};
 use super::finding::{Fault, Finding, Lines, PolicyError, Weight, fault};
 use super::index::Index;
-use super::raw::{RawAsset, RawNew, RawPolicy, RawRule, Words};
+use super::raw::{RawAsset, RawNew, RawPolicy, RawRule};
 use super::rule::{Act, AssetInfo, Kind, NewDestination, Policy, Rule, Set, WindowLimit};
+use super::words::{amount, chain, name, set, syntax};
 use crate::core::proof::Tier;
 
 /// Longest policy text, bytes.
@@ -35,7 +36,10 @@ impl Policy {
             PolicyError(vec![lines.finding(Weight::Error, "", fault(0..0, why, advice))])
         };
         if text.len() > MAX_TEXT {
-            return Err(whole(format!("the policy is longer than {MAX_TEXT} bytes"), "move addresses into books"));
+            return Err(whole(
+                format!("the policy is longer than {MAX_TEXT} bytes"),
+                "move addresses into books",
+            ));
         }
         let raw: RawPolicy = toml::from_str(text).map_err(|e| {
             let place = e.span().unwrap_or(0..0);
@@ -91,7 +95,8 @@ impl Policy {
             }
         }
         if destinations > MOST_DESTINATIONS {
-            let why = format!("its rules name {destinations} destinations, and {MOST_DESTINATIONS} are the most");
+            let why =
+                format!("its rules name {destinations} destinations, and {MOST_DESTINATIONS} are the most");
             context.note::<()>("", Err(fault(0..0, why, "let fewer rules share a large book")));
         }
         let mut errors: Vec<Finding> =
@@ -116,25 +121,6 @@ impl Policy {
     }
 }
 
-/// What the reader of TOML says, with advice for the mistakes that people make.
-fn syntax(at: Range<usize>, message: &str) -> Fault {
-    let message = message.trim().replace('\n', " ");
-    let advice = if message.contains("expected a string") {
-        "write it in quotes: amounts are decimal strings of base units, \"5000000\""
-    } else if message.contains("duplicate key") {
-        "each name stands once: merge the two, or rename one"
-    } else if message.contains("unknown field") || message.contains("unknown variant") {
-        "look for a mistyped word; config/policy.toml shows all that there is"
-    } else if message.contains("expected u64") || message.contains("expected u32") {
-        "write a whole number, not below 0"
-    } else if message.contains("missing field") {
-        "add it; config/policy.toml shows where"
-    } else {
-        "mend it as config/policy.toml shows"
-    };
-    fault(at, message, advice)
-}
-
 struct Context<'a> {
     lines: &'a Lines,
     assets: BTreeMap<Name, (Chain, Asset)>,
@@ -143,66 +129,6 @@ struct Context<'a> {
     books: BTreeMap<Name, Option<BTreeSet<Address>>>,
     names: BTreeMap<Address, String>,
     found: Vec<Finding>,
-}
-
-fn chain(text: &str) -> Result<Chain, (String, &'static str)> {
-    Chain::parse(text)
-        .ok_or_else(|| (format!("chain {text:?} is no chain"), "write eip155:N with N above zero"))
-}
-
-/// An amount in base units.
-pub(super) fn amount(at: &Range<usize>, what: &str, text: &str) -> Result<U256, Fault> {
-    parse_decimal(text).ok_or_else(|| {
-        let why = format!("{what} = {text:?} is no amount");
-        fault(at.clone(), why, "write a decimal string of base units, from 0 to below 2^256, without sign or point")
-    })
-}
-
-type Told = (String, &'static str);
-
-/// A list of names: absent, `["*"]`, or all different.
-fn set<T: Ord>(
-    at: &Range<usize>,
-    what: &str,
-    list: &Words,
-    needed: bool,
-    read: impl Fn(&str) -> Result<T, Told>,
-) -> Result<Set<T>, Fault> {
-    let Some(list) = list else {
-        let why = format!("a permit must name its {what}");
-        let advice = format!("add {what} = [\"…\"], or [\"*\"] for all");
-        return if needed { Err(fault(at.clone(), why, advice)) } else { Ok(Set::Any) };
-    };
-    if list.is_empty() {
-        let advice = format!("name {what}, or write [\"*\"] for all");
-        return Err(fault(at.clone(), format!("{what} is empty, so the rule would cover nothing"), advice));
-    }
-    if matches!(list.as_slice(), [one] if one.get_ref() == "*") {
-        return Ok(Set::Any);
-    }
-    let mut only = BTreeSet::new();
-    for text in list {
-        if text.get_ref() == "*" {
-            let why = format!("{what} holds \"*\" beside names");
-            return Err(fault(text.span(), why, "\"*\" stands alone, for all"));
-        }
-        let value = read(text.get_ref()).map_err(|(why, advice)| fault(text.span(), why, advice))?;
-        if !only.insert(value) {
-            let why = format!("{:?} stands twice in {what}", text.get_ref());
-            return Err(fault(text.span(), why, "name it once"));
-        }
-    }
-    Ok(Set::Only(only))
-}
-
-fn name(text: &str) -> Result<Name, Told> {
-    let read = Name::parse(text)
-        .ok_or_else(|| (format!("{text:?} is no name"), "use 1 to 64 of A-Z a-z 0-9 . _ -"))?;
-    if read.line() == read {
-        Ok(read)
-    } else {
-        Err((format!("{text:?} names one generation of a key"), "name the line, without @ and what follows"))
-    }
 }
 
 impl<'a> Context<'a> {
@@ -240,7 +166,11 @@ impl<'a> Context<'a> {
             (true, None) => Asset::Native,
             (false, Some(contract)) => Asset::Erc20(*contract.get_ref()),
             (both, _) => {
-                let why = if both { "it is native and a token at once" } else { "it is neither native nor a token" };
+                let why = if both {
+                    "it is native and a token at once"
+                } else {
+                    "it is neither native nor a token"
+                };
                 return Err(fault(at, why, "set native = true or erc20 = \"0x…\", one of them"));
             }
         };
@@ -265,7 +195,11 @@ impl<'a> Context<'a> {
         list: &[Spanned<String>],
     ) -> Result<BTreeSet<Address>, Fault> {
         if list.is_empty() {
-            return Err(fault(at.clone(), format!("{what} is empty"), "name a @book or an address, or leave it out"));
+            return Err(fault(
+                at.clone(),
+                format!("{what} is empty"),
+                "name a @book or an address, or leave it out",
+            ));
         }
         let mut all = BTreeSet::new();
         for text in list {
@@ -273,11 +207,16 @@ impl<'a> Context<'a> {
             if let Some(book) = text.strip_prefix('@') {
                 let entries = Name::parse(book).and_then(|b| self.books.get(&b)).ok_or_else(|| {
                     let known: Vec<&str> = self.books.keys().map(Name::as_str).collect();
-                    let advice = format!("write [books.{book}], or one of those that are there: {}", known.join(", "));
+                    let advice =
+                        format!("write [books.{book}], or one of those that are there: {}", known.join(", "));
                     fault(at.clone(), format!("there is no address book {text:?}"), advice)
                 })?;
                 if entries.as_ref().is_some_and(BTreeSet::is_empty) {
-                    return Err(fault(at, format!("the book {text:?} is empty"), "put addresses in, or leave it out"));
+                    return Err(fault(
+                        at,
+                        format!("the book {text:?} is empty"),
+                        "put addresses in, or leave it out",
+                    ));
                 }
                 all.extend(entries.iter().flatten());
             } else {
@@ -317,7 +256,11 @@ impl<'a> Context<'a> {
             Some(acts) => {
                 let unique: BTreeSet<Act> = acts.get_ref().iter().copied().collect();
                 if unique.is_empty() || unique.len() != acts.get_ref().len() {
-                    return Err(fault(acts.span(), "acts is empty, or names one twice", "name each act once"));
+                    return Err(fault(
+                        acts.span(),
+                        "acts is empty, or names one twice",
+                        "name each act once",
+                    ));
                 }
                 unique
             }
@@ -382,12 +325,20 @@ impl<'a> Context<'a> {
             return Err(fault(replacement.span(), "replacement belongs to permits", "leave it out"));
         }
         if let Some(tier) = raw.tier.as_ref().filter(|_| !permit) {
-            return Err(fault(tier.span(), "tier belongs to permits", "put it into the permits that apps need"));
+            return Err(fault(
+                tier.span(),
+                "tier belongs to permits",
+                "put it into the permits that apps need",
+            ));
         }
         let new_destination = match &raw.new_destination {
             None => None,
             Some(new) if !permit || !pays => {
-                return Err(fault(new.span(), "new_destination belongs to permits of payments", "leave it out"));
+                return Err(fault(
+                    new.span(),
+                    "new_destination belongs to permits of payments",
+                    "leave it out",
+                ));
             }
             Some(new) => Some(self.new_destination(place, new, per_tx, one_asset)?),
         };
@@ -455,11 +406,8 @@ impl<'a> Context<'a> {
             Some(list) if matches!(list.as_slice(), [one] if one.get_ref() == "*") => Set::Any,
             Some(list) => Set::Only(self.addresses(&at, "to.allow", list)?),
         };
-        let deny = if to.deny.is_empty() {
-            BTreeSet::new()
-        } else {
-            self.addresses(&at, "to.deny", &to.deny)?
-        };
+        let deny =
+            if to.deny.is_empty() { BTreeSet::new() } else { self.addresses(&at, "to.deny", &to.deny)? };
         if let Set::Only(allow) = &allow {
             let both = allow.intersection(&deny).count();
             if both > 0 && both == allow.len() {
@@ -490,7 +438,11 @@ impl<'a> Context<'a> {
         let permit = raw.effect == Kind::Permit;
         if permit && per_tx.is_some_and(|max| max.is_zero()) {
             let why = "per_tx.max = \"0\" lets no money through";
-            return Err(fault(at.clone(), why, "raise it, or drop the rule: what no rule permits is refused"));
+            return Err(fault(
+                at.clone(),
+                why,
+                "raise it, or drop the rule: what no rule permits is refused",
+            ));
         }
         let mut seen = BTreeSet::new();
         for (limit, raw) in windows.iter().zip(&raw.window) {
@@ -501,7 +453,8 @@ impl<'a> Context<'a> {
             if let (Some(max), Some(each)) = (limit.max, per_tx)
                 && max < each
             {
-                let why = format!("per_tx.max {each} is never reached: {} lets {max} through", limit.len_text);
+                let why =
+                    format!("per_tx.max {each} is never reached: {} lets {max} through", limit.len_text);
                 self.doubt(place, fault(raw.span(), why, "lower per_tx.max, or raise the window"));
             }
         }
@@ -533,3 +486,7 @@ impl<'a> Context<'a> {
         Ok(NewDestination { delay_ms, delay_text: raw.delay.clone(), max })
     }
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

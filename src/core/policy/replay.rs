@@ -106,7 +106,8 @@ impl<'a> Replay<'a> {
         let request = describe(self.policy, &facts);
         self.judged += 1;
         // What tripped a wire was permitted by the rules; a wire is no rule, and is not replayed.
-        let past = if past.was == Code::Tripped.as_str() { Past { was: "permit".into(), ..past } } else { past };
+        let past =
+            if past.was == Code::Tripped.as_str() { Past { was: "permit".into(), ..past } } else { past };
         // What people approved was permitted too; whether they would again is theirs to say.
         let same = now == past.was || (now == "approval_needed" && past.was == "approved");
         if !same {

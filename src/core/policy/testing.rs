@@ -21,8 +21,7 @@ eve = "0x3333333333333333333333333333333333333333"
 "#;
 
 const ETH: &str = "[assets.ETH]\nchain = \"eip155:1\"\nnative = true\ndecimals = 18\n";
-const USDC: &str =
-    "[assets.USDC]\nchain = \"eip155:1\"\nerc20 = \"0x1111111111111111111111111111111111111111\"\ndecimals = 6\n";
+const USDC: &str = "[assets.USDC]\nchain = \"eip155:1\"\nerc20 = \"0x1111111111111111111111111111111111111111\"\ndecimals = 6\n";
 /// The moment of every decision: a Thursday, 12:00 UTC.
 pub(super) const NOW: i64 = 1_763_640_000_000;
 
@@ -45,15 +44,14 @@ fn amount() -> impl Strategy<Value = u64> {
 
 fn window() -> impl Strategy<Value = String> {
     let scope = select(vec!["all", "key", "app", "key+app", "destination", "key+destination", "app+asset"]);
-    (select(vec!["1h", "2h", "24h"]), scope, proptest::option::of(amount()), proptest::option::of(1u64..4)).prop_map(
-        |(len, scope, max, count)| {
+    (select(vec!["1h", "2h", "24h"]), scope, proptest::option::of(amount()), proptest::option::of(1u64..4))
+        .prop_map(|(len, scope, max, count)| {
             let mut text = format!("{{ len = \"{len}\", scope = \"{scope}\"");
             let count = if max.is_none() && count.is_none() { Some(2) } else { count };
             max.inspect(|m| text += &format!(", max = \"{m}\""));
             count.inspect(|c| text += &format!(", count = {c}"));
             text + " }"
-        },
-    )
+        })
 }
 
 /// The body of a rule, without its id. Bodies that are refused are dropped where they are put together.
@@ -69,8 +67,16 @@ pub(super) fn body() -> impl Strategy<Value = String> {
     let who = (any::<bool>(), acts, names(&["hot", "cold"]), names(&["app", "web"]), any::<bool>());
     let what = (
         select(vec!["[\"ETH\"]", "[\"USDC\"]", "[\"USDC\"]", "[\"*\"]", "[\"ETH\", \"USDC\"]"]),
-        select(vec!["[\"@friends\"]", "[\"@others\"]", "[\"*\"]", "[\"0x3333333333333333333333333333333333333333\"]"]),
-        proptest::option::weighted(0.2, select(vec!["@others", "0x4444444444444444444444444444444444444444"])),
+        select(vec![
+            "[\"@friends\"]",
+            "[\"@others\"]",
+            "[\"*\"]",
+            "[\"0x3333333333333333333333333333333333333333\"]",
+        ]),
+        proptest::option::weighted(
+            0.2,
+            select(vec!["@others", "0x4444444444444444444444444444444444444444"]),
+        ),
         proptest::option::of(amount()),
         select(vec![1000u64, 1000, 900]),
         proptest::collection::vec(window(), 0..3),
@@ -194,15 +200,17 @@ fn asset() -> impl Strategy<Value = Asset> {
 
 fn effect() -> impl Strategy<Value = Effect> {
     let big = prop_oneof![9 => (0u64..12).prop_map(U256::from), 1 => Just(U256::MAX)];
-    (0u8..8, asset(), address(), big, any::<Index>()).prop_map(|(kind, asset, to, amount, selector)| match kind {
-        0 => Effect::Approve { asset, spender: to, amount },
-        1 => Effect::TransferFrom { asset, owner: Address([9; 20]), to, amount },
-        2 | 3 => {
-            let selector = [Some([1; 4]), Some([2; 4]), None][selector.index(3)];
-            let value = if amount > U256::from(5) { U256::ZERO } else { amount };
-            Effect::ContractCall { contract: to, selector, value }
+    (0u8..8, asset(), address(), big, any::<Index>()).prop_map(|(kind, asset, to, amount, selector)| {
+        match kind {
+            0 => Effect::Approve { asset, spender: to, amount },
+            1 => Effect::TransferFrom { asset, owner: Address([9; 20]), to, amount },
+            2 | 3 => {
+                let selector = [Some([1; 4]), Some([2; 4]), None][selector.index(3)];
+                let value = if amount > U256::from(5) { U256::ZERO } else { amount };
+                Effect::ContractCall { contract: to, selector, value }
+            }
+            _ => Effect::Transfer { asset, to, amount },
         }
-        _ => Effect::Transfer { asset, to, amount },
     })
 }
 
@@ -246,21 +254,19 @@ impl Past {
 }
 
 pub(super) fn past() -> impl Strategy<Value = Past> {
-    let debit = (0i64..26 * 60, select(vec!["app", "web"]), select(vec!["hot", "cold"]), asset(), address(), 0u64..7)
-        .prop_map(|(ago, app, key, asset, to, amount)| Debit {
-            at: Timestamp(NOW - ago * 60_000),
-            key: name(key),
-            app: name(app),
-            chain: Some(Chain(1)),
-            asset: Some(asset),
-            to: Some(to),
-            amount: U256::from(amount),
-        });
-    let mention = (0i64..50 * 60, select(vec!["hot", "cold"]), address()).prop_map(|(ago, key, to)| Mention {
-        key: name(key),
-        to,
-        at: Timestamp(NOW - ago * 60_000),
-    });
+    let debit =
+        (0i64..26 * 60, select(vec!["app", "web"]), select(vec!["hot", "cold"]), asset(), address(), 0u64..7)
+            .prop_map(|(ago, app, key, asset, to, amount)| Debit {
+                at: Timestamp(NOW - ago * 60_000),
+                key: name(key),
+                app: name(app),
+                chain: Some(Chain(1)),
+                asset: Some(asset),
+                to: Some(to),
+                amount: U256::from(amount),
+            });
+    let mention = (0i64..50 * 60, select(vec!["hot", "cold"]), address())
+        .prop_map(|(ago, key, to)| Mention { key: name(key), to, at: Timestamp(NOW - ago * 60_000) });
     (proptest::collection::vec(debit, 0..6), proptest::collection::vec(mention, 0..6)).prop_map(
         |(mut debits, mut seen)| {
             debits.sort_by_key(|d| d.at);

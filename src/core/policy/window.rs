@@ -89,12 +89,8 @@ impl Scope {
 impl fmt::Display for Scope {
     /// As the policy writes it: `key+app`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            (self.key, "key"),
-            (self.app, "app"),
-            (self.asset, "asset"),
-            (self.destination, "destination"),
-        ];
+        let parts =
+            [(self.key, "key"), (self.app, "app"), (self.asset, "asset"), (self.destination, "destination")];
         let named: Vec<&str> = parts.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
         f.write_str(&if named.is_empty() { "all".to_owned() } else { named.join("+") })
     }
