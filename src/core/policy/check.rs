@@ -234,7 +234,7 @@ pub(super) struct Stop {
 pub(super) fn told(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timestamp, at: At) -> Stop {
     let id = &rule.id;
     let plain = |code, sentence| Stop { code, sentence, facts: serde_json::Value::Null };
-    let stop = match (at, facts.payment()) {
+    match (at, facts.payment()) {
         (At::Who, _) => {
             plain(Code::KeyNotAllowed, format!("no rule lets app {} use key {}", facts.app, facts.key))
         }
@@ -272,10 +272,9 @@ pub(super) fn told(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timesta
             let facts = json!({"window": len, "scope": scope.to_string(), "count": count, "max_count": max});
             Stop { facts, ..plain(Code::WindowExceeded, why) }
         }
-        (_, Some(payment)) => return told_of_payment(policy, rule, payment, at),
-        _ => return no_words(),
-    };
-    stop
+        (_, Some(payment)) => told_of_payment(policy, rule, payment, at),
+        _ => no_words(),
+    }
 }
 
 fn no_words() -> Stop {

@@ -237,14 +237,11 @@ pub(super) fn forbids_within(a: In<'_>, b: In<'_>) -> bool {
     if ra == rb {
         return true;
     }
-    let limits = if !rb.is_limited() {
-        true
-    } else {
-        ra.is_limited()
+    let limits = !rb.is_limited()
+        || (ra.is_limited()
             && (ra.fee.is_none() || (rb.fee.is_some() && below(rb.fee, ra.fee)))
             && (ra.per_tx.is_none() || (most(rb).is_some() && below(most(rb), ra.per_tx)))
-            && ra.windows.iter().all(|limit| stops_as_much(&rb.windows, limit))
-    };
+            && ra.windows.iter().all(|limit| stops_as_much(&rb.windows, limit)));
     limits && scope_within(a, b)
 }
 

@@ -90,11 +90,20 @@ pub struct Denial {
     pub refusal: Refusal,
 }
 
+/// Why a forbid forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ban {
+    /// It covers the request, and has no limits.
+    Whole,
+    /// One of its limits does not hold.
+    Limit(At),
+}
+
 /// What the rules say, before anything else is asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Said<'a> {
     /// The first forbid that forbids; what stood against it, when it has limits.
-    pub(super) forbid: Option<(&'a Rule, Option<At>)>,
+    pub(super) forbid: Option<(&'a Rule, Ban)>,
     /// Of the permits that let pass, the one that asks the fewest people, and then the first.
     pub(super) permit: Option<&'a Rule>,
     /// Without one: the permit that came nearest, and where it stopped.
@@ -133,7 +142,6 @@ pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestam
 }
 
 /// The same, with what each rule says of it.
-#[must_use]
 pub fn explain(
     policy: &Policy,
     facts: &Facts<'_>,
@@ -177,17 +185,20 @@ fn amount(facts: &Facts<'_>) -> Option<super::super::units::U256> {
 }
 
 /// Whether a forbid rule forbids, given how the request stands against its scope and limits; and what stood against it.
-fn forbids(rule: &Rule, outcome: Result<(), At>) -> Option<Option<At>> {
+fn forbids(rule: &Rule, outcome: Result<(), At>) -> Option<Ban> {
     match outcome {
         Ok(()) if rule.is_limited() => None,
-        Ok(()) => Some(None),
-        Err(at) if rule.is_limited() && at.is_limit() => Some(Some(at)),
+        Ok(()) => Some(Ban::Whole),
+        Err(at) if rule.is_limited() && at.is_limit() => Some(Ban::Limit(at)),
         Err(_) => None,
     }
 }
 
-fn why_forbidden(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timestamp, at: Option<At>) -> String {
-    at.map_or_else(|| "it covers this request".to_owned(), |at| told(policy, rule, facts, now, at).sentence)
+fn why_forbidden(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timestamp, ban: Ban) -> String {
+    match ban {
+        Ban::Whole => "it covers this request".to_owned(),
+        Ban::Limit(at) => told(policy, rule, facts, now, at).sentence,
+    }
 }
 
 /// Whether a permit goes before another: one that asks nobody, then one that asks fewer. So no new permit asks for more

@@ -167,6 +167,7 @@ fn class(looser: bool, stricter: bool) -> Class {
 
 /// Compares two policies. A rule that is new, or other than it was, gives more when no rule of the old policy let all of it
 /// pass, and takes less when a rule of the new one still does: a rule that was only renamed changes nothing.
+// [clause 8.7.1-k] a change is said to tighten only when nothing can be permitted that was not
 #[must_use]
 pub fn diff(old: &Policy, new: &Policy) -> Diff {
     let mut changes = Vec::new();

@@ -88,20 +88,22 @@ fn edited(rules: &Rules, edits: &[Edit]) -> Rules {
     rules
 }
 
-/// Denied, or permitted when so many people approve.
-fn outcome(policy: &Policy, request: &Request, past: &Past) -> Option<Option<Needs>> {
+/// Denied, or permitted when so many people approve: nobody, where nobody is asked.
+type Outcome = Result<Option<Needs>, ()>;
+
+fn outcome(policy: &Policy, request: &Request, past: &Past) -> Outcome {
     match decide(policy, &request.facts(), &past.windows(policy), Timestamp(NOW)) {
-        Decision::Permit(permit) => Some(permit.needs),
-        Decision::Deny(_) => None,
+        Decision::Permit(permit) => Ok(permit.needs),
+        Decision::Deny(_) => Err(()),
     }
 }
 
 /// Whether what the second permits, the first permits, asking for no more people.
-fn gives_no_more(first: &Option<Option<Needs>>, second: &Option<Option<Needs>>) -> bool {
+fn gives_no_more(first: &Outcome, second: &Outcome) -> bool {
     match (first, second) {
-        (_, None) | (Some(None), _) => true,
-        (None, Some(_)) | (Some(Some(_)), Some(None)) => false,
-        (Some(Some(a)), Some(Some(b))) => a.of == b.of && a.quorum <= b.quorum,
+        (_, Err(())) | (Ok(None), _) => true,
+        (Err(()), Ok(_)) | (Ok(Some(_)), Ok(None)) => false,
+        (Ok(Some(a)), Ok(Some(b))) => a.of == b.of && a.quorum <= b.quorum,
     }
 }
 

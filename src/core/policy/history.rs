@@ -52,15 +52,14 @@ impl History {
     /// A destination was asked for.
     pub fn mention(&mut self, mention: &Mention) {
         let line = self.line(&mention.key);
-        match line.first.get_mut(&mention.to) {
-            Some(first) => *first = mention.at.min(*first),
-            None => {
-                line.first.insert(mention.to, mention.at);
-                line.recent.push_back(mention.at);
-                if line.recent.len() > RECENT {
-                    line.recent.pop_front();
-                }
-            }
+        if let Some(first) = line.first.get_mut(&mention.to) {
+            *first = mention.at.min(*first);
+            return;
+        }
+        line.first.insert(mention.to, mention.at);
+        line.recent.push_back(mention.at);
+        if line.recent.len() > RECENT {
+            line.recent.pop_front();
         }
     }
 

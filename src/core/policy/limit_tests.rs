@@ -126,6 +126,19 @@ fn only_a_permit_with_replacement_covers_another_fee() {
     }
 }
 
+#[test]
+fn a_permit_of_calls_may_bound_the_coin_that_is_sent_along() {
+    let call = "[[rule]]\nid = \"call\"\neffect = \"permit\"\nacts = [\"call\"]\nkeys = [\"hot\"]\napps = [\"app\"]\nchains = [\"eip155:1\"]\nassets = [\"ETH\"]\nper_tx.max = \"7\"\nfee.max = \"1000\"\ncalls = [{ contract = \"0x2222222222222222222222222222222222222222\", selector = \"0x01010101\" }]\n";
+    let p = policy(call);
+    for (value, permitted) in [(0u64, true), (7, true), (8, false)] {
+        let effect =
+            Effect::ContractCall { contract: bob(), selector: Some([1; 4]), value: U256::from(value) };
+        let payment = Payment { effect, ..pay(bob(), 1) };
+        let outcome = decision(&p, "app", "hot", &payment, &Windows::for_policy(&p), NOON);
+        assert_eq!(outcome.is_ok(), permitted, "{value}: {outcome:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
     // [clause 8.7.1-c] test

@@ -158,6 +158,10 @@ impl<'a> Context<'a> {
         self.found.push(self.lines.finding(Weight::Doubt, place, fault));
     }
 
+    fn remark(&mut self, place: &str, fault: Fault) {
+        self.found.push(self.lines.finding(Weight::Note, place, fault));
+    }
+
     fn asset(&mut self, name: &Name, raw: &Spanned<RawAsset>) -> Result<(), Fault> {
         let (at, raw) = (raw.span(), raw.get_ref());
         let chain =
@@ -455,7 +459,7 @@ impl<'a> Context<'a> {
             {
                 let why =
                     format!("per_tx.max {each} is never reached: {} lets {max} through", limit.len_text);
-                self.doubt(place, fault(raw.span(), why, "lower per_tx.max, or raise the window"));
+                self.remark(place, fault(raw.span(), why, "lower per_tx.max, or raise the window"));
             }
         }
         Ok(())
