@@ -202,7 +202,7 @@ fn check_diff_explain_and_replay_say_what_they_found() {
     let old = write("old.toml", POLICY);
     let bad = write("bad.toml", &POLICY.replace("\"24h\"", "\"0h\""));
     let told = plain(&["policy", "check", &bad]);
-    assert!(told.contains(&format!("{bad}:20: error: rule pay: ")) && told.contains("\"31d\""), "{told}");
+    assert!(told.contains(&format!("{bad}:19: error: rule pay: ")) && told.contains("\"31d\""), "{told}");
     let twice = write(
         "twice.toml",
         &format!("{POLICY}[[rule]]\nid = \"no\"\neffect = \"forbid\"\nkeys = [\"hot\"]\n"),

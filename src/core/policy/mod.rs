@@ -28,4 +28,5 @@ pub use finding::PolicyError;
 pub use rule::{Act, Policy, Tripwire};
 
 #[cfg(test)]
+#[path = "random_tests.rs"]
 mod testing;
