@@ -197,6 +197,7 @@ impl House {
         let _one_at_a_time = self.changes.lock().await;
         let policy = self.read_policy(text)?;
         let authority = self.rules().authority.clone();
+        reachable(&policy, authority.as_deref())?;
         write_atomically(&self.config.policy_file, text.as_bytes()).map_err(|e| {
             Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}"))
         })?;
@@ -210,7 +211,7 @@ impl House {
 
     /// Reads a policy text with the books beside the policy file, and with the people in force.
     pub fn read_policy(&self, text: &str) -> Result<Policy, Refusal> {
-        in_force(text, &self.config, self.rules().authority.as_deref())
+        beside(text, &self.config, self.rules().authority.as_deref())
     }
 
     async fn put_in_force(&self, rules: Rules, uid: u32) -> Result<Value, Refusal> {
@@ -292,20 +293,19 @@ pub(super) fn load_rules(config: &crate::config::Config) -> Result<Rules, Refusa
     let apps = Apps::parse(&text(&config.apps_file)?)
         .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
     let authority = load_authority(config)?;
-    let policy = in_force(&policy_text, config, authority.as_deref())?;
+    let policy = beside(&policy_text, config, authority.as_deref())?;
+    reachable(&policy, authority.as_deref())?;
     Ok(Rules { policy: Arc::new(policy), policy_text, apps, authority })
 }
 
-fn in_force(
+/// Reads a policy text with the books beside the policy file.
+fn beside(
     text: &str,
     config: &crate::config::Config,
     authority: Option<&Authority>,
 ) -> Result<Policy, Refusal> {
-    let beside = config.policy_file.parent().unwrap_or(Path::new("."));
-    let policy = parse_policy(text, beside, authority)
-        .map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))?;
-    reachable(&policy, authority)?;
-    Ok(policy)
+    let directory = config.policy_file.parent().unwrap_or(Path::new("."));
+    parse_policy(text, directory, authority).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))
 }
 
 /// Reads a policy text, and the signed books that it names from a directory.
