@@ -108,12 +108,12 @@ fn gives_no_more(first: &Outcome, second: &Outcome) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
     // [clause 8.7.1-k] test
     #[test]
     fn a_diff_never_says_the_milder_word(
         bodies in proptest::collection::vec(body(), 1..5), (one, two) in (head(), head()), same in any::<bool>(),
-        edits in proptest::collection::vec(edit(), 0..4), past in past(),
+        edits in proptest::collection::vec(edit(), 1..4), past in past(),
         asked in proptest::collection::vec(request(), 60))
     {
         let two = if same { one.clone() } else { two };

@@ -64,7 +64,8 @@ pub(super) fn body() -> impl Strategy<Value = String> {
         "[\"call\"]",
         "[\"login\"]",
     ]);
-    let who = (any::<bool>(), acts, names(&["hot", "cold"]), names(&["app", "web"]), any::<bool>());
+    let who =
+        (proptest::bool::weighted(0.3), acts, names(&["hot", "cold"]), names(&["app", "web"]), any::<bool>());
     let what = (
         select(vec!["[\"ETH\"]", "[\"USDC\"]", "[\"USDC\"]", "[\"*\"]", "[\"ETH\", \"USDC\"]"]),
         select(vec![
@@ -86,7 +87,7 @@ pub(super) fn body() -> impl Strategy<Value = String> {
             0.2,
             select(vec![("Mon-Fri", "08:00-20:00"), ("Thu", "10:00-14:00"), ("Mon-Sun", "13:00-24:00")]),
         ),
-        proptest::option::weighted(0.2, select(vec!["T0", "T1"])),
+        proptest::option::weighted(0.4, select(vec!["T0", "T1", "T1"])),
         proptest::option::weighted(0.25, (select(vec!["1h", "24h"]), proptest::option::of(amount()))),
         proptest::option::weighted(0.25, (0u64..8, 1u32..4, select(vec!["ops", "ops", "risk"]))),
         any::<bool>(),
@@ -191,7 +192,7 @@ fn name(text: &str) -> Name {
 }
 
 fn address() -> impl Strategy<Value = Address> {
-    select(vec![0x22u8, 0x33, 0x44, 0x55]).prop_map(|b| Address([b; 20]))
+    select(vec![0x22u8, 0x22, 0x33, 0x44, 0x55]).prop_map(|b| Address([b; 20]))
 }
 
 fn asset() -> impl Strategy<Value = Asset> {
@@ -215,18 +216,20 @@ fn effect() -> impl Strategy<Value = Effect> {
 }
 
 pub(super) fn request() -> impl Strategy<Value = Request> {
-    let who = (select(vec!["app", "web", "other"]), select(vec!["hot", "cold", "else"]));
-    let payment = (effect(), select(vec![1u64, 1, 1, 2]), select(vec![900u64, 1000, 1001])).prop_map(
-        |(effect, chain, fee)| Payment {
+    let who = (
+        select(vec!["app", "app", "app", "web", "other"]),
+        select(vec!["hot", "hot", "hot", "cold", "else"]),
+    );
+    let payment = (effect(), select(vec![1u64, 1, 1, 1, 1, 2]), select(vec![900u64, 900, 900, 1000, 1001]))
+        .prop_map(|(effect, chain, fee)| Payment {
             chain: Chain(chain),
             from: Address([9; 20]),
             effect,
             max_fee: U256::from(fee),
             fee_per_gas: U256::from(1),
             nonce: 0,
-        },
-    );
-    let tier = select(vec![Tier::T0, Tier::T1, Tier::T1]);
+        });
+    let tier = select(vec![Tier::T0, Tier::T1]);
     (who, proptest::option::weighted(0.9, payment), tier, proptest::bool::weighted(0.1)).prop_map(
         |((app, key), payment, tier, replacing)| Request {
             app: name(app),
