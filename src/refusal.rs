@@ -87,6 +87,9 @@ codes! {
     OverLimit "over_limit" 4001 Operator "8.7.1-c" "the amount is above the rule's maximum per transaction";
     WindowExceeded "window_exceeded" 4001 Later "8.7.1-c" "the sliding window is used up; wait until earlier payments leave it";
     FeeTooHigh "fee_too_high" 4001 Never "8.7.1-c" "lower gas limit or fee cap below the rule's fee maximum";
+    DestinationNew "destination_new" 4001 Later "8.4.3-d" "the key has not paid this destination before: ask again when the delay of the rule is over";
+    TierTooLow "tier_too_low" 4001 Operator "8.7.1-l" "the rule asks for a caller of which more is known; see tier in the policy";
+    Tripped "tripped" 4001 Operator "8.4.3-c" "the payment is unlike what this key does: it was not signed and the key is suspended; look into it, then activate the key";
     OutsideHours "outside_hours" 4001 Later "8.7.1-c" "ask again inside the hours of the rule";
     GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
     MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";

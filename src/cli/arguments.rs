@@ -275,10 +275,13 @@ pub struct Payment {
 /// The policy.
 #[derive(Subcommand)]
 pub enum PolicyCommand {
-    /// Reads a text and says what is wrong with it.
+    /// Reads a text and says what is wrong with it, by line; also what it hardly means, such as rules that stand twice.
     Check {
-        /// File.
+        /// File; signed books are looked for beside it.
         file: PathBuf,
+        /// The people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Shows the policy in force.
     Show,
@@ -287,14 +290,23 @@ pub enum PolicyCommand {
         /// App id.
         #[arg(long)]
         app: String,
+        /// What is known of it: T0 or T1.
+        #[arg(long, default_value = "T1")]
+        tier: String,
         /// The payment.
         #[command(flatten)]
         payment: Payment,
     },
-    /// Compares a text with the policy in force: tightens, loosens or incomparable.
+    /// Compares a text with the policy in force: neutral, tightens, loosens or incomparable.
     Diff {
         /// File.
         file: PathBuf,
+        /// Compare with this text in place of the policy in force; no daemon is asked.
+        #[arg(long)]
+        against: Option<PathBuf>,
+        /// With --against: the people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Decides the payments of the past again under a text: which would end otherwise.
     Replay {

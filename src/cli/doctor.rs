@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Output, client, show};
+use super::{Failure, Output, client, policy, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, pin, rules, start};
+use crate::service::{executable_digest, pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -70,12 +70,12 @@ pub fn run(config_file: &Path) -> Result<Output, Failure> {
 }
 
 fn look(found: &mut Findings, config: &Config) {
-    let policy = read_text(&config.policy_file)
+    let rules = read_text(&config.policy_file)
         .map_err(|e| e.to_string())
-        .and_then(|t| rules::parse_policy(&t).map_err(|e| e.to_string()));
+        .and_then(|t| policy::read(&t, &config.policy_file, config.authority_file.as_deref()));
     found.judge(
         "policy",
-        policy,
+        rules,
         config.policy_file.display().to_string(),
         "read it with claviger policy check",
     );

@@ -12,6 +12,7 @@ mod doctor;
 pub mod key;
 pub mod log;
 pub mod payment;
+pub mod policy;
 pub mod show;
 pub mod tpm;
 

@@ -301,13 +301,13 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_policyShow",
         summary: "The policy in force",
         params: &[],
-        result: "{hash, text}",
+        result: "{hash, text, books}",
     },
     Method {
         name: "operator_policyDiff",
         summary: "What a text would change",
         params: &[("text", true, "policy TOML")],
-        result: "{class, text}",
+        result: "{class, text, changes: [{rule, what, class}], notes}",
     },
     Method {
         name: "operator_policyReplay",
@@ -324,7 +324,12 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
-        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        params: &[
+            ("app", true, "app id"),
+            TX,
+            ("key", false, "key name"),
+            ("tier", false, "what is known of the app: T0, T1 (when absent)"),
+        ],
         result: "{payment, decision}",
     },
     Method {

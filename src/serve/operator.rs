@@ -12,12 +12,12 @@ use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::approval::Act;
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::service::sign::{self, Asked, Payer};
-use crate::service::{House, Peer, keys, rules};
+use crate::service::{House, Peer, keys};
 use crate::wire::rpc::Request;
 
 /// The operator side of one connection.
@@ -59,6 +59,7 @@ struct TextParams {
 #[serde(deny_unknown_fields)]
 struct ExplainParams {
     app: Name,
+    tier: Option<Tier>,
     transaction: Value,
     key: Option<Name>,
 }
@@ -249,15 +250,16 @@ impl Operator {
             "operator_appList" => Ok(house.app_list()),
             "operator_policyShow" => {
                 let rules = house.rules();
-                Ok(json!({"hash": hex::encode(rules.policy.hash()), "text": rules.policy_text}))
+                let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();
+                let hash = hex::encode(rules.policy.hash());
+                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books}))
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;
-                let new = rules::parse_policy(&params.text)?;
+                let new = house.read_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
-                Ok(
-                    json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
-                )
+                let (class, text) = (change.class().to_string(), change.to_string());
+                Ok(json!({"class": class, "text": text, "changes": change.changes, "notes": new.lint()}))
             }
             "operator_policyReplay" => {
                 let params: TextParams = named(params)?;
@@ -272,7 +274,8 @@ impl Operator {
                 let (tx, from) = UnsignedTx::from_args(&params.transaction)
                     .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
                 let payer = Payer { account: from, key: params.key };
-                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), payer)).await
+                let tier = params.tier.unwrap_or(Tier::T1);
+                sign::simulate(house, &params.app, tier, Asked::Transaction(Box::new(tx), payer)).await
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;

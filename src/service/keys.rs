@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{House, Keys, token_refusal};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
+use crate::core::policy::books;
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
@@ -59,6 +60,21 @@ pub fn describe(record: &KeyRecord) -> Value {
         "activated": record.activated.map(|t| t.to_string()),
         "compromised": record.compromised.map(|t| t.to_string()),
         "destroying": record.destroying,
+    })
+}
+
+/// What people and programs see of a signed book.
+#[must_use]
+pub fn describe_book(book: &books::SignedBook) -> Value {
+    json!({
+        "name": book.name,
+        "file": book.file,
+        "sha256": hex::encode(book.digest),
+        "version": book.version,
+        "entries": book.entries,
+        "quorum": book.needs.quorum,
+        "of": book.needs.of,
+        "signed_by": book.people,
     })
 }
 

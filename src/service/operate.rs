@@ -17,7 +17,7 @@ use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::login::Login;
 use crate::core::policy::Act;
-use crate::core::proof::{RequestId, Vouched};
+use crate::core::proof::{RequestId, Tier, Vouched};
 use crate::core::random;
 use crate::core::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
@@ -220,9 +220,18 @@ impl Deed for Understood {
         self.work.clone()
     }
 
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts {
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts {
         let key = self.key.record.line.clone();
-        SignFacts { app, key, sweeping: false, payment: None, other: self.asked.act(), digest }
+        SignFacts {
+            app,
+            key,
+            tier,
+            sweeping: false,
+            looked_at: None,
+            payment: None,
+            other: self.asked.act(),
+            digest,
+        }
     }
 
     fn act(&self) -> Value {

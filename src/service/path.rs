@@ -15,7 +15,7 @@ use super::{House, Key, Peer};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
@@ -29,7 +29,7 @@ pub(super) trait Deed {
     /// What the token shall do.
     fn work(&self) -> Work;
     /// What the policy decides on.
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts;
     /// What the log says of it.
     fn act(&self) -> Value;
     /// The account nonce that it uses.
@@ -208,7 +208,7 @@ async fn release<D: Deed>(
 
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
     let key = deed.key().record.name.clone();
-    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
@@ -218,6 +218,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
+        to: facts.payment.as_ref().and_then(|p| p.effect.counterparty()),
         amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
     };
     Ask {

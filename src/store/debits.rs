@@ -15,7 +15,7 @@ pub(super) fn insert(db: &Connection, debit: &Debit) -> Result<(), StoreError> {
         Asset::Erc20(contract) => contract.0.to_vec(),
     });
     db.prepare_cached(
-        "INSERT INTO debits(at, key, app, chain, asset, amount) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO debits(at, key, app, chain, asset, amount, dest) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         debit.at.0,
@@ -23,7 +23,8 @@ pub(super) fn insert(db: &Connection, debit: &Debit) -> Result<(), StoreError> {
         debit.app.as_str(),
         debit.chain.map(|c| int(c.0)),
         asset,
-        debit.amount.to_be_bytes::<32>()
+        debit.amount.to_be_bytes::<32>(),
+        debit.to.map(|to| to.0)
     ])?;
     Ok(())
 }
@@ -31,7 +32,7 @@ pub(super) fn insert(db: &Connection, debit: &Debit) -> Result<(), StoreError> {
 /// All from a moment on, oldest first.
 pub(super) fn since(db: &Connection, since: Timestamp) -> Result<Vec<Debit>, StoreError> {
     let mut query =
-        db.prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
+        db.prepare("SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id")?;
     let rows = query.query_map([since.0], |r| {
         Ok((
             r.get::<_, i64>(0)?,
@@ -40,11 +41,12 @@ pub(super) fn since(db: &Connection, since: Timestamp) -> Result<Vec<Debit>, Sto
             r.get::<_, Option<i64>>(3)?,
             r.get::<_, Option<Vec<u8>>>(4)?,
             r.get::<_, [u8; 32]>(5)?,
+            r.get::<_, Option<[u8; 20]>>(6)?,
         ))
     })?;
     let mut debits = Vec::new();
     for row in rows {
-        let (at, key, app, chain, asset, amount) = row?;
+        let (at, key, app, chain, asset, amount, dest) = row?;
         let asset = match asset.as_deref() {
             None => None,
             Some([]) => Some(Asset::Native),
@@ -61,6 +63,7 @@ pub(super) fn since(db: &Connection, since: Timestamp) -> Result<Vec<Debit>, Sto
             app: name(app)?,
             chain: chain.map(|c| Chain(c.cast_unsigned())),
             asset,
+            to: dest.map(Address),
             amount: U256::from_be_bytes(amount),
         });
     }

@@ -7,6 +7,7 @@
 mod approvals;
 mod changes;
 mod debits;
+mod destinations;
 mod error;
 mod keys;
 mod open;
@@ -30,6 +31,7 @@ pub use crate::core::log::entry::EntryKind;
 use crate::core::log::merkle::{Frontier, leaf_hash};
 use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
@@ -59,35 +61,43 @@ pub struct Verdict {
     pub authorized: Authorized,
     /// The rule.
     pub rule: Name,
-    /// Whether a fee bump of the same payment may replace it.
-    pub replacement: bool,
     /// Who must approve it first.
     pub needs: Option<Needs>,
     /// The policy that was decided under.
     pub policy_hash: [u8; 32],
 }
 
+/// How a request stands to what was asked before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// This very payment stands in the windows already: they are not asked again.
+    pub debited: bool,
+    /// The key may pay to listed destinations only.
+    pub sweeping: bool,
+    /// It replaces the same payment with another fee.
+    pub replacing: bool,
+}
+
 /// What decides, inside the writer.
 pub trait Ledger: Send + 'static {
-    /// Decides. `debited` when this very payment stands in the windows already: they are not asked again.
-    /// `sweeping` when the key may pay to listed destinations only.
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        now: Timestamp,
-        debited: bool,
-        sweeping: bool,
-    ) -> Result<Verdict, Refusal>;
+    /// Decides.
+    fn decide(&self, facts: &dyn Any, now: Timestamp, how: How) -> Result<Verdict, Refusal>;
     /// The same decision in words.
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal>;
     /// What suspends a key by itself.
     fn tripwire(&self) -> Option<Tripwire> {
         None
     }
+    /// Why a request is so unlike what its key does that the key shall stop; `refused` when it was refused anyway.
+    fn strange(&self, _facts: &dyn Any, _now: Timestamp, _refused: bool) -> Option<String> {
+        None
+    }
     /// Counts what was reserved.
     fn commit(&mut self, debit: &Debit);
+    /// A destination was asked for.
+    fn mention(&mut self, _mention: &Mention) {}
     /// Starts over from these rows.
-    fn rebuild(&mut self, rows: &[Debit]);
+    fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]);
     /// What was spent before this is not known: every window counts as full until it has passed by.
     fn fill(&mut self, until_now: Timestamp);
 }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::changes::{Pending, all_open, kept_document};
+use super::destinations::{self, Mentions};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
@@ -96,6 +97,8 @@ struct Story {
     keys: BTreeMap<String, KeyTold>,
     /// Debits, oldest first: when, and what row they made.
     debits: Vec<(i64, [u8; 32])>,
+    /// When each destination was first asked for.
+    mentions: Mentions,
     /// What stands under each account nonce, by a digest of key, chain and nonce.
     nonces: HashMap<[u8; 16], Under>,
     /// What was told of rows.
@@ -139,10 +142,10 @@ fn debit_digest(
     chain: Option<i64>,
     asset: Option<&[u8]>,
     amount: &[u8; 32],
+    dest: Option<[u8; 20]>,
 ) -> [u8; 32] {
-    sha256(
-        format!("{at} {key} {app} {chain:?} {:?} {}", asset.map(hex::encode), hex::encode(amount)).as_bytes(),
-    )
+    let (asset, dest) = (asset.map(hex::encode), dest.map(hex::encode));
+    sha256(format!("{at} {key} {app} {chain:?} {asset:?} {} {dest:?}", hex::encode(amount)).as_bytes())
 }
 
 fn open(why: impl Into<String>) -> StoreError {
@@ -158,6 +161,7 @@ fn differs(what: &str) -> StoreError {
 impl Story {
     fn hear(&mut self, entry: Entry) {
         let at = entry.at_ms;
+        destinations::hear(&mut self.mentions, at, &entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -191,7 +195,9 @@ impl Story {
                     });
                     let amount = spent.map(|(_, a)| a).unwrap_or_default().to_be_bytes::<32>();
                     let chain = payment.as_ref().map(|p| int(p.chain.0));
-                    self.debits.push((at, debit_digest(at, &line, &app, chain, asset.as_deref(), &amount)));
+                    let dest = payment.as_ref().and_then(|p| p.effect.counterparty()).map(|a| a.0);
+                    self.debits
+                        .push((at, debit_digest(at, &line, &app, chain, asset.as_deref(), &amount, dest)));
                 }
                 if let Some(payment) = payment {
                     let slot = slot(&key, int(payment.chain.0), int(payment.nonce));
@@ -213,10 +219,10 @@ impl Story {
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
                 self.outcome(&request);
             }
-            EntryKind::Policy { hash, kept: true, .. } => drop(self.documents.insert("policy", hash)),
-            EntryKind::KeyPolicy { hash, kept: true, .. } => drop(self.documents.insert("key-policy", hash)),
-            EntryKind::Authority { hash, kept: true, .. } => drop(self.documents.insert("authority", hash)),
-            EntryKind::Apps { hash, kept: true, .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
+            EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
+            EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
+            EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
             EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
             EntryKind::Rows { rows } => self.rows.extend(rows),
@@ -289,12 +295,13 @@ impl Story {
         // A window lets go of what it counts one bucket later.
         let since = now.saturating_sub(LONGEST_MS + LONGEST_MS / 30);
         let told = self.debits.iter().filter(|(at, _)| *at >= since).map(|d| d.1);
-        let mut query =
-            db.prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
+        let mut query = db.prepare(
+            "SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id",
+        )?;
         let rows = query.query_map([since], |r| {
             let (key, app): (String, String) = (r.get(1)?, r.get(2)?);
             let (chain, asset): (Option<i64>, Option<Vec<u8>>) = (r.get(3)?, r.get(4)?);
-            Ok(debit_digest(r.get(0)?, &key, &app, chain, asset.as_deref(), &r.get(5)?))
+            Ok(debit_digest(r.get(0)?, &key, &app, chain, asset.as_deref(), &r.get(5)?, r.get(6)?))
         })?;
         let rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
         if told.eq(rows) { Ok(()) } else { Err(differs("what was spent")) }
@@ -474,5 +481,8 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     found.size = tree.size();
     (found.sealed, found.anchored, found.epoch) = (story.sealed, story.anchored, story.epoch);
     let accepted = story.accepted;
+    if !destinations::same(db, &story.mentions)? {
+        return Err(differs("destinations that were asked for"));
+    }
     Ok(Told { tree, last_ms, governance, open: requests, found, accepted, tells_no_rows })
 }

@@ -14,23 +14,18 @@ struct Limit {
 }
 
 impl Ledger for Limit {
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        _now: Timestamp,
-        debited: bool,
-        _sweeping: bool,
-    ) -> Result<Verdict, Refusal> {
+    fn decide(&self, facts: &dyn Any, _now: Timestamp, how: How) -> Result<Verdict, Refusal> {
         let amount: u64 = *facts.downcast_ref().unwrap();
-        if !debited && self.spent + amount > self.max {
+        if !how.debited && self.spent + amount > self.max {
             return Err(Refusal::new(Code::WindowExceeded, "used up"));
         }
         let rule = Name::parse("r").unwrap();
-        let replacement = amount == 7;
+        if how.replacing && amount != 7 {
+            return Err(Refusal::new(Code::NonceConflict, "no replacement"));
+        }
         Ok(Verdict {
             authorized: Authorized::assertion([0; 32], rule.clone()),
             rule,
-            replacement,
             needs: None,
             policy_hash: [1; 32],
         })
@@ -41,7 +36,7 @@ impl Ledger for Limit {
     fn commit(&mut self, debit: &Debit) {
         self.spent += u64::try_from(debit.amount).unwrap();
     }
-    fn rebuild(&mut self, rows: &[Debit]) {
+    fn rebuild(&mut self, rows: &[Debit], _: &[Mention]) {
         self.spent = rows.iter().map(|d| u64::try_from(d.amount).unwrap()).sum();
     }
     fn fill(&mut self, _: Timestamp) {
@@ -57,7 +52,8 @@ pub(super) async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
     let text = "schema = 1".to_owned();
-    let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
+    let hash = sha256(text.as_bytes());
+    let entry = EntryKind::policy(hash, text.len(), 0, "start".into()).keeping(hex::encode(hash));
     store.put_document(entry, "policy", text).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
@@ -91,6 +87,7 @@ pub(super) fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         app: app.clone(),
         chain: Some(Chain(1)),
         asset: Some(Asset::Native),
+        to: Some(Address([2; 20])),
         amount: U256::from(amount),
     };
     Ask {
@@ -300,8 +297,10 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; PRAGMA user_version = 2;")
-        .unwrap();
+    db.execute_batch(
+        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
+    )
+    .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
     assert_eq!(store.keys().await.unwrap(), [record]);
@@ -309,6 +308,36 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     drop(store);
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
     assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
+}
+
+// [clause 8.4.3-d] test
+#[tokio::test]
+async fn a_database_without_destinations_gets_them_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 1000).await;
+    for n in 0..3u8 {
+        assert_eq!(code(&store.reserve(ask(u128::from(n), 5, u64::from(n), 1)).await.unwrap()), "new");
+    }
+    let debits = |store: &Store| {
+        let writer = std::sync::Arc::clone(&store.writer);
+        async move {
+            let all = |work: &mut Work| Ok((work.debits()?, destinations::all(&work.db)?));
+            writer.submit(all).await.unwrap()
+        }
+    };
+    let before = debits(&store).await;
+    assert_eq!((before.0.len(), before.1.len()), (3, 1));
+    assert!(before.0.iter().all(|d| d.to == Some(Address([2; 20]))));
+    store.close().await;
+    drop(store);
+    let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
+    db.execute_batch(
+        "DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+    )
+    .unwrap();
+    drop(db);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(debits(&store).await, before);
 }
 
 // [clause 8.7.1-e] test
@@ -352,7 +381,13 @@ async fn every_table_must_tell_what_the_log_tells() {
         "UPDATE debits SET app = 'other' WHERE id = 1",
         "UPDATE debits SET chain = 2 WHERE id = 1",
         "UPDATE debits SET asset = zeroblob(20) WHERE id = 1",
-        "INSERT INTO debits(at, key, app, chain, asset, amount) SELECT at, key, app, chain, asset, amount FROM debits LIMIT 1",
+        "INSERT INTO debits(at, key, app, chain, asset, amount, dest) SELECT at, key, app, chain, asset, amount, dest FROM debits LIMIT 1",
+        "UPDATE debits SET dest = zeroblob(20) WHERE id = 1",
+        "UPDATE debits SET dest = NULL WHERE id = 1",
+        "UPDATE destinations SET first = first - 86400000",
+        "UPDATE destinations SET line = 'other'",
+        "DELETE FROM destinations",
+        "INSERT INTO destinations VALUES('k', zeroblob(20), 5)",
         "UPDATE nonces SET digest = zeroblob(32) WHERE nonce = 1",
         "UPDATE nonces SET signature = NULL WHERE nonce = 1",
         "UPDATE nonces SET signature = zeroblob(64) WHERE nonce = 1",

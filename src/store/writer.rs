@@ -17,11 +17,12 @@ use super::open::OpenRequests;
 use super::schema::int;
 use super::seal::{self, Found};
 use super::story::{self, Beside, Told};
-use super::{EntryKind, Ledger, LogHead, SealKey, StoreError, approvals, debits, rows, schema};
+use super::{EntryKind, Ledger, LogHead, SealKey, StoreError, approvals, debits, destinations, rows, schema};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, LONGEST_MS};
-use crate::core::units::{Name, Timestamp};
+use crate::core::units::{Address, Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 
 /// Most jobs of one transaction.
@@ -218,14 +219,27 @@ impl Work {
     /// Counts a debit, on disk and in the windows.
     pub(super) fn debit(&mut self, debit: &Debit) -> Result<(), StoreError> {
         debits::insert(&self.db, debit)?;
+        if let Some(to) = debit.to {
+            destinations::write(&self.db, &Mention { key: debit.key.clone(), to, at: debit.at })?;
+        }
         if let Some(ledger) = &mut self.ledger {
             ledger.commit(debit);
         }
         Ok(())
     }
 
+    /// A destination was asked for, and nothing was paid: it is known from now on.
+    pub(super) fn mention(&mut self, key: &Name, to: Address) -> Result<(), StoreError> {
+        let mention = Mention { key: key.clone(), to, at: self.entry_time() };
+        destinations::write(&self.db, &mention)?;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.mention(&mention);
+        }
+        Ok(())
+    }
+
     pub(super) fn swap_ledger(&mut self, mut ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
-        ledger.rebuild(&self.debits()?);
+        ledger.rebuild(&self.debits()?, &destinations::all(&self.db)?);
         if let Some(at) = self.filled {
             ledger.fill(at);
         }
@@ -297,7 +311,7 @@ impl Work {
         Ok(())
     }
 
-    fn debits(&self) -> Result<Vec<Debit>, StoreError> {
+    pub(super) fn debits(&self) -> Result<Vec<Debit>, StoreError> {
         debits::since(&self.db, self.now().minus(LONGEST_MS.saturating_mul(2)))
     }
 
@@ -348,9 +362,9 @@ impl Work {
     /// Counts again from the rows. When they cannot be read, nothing is permitted until they can.
     fn recount(&mut self) {
         let Some(mut ledger) = self.ledger.take() else { return };
-        match self.debits() {
-            Ok(rows) => {
-                ledger.rebuild(&rows);
+        match self.debits().and_then(|rows| Ok((rows, destinations::all(&self.db)?))) {
+            Ok((rows, seen)) => {
+                ledger.rebuild(&rows, &seen);
                 if let Some(at) = self.filled {
                     ledger.fill(at);
                 }

@@ -113,9 +113,9 @@ pub enum EntryKind {
         hash: String,
         /// Who put it in force.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A policy came into force.
     Policy {
@@ -127,9 +127,9 @@ pub enum EntryKind {
         uid: u32,
         /// tightens, loosens, incomparable, neutral, start.
         class: String,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// The registered apps changed.
     Apps {
@@ -139,9 +139,9 @@ pub enum EntryKind {
         count: usize,
         /// Who.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A request was permitted and reserved; the token may sign from here on.
     Intent {
@@ -232,9 +232,9 @@ pub enum EntryKind {
         people: usize,
         /// Who put it in force.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// The answer was checked and released.
     Result {
@@ -332,6 +332,9 @@ pub enum EntryKind {
         rule: Option<String>,
         /// The decoded payment, when it was decoded.
         act: Option<Value>,
+        /// Tier of the caller, where the policy was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
     },
@@ -402,13 +405,26 @@ impl EntryKind {
     /// See [`EntryKind::Policy`].
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: true }
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None }
+    }
+
+    /// The same, of a document whose text is kept under this SHA-256.
+    #[must_use]
+    pub fn keeping(mut self, text: String) -> Self {
+        if let Self::Policy { kept, .. }
+        | Self::KeyPolicy { kept, .. }
+        | Self::Authority { kept, .. }
+        | Self::Apps { kept, .. } = &mut self
+        {
+            *kept = Some(text);
+        }
+        self
     }
 
     /// See [`EntryKind::Apps`].
     #[must_use]
     pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid, kept: true }
+        Self::Apps { hash: hex::encode(hash), count, uid, kept: None }
     }
 
     /// See [`EntryKind::Failed`].
@@ -437,6 +453,7 @@ impl EntryKind {
             sentence: clipped(&refusal.sentence),
             rule: refusal.rule.clone(),
             act: None,
+            tier: None,
             suppressed,
         }
     }
