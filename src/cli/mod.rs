@@ -5,6 +5,7 @@
 
 pub mod approval;
 pub mod arguments;
+pub mod audit;
 pub mod client;
 pub mod commands;
 pub mod doctor;

@@ -289,6 +289,12 @@ pub const OPERATOR: &[Method] = &[
         result: "{size, entries}",
     },
     Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
         name: "operator_logHead",
         summary: "Latest checkpoint and verifier key",
         params: &[],

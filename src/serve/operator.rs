@@ -222,6 +222,11 @@ impl Operator {
                 let params: LogParams = named(params)?;
                 house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
             }
+            "operator_logCheckpoints" => {
+                let params: LogParams = named(params)?;
+                let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
+                house.log_checkpoints(from).await
+            }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
             "operator_unlock" => {

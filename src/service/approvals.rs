@@ -17,7 +17,7 @@ use crate::core::policy::Policy;
 use crate::core::proof::RequestId;
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Waiting, WaitingState};
+use crate::store::{Waiting, WaitingState};
 
 /// How often a request that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -228,11 +228,6 @@ impl House {
         if hash(old) == hash(new) {
             return Ok(());
         }
-        let entry = EntryKind::Authority {
-            hash: hash(new).map(hex::encode).unwrap_or_default(),
-            people: new.authority.as_ref().map_or(0, |a| a.people().len()),
-            uid,
-        };
-        self.store.append(entry).await.map(drop).map_err(|e| self.store_refusal(&e))
+        self.announce_authority(new.authority.as_deref(), uid).await
     }
 }

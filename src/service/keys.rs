@@ -16,7 +16,6 @@ use crate::core::policy::{Policy, diff};
 use crate::core::units::{Name, Timestamp, sha256};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
-use crate::store::EntryKind;
 use crate::token::{KeySpec, TokenError};
 
 /// The name of the key that signs checkpoints.
@@ -136,6 +135,8 @@ impl House {
                 "the new public key is no point of its curve".into(),
             )));
         }
+        // The trial of its token stands in the log before the key does.
+        self.write_events().await;
         if let Err(e) = self.store.insert_key(record.clone(), uid).await {
             self.discard(reference).await;
             return Err(self.store_refusal(&e));
@@ -197,16 +198,14 @@ impl House {
         if rules.policy.hash() != old.policy.hash() {
             let class = change.class().to_string();
             // Written down before it is in force; counters are built anew from the rows of what was spent.
-            let entry = EntryKind::policy(rules.policy.hash(), rules.policy_text.len(), uid, class);
-            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+            self.announce_policy(&rules, class, uid).await?;
             self.store
                 .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
                 .await
                 .map_err(|e| self.store_refusal(&e))?;
         }
         if rules.apps.hash() != old.apps.hash() {
-            let entry = EntryKind::apps(rules.apps.hash(), rules.apps.all().len(), uid);
-            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+            self.announce_apps(&rules.apps, uid).await?;
         }
         self.note_authority(&old, &rules, uid).await?;
         let summary = json!({

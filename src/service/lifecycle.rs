@@ -13,7 +13,7 @@ use crate::core::key::policy::{Activation, BUILT_IN, Due, KeyPolicy};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
-use crate::store::{Because, EntryKind};
+use crate::store::Because;
 
 /// How often lives are looked after, when nothing ends sooner.
 const EVERY: Duration = Duration::from_secs(60);
@@ -281,8 +281,7 @@ impl House {
         if new.hash() == self.key_policy().hash() {
             return Ok(false);
         }
-        let entry = EntryKind::KeyPolicy { hash: hex::encode(new.hash()), uid };
-        self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        self.announce_key_policy(&new, uid).await?;
         *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(true)
     }

@@ -1,7 +1,8 @@
 //! The use cases. Composes the edges; each file reads like its paragraph in SECURITY.md.
 #![forbid(unsafe_code)]
 
-pub mod adopt;
+mod adopt;
+mod announce;
 pub mod approvals;
 pub mod house;
 pub mod init;

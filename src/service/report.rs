@@ -149,6 +149,14 @@ impl House {
         Ok(json!({"size": size, "from": start, "entries": entries}))
     }
 
+    /// Signed checkpoints over so many entries and more, oldest first.
+    pub async fn log_checkpoints(&self, from: u64) -> Result<Value, Refusal> {
+        let rows = self.store.checkpoints(from, MOST_ENTRIES).await.map_err(|e| self.store_refusal(&e))?;
+        let rows: Vec<Value> =
+            rows.into_iter().map(|(size, note)| json!({"size": size, "note": note})).collect();
+        Ok(json!({"from": from, "checkpoints": rows}))
+    }
+
     /// The newest checkpoint over everything so far, and the key that verifies it.
     pub async fn log_head_signed(&self) -> Result<Value, Refusal> {
         self.checkpoint().await?;
@@ -162,9 +170,10 @@ impl House {
 
     /// Proves on the device what its profile claims; the outcome is in the log.
     pub async fn token_check(&self, uid: u32) -> Result<Value, Refusal> {
-        let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
+        // Written down before it may lift anything, so that what is signed after it stands after it.
         let entry = EntryKind::operator(uid, "token-check", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
         self.write_events().await;
         Ok(verdict(self.keeper.fitness(), &rows))
     }

@@ -105,14 +105,10 @@ impl House {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let in_force = house.rules();
         let uid = sys::effective_uid();
-        for entry in [
-            EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id()),
-            EntryKind::policy(in_force.policy.hash(), in_force.policy_text.len(), uid, "start".into()),
-            EntryKind::KeyPolicy { hash: hex::encode(house.key_policy().hash()), uid },
-            EntryKind::apps(in_force.apps.hash(), in_force.apps.all().len(), uid),
-        ] {
+        for entry in [EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id())] {
             house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
         }
+        house.announce_all(&in_force, uid).await?;
         Ok(house)
     }
 

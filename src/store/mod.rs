@@ -10,6 +10,7 @@ mod open;
 mod reserve;
 mod schema;
 mod story;
+mod texts;
 mod writer;
 
 use std::any::Any;
@@ -31,6 +32,7 @@ use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use keys::Because;
 use reserve::Draft;
+pub use texts::Text;
 use writer::{Shared, Work, WriterHandle};
 
 /// Why the store did not do it. Nothing was changed.
@@ -402,6 +404,20 @@ impl Store {
     pub async fn latest_checkpoint(&self) -> Result<String, StoreError> {
         self.read(|db| {
             Ok(db.query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |r| r.get(0))?)
+        })
+        .await
+    }
+
+    /// Signed checkpoints over so many entries and more, oldest first.
+    pub async fn checkpoints(&self, from: u64, count: u64) -> Result<Vec<(u64, String)>, StoreError> {
+        self.read(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT size, note FROM checkpoints WHERE size >= ?1 ORDER BY size LIMIT ?2",
+            )?;
+            let rows = query.query_map(params![schema::int(from), schema::int(count)], |r| {
+                Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -2,7 +2,7 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -27,6 +27,8 @@ pub(super) struct Told {
     pub(super) last_ms: i64,
     /// Its newest entries about who decides what.
     pub(super) governance: VecDeque<Value>,
+    /// Hashes of the texts that it holds.
+    pub(super) texts: HashSet<String>,
 }
 
 /// Most entries about who decides what that are kept at hand.
@@ -262,7 +264,7 @@ pub(super) fn read(
         )),
     };
     let (mut tree, mut story, mut last_ms) = (Frontier::default(), Story::default(), 0);
-    let mut governance = VecDeque::new();
+    let (mut governance, mut texts) = (VecDeque::new(), HashSet::new());
     let matches = |tree: &Frontier| {
         let as_saved = tree.size() != saved.size() || tree.root() == saved.root();
         as_saved && head.is_none_or(|(size, root)| tree.size() != size || tree.root() == root)
@@ -277,7 +279,7 @@ pub(super) fn read(
             return Err(changed());
         }
         let data = row.get_ref(1)?.as_blob().map_err(|e| open(e.to_string()))?;
-        let entry: Entry = serde_json::from_slice(data)
+        let entry = Entry::decode(data)
             .map_err(|e| open(format!("entry {} of the log cannot be read: {e}", tree.size())))?;
         if entry.seq != tree.size() {
             return Err(open(format!("entry {} of the log stands in another's place", tree.size())));
@@ -290,6 +292,11 @@ pub(super) fn read(
         if governs(&entry.kind) {
             keep(&mut governance, entry.seq, Timestamp(entry.at_ms), &entry.kind);
         }
+        if let EntryKind::Document { hash, part, parts, .. } = &entry.kind
+            && part == parts
+        {
+            texts.insert(hash.clone());
+        }
         story.hear(entry);
     }
     if tree.size() < saved.size().max(head.map_or(0, |(size, _)| size)) {
@@ -301,5 +308,5 @@ pub(super) fn read(
     story.check_keys(db)?;
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
-    Ok(Told { tree, last_ms, governance })
+    Ok(Told { tree, last_ms, governance, texts })
 }

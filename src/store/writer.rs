@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     jobs: AtomicU64,
     busy_since: AtomicI64,
     governance: Mutex<VecDeque<Value>>,
+    /// Hashes of the texts that stand in the log.
+    texts: Mutex<HashSet<String>>,
 }
 
 impl Shared {
@@ -60,6 +62,12 @@ impl Shared {
     }
     pub(super) fn governance(&self) -> Vec<Value> {
         self.governance.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+    pub(super) fn holds_text(&self, hash: &str) -> bool {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).contains(hash)
+    }
+    pub(super) fn keep_text(&self, hash: String) {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
     }
     pub(super) fn batches(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed))
@@ -92,7 +100,7 @@ impl Work {
             Some(bytes) => OpenRequests::from_bytes(&bytes)
                 .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
         };
-        let Told { tree, last_ms, governance } = story::read(&db, &saved_tree, &mut open)?;
+        let Told { tree, last_ms, governance, texts } = story::read(&db, &saved_tree, &mut open)?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
         let shared = Arc::new(Shared {
@@ -102,6 +110,7 @@ impl Work {
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
             governance: Mutex::new(governance),
+            texts: Mutex::new(texts),
         });
         let states = states(&db)?;
         let mut work = Self {

@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::super::units::Timestamp;
+use super::super::units::{Timestamp, sha256};
 use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+/// Longest part of a text, bytes: JSON writes some characters with six.
+const MAX_PART: usize = 8192;
 
 fn active() -> State {
     State::Active
@@ -123,6 +125,19 @@ pub enum EntryKind {
         /// tightens, loosens, incomparable, neutral, start.
         class: String,
     },
+    /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
+    Document {
+        /// `policy`, `key-policy`, `authority` or `apps`.
+        what: String,
+        /// SHA-256 of the whole text.
+        hash: String,
+        /// Which part, from 1.
+        part: usize,
+        /// How many there are.
+        parts: usize,
+        /// The part.
+        text: String,
+    },
     /// The registered apps changed.
     Apps {
         /// SHA-256 of the text.
@@ -164,6 +179,9 @@ pub enum EntryKind {
         app: String,
         /// Key.
         key: String,
+        /// The user that the app ran as: nobody approves what they asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         /// The text that they sign.
         text: String,
     },
@@ -310,6 +328,32 @@ impl Entry {
         }
         serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
     }
+
+    /// Reads an entry as it stands in the log.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|e| e.to_string())
+    }
+
+    /// Whether a member is written down, and not understood from its absence.
+    #[must_use]
+    pub fn has(bytes: &[u8], member: &str) -> bool {
+        serde_json::from_slice::<Value>(bytes).is_ok_and(|v| v.get(member).is_some())
+    }
+
+    /// Members that this program does not know, or reads otherwise than they are written: an entry has none.
+    pub fn strangers(&self, bytes: &[u8]) -> Result<Vec<String>, String> {
+        let (Value::Object(written), Value::Object(read)) = (
+            serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
+            serde_json::to_value(self).map_err(|e| e.to_string())?,
+        ) else {
+            return Err("it is no object".into());
+        };
+        Ok(written
+            .into_iter()
+            .filter(|(name, value)| read.get(name) != Some(value))
+            .map(|(n, _)| n)
+            .collect())
+    }
 }
 
 fn clipped(text: &str) -> String {
@@ -337,6 +381,32 @@ impl EntryKind {
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
         Self::Policy { hash: hex::encode(hash), bytes, uid, class }
+    }
+
+    /// A text in parts that fit an entry, whatever they hold.
+    // [clause 8.7.1-e] what was in force is in the log word by word, and not as a hash alone
+    #[must_use]
+    pub fn documents(what: &str, text: &str) -> Vec<Self> {
+        let hash = hex::encode(sha256(text.as_bytes()));
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while rest.len() > MAX_PART {
+            let end = (0..=MAX_PART).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+            let (part, more) = rest.split_at(end);
+            parts.push(part);
+            rest = more;
+        }
+        parts.push(rest);
+        let count = parts.len();
+        (1..)
+            .zip(parts)
+            .map(|(part, text)| Self::Document {
+                what: what.to_owned(),
+                hash: hash.clone(),
+                part,
+                parts: count,
+                text: text.to_owned(),
+            })
+            .collect()
     }
 
     /// See [`EntryKind::Apps`].

@@ -1,0 +1,37 @@
+//! What comes into force is announced with its text: word by word in the log, once, before its hash is named.
+#![forbid(unsafe_code)]
+
+use super::{EntryKind, Store, StoreError};
+use crate::core::units::sha256;
+
+/// A text that comes into force, and what it is.
+pub struct Text<'a> {
+    /// `policy`, `key-policy`, `authority` or `apps`.
+    pub what: &'static str,
+    /// The text.
+    pub text: &'a str,
+}
+
+impl Store {
+    /// Writes the entry down that announces a text, and before it the text itself where the log does not hold it yet; both
+    /// in one transaction.
+    // [clause 8.7.1-e] an auditor needs no file that the daemon's machine may have lost or changed
+    pub async fn announce(&self, text: Text<'_>, entry: EntryKind) -> Result<u64, StoreError> {
+        let hash = hex::encode(sha256(text.text.as_bytes()));
+        let mut entries = Vec::new();
+        if !self.shared.holds_text(&hash) {
+            entries = EntryKind::documents(text.what, text.text);
+        }
+        let index = self
+            .writer
+            .submit(move |work| {
+                for part in &entries {
+                    work.append(part)?;
+                }
+                work.append(&entry)
+            })
+            .await?;
+        self.shared.keep_text(hash);
+        Ok(index)
+    }
+}
