@@ -161,3 +161,43 @@ fn a_whole_life_verifies_and_everything_that_is_done_to_its_log_is_found() {
     assert_eq!(check(&dir, None).0, 2);
     assert_eq!(verify(&["log", late.to_str().unwrap(), "--key", "/nowhere"]).0, 2);
 }
+
+// [clause 8.7.1-e] test
+#[test]
+fn one_entry_is_shown_to_somebody_who_sees_nothing_else() {
+    let daemon = Daemon::start();
+    for nonce in 0..3 {
+        assert_eq!(pays(&daemon, nonce, 1), "ok");
+    }
+    let dir = export(&daemon, "export");
+    let key = dir.join("log.vkey");
+    let entries = cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "1000"]);
+    let all = entries["entries"].as_array().unwrap();
+    let bundle = daemon.home.join("proof");
+    let check = |text: &str| {
+        std::fs::write(&bundle, text).unwrap();
+        verify(&["proof", bundle.to_str().unwrap(), "--key", key.to_str().unwrap()])
+    };
+    for entry in [all.first().unwrap(), &all[all.len() / 2], all.last().unwrap()] {
+        let index = entry["seq"].to_string();
+        let proof = cli_ok(&daemon.home, &["log", "prove", &index])["proof"].as_str().unwrap().to_owned();
+        let (exit, told) = check(&proof);
+        assert_eq!((exit, &told["entry"]), (0, entry), "{told}");
+        let next = proof.replacen(&format!("index {index}\n"), &format!("index {}\n", all.len() + 1), 1);
+        assert_eq!(check(&next).0, 1);
+        // Another entry in its place.
+        let other = all.iter().find(|e| e["seq"] != entry["seq"]).unwrap()["seq"].to_string();
+        let other = cli_ok(&daemon.home, &["log", "prove", &other])["proof"].as_str().unwrap().to_owned();
+        let (mine, theirs) = (proof.lines().nth(1).unwrap(), other.lines().nth(1).unwrap());
+        assert_eq!(check(&proof.replacen(mine, theirs, 1)).0, 1);
+        assert_eq!(check(&proof.replacen("index", "indices", 1)).0, 2);
+    }
+    let beyond = daemon.operator().call("operator_logProve", &json!({"index": 1_000_000}));
+    assert_eq!(code(&beyond), "invalid_params");
+    // The key of another log shows nothing.
+    let other = Daemon::start();
+    let key = export(&other, "export").join("log.vkey");
+    let words = ["proof", bundle.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    std::fs::write(&bundle, cli_ok(&daemon.home, &["log", "prove", "0"])["proof"].as_str().unwrap()).unwrap();
+    assert_eq!(verify(&words).0, 1);
+}

@@ -319,6 +319,11 @@ pub enum LogCommand {
         /// Directory to make.
         dir: PathBuf,
     },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
+    },
     /// Verifies an exported log, offline.
     Verify {
         /// Directory.

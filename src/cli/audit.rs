@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::{print, show};
 use crate::core::log::audit::{Finding, Holdings, Report, audit};
-use crate::core::log::checkpoint::NoteKey;
+use crate::core::log::checkpoint::{NoteKey, cosigners};
+use crate::core::log::entry::Entry;
+use crate::core::log::proof::Bundle;
 
 /// Longest file of keys, notes or texts, bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -38,6 +40,24 @@ struct Arguments {
 enum Command {
     /// Checks a directory that `claviger log export` wrote.
     Log(LogWords),
+    /// Checks what `claviger log prove` printed: that one entry is in the log.
+    Proof(ProofWords),
+}
+
+/// What a proof is held against.
+#[derive(Args)]
+struct ProofWords {
+    /// The proof.
+    file: PathBuf,
+    /// File with the log's verifier key, from a place that you trust.
+    #[arg(long, required = true)]
+    key: Vec<PathBuf>,
+    /// File with keys of witnesses, a line each.
+    #[arg(long)]
+    witness: Vec<PathBuf>,
+    /// How many witnesses must have cosigned; all that are named when absent.
+    #[arg(long)]
+    quorum: Option<usize>,
 }
 
 /// What a log is held against.
@@ -157,11 +177,44 @@ pub fn told(report: &Report, strict: bool) -> (String, Value) {
     (text, value)
 }
 
+/// Checks a proof of one entry.
+fn proof(words: &ProofWords) -> Result<(String, Value), String> {
+    let text = read(&words.file)?;
+    let bundle = Bundle::parse(&text).map_err(|e| format!("{}: {e}", words.file.display()))?;
+    let (keys, witnesses) = (keys(&words.key, false)?, keys(&words.witness, true)?);
+    let quorum = words.quorum.unwrap_or(witnesses.len());
+    let failed =
+        |why: String| (format!("the proof does NOT verify: {why}"), json!({"verified": false, "why": why}));
+    let (note, head) = match bundle.verify() {
+        Ok(shown) => shown,
+        Err(e) => return Ok(failed(e.to_string())),
+    };
+    if !keys.iter().any(|key| key.name() == head.origin && key.signed(&note)) {
+        return Ok(failed(format!("no key that was given signed the checkpoint of {}", head.origin)));
+    }
+    let cosigners = cosigners(&witnesses, &note);
+    if cosigners.len() < quorum {
+        return Ok(failed(format!("{} witnesses cosigned it, and {quorum} must", cosigners.len())));
+    }
+    let entry =
+        Entry::decode(&bundle.entry).and_then(|e| serde_json::to_value(e).map_err(|e| e.to_string()))?;
+    let value = json!({
+        "verified": true, "origin": head.origin, "index": bundle.index, "size": head.size, "entry": entry,
+        "cosigned_by": cosigners,
+    });
+    let text = format!(
+        "entry {} of the {} entries of {}, as they were signed:\n{entry:#}",
+        bundle.index, head.size, head.origin
+    );
+    Ok((text, value))
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
     let Arguments { json, command } = Arguments::parse();
     let outcome = match &command {
+        Command::Proof(words) => proof(words),
         Command::Log(words) => log(words).map(|report| told(&report, words.strict)),
     };
     let (text, value) = match outcome {

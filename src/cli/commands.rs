@@ -54,6 +54,10 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         }
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
+        Command::Log(LogCommand::Prove { index }) => {
+            let value = ask("operator_logProve", json!({"index": index}))?;
+            Ok(Output { text: show::text(&value, "proof"), value })
+        }
         Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),
         Command::Token(TokenCommand::Check { profile: None, .. }) => {
             let rows = ask("operator_tokenCheck", Value::Null)?;

@@ -295,6 +295,12 @@ pub const OPERATOR: &[Method] = &[
         result: "{from, checkpoints: [{size, note}]}",
     },
     Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
+    },
+    Method {
         name: "operator_logHead",
         summary: "Latest checkpoint and verifier key",
         params: &[],

@@ -63,6 +63,12 @@ struct ExplainParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ProveParams {
+    index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
@@ -226,6 +232,10 @@ impl Operator {
                 let params: LogParams = named(params)?;
                 let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
                 house.log_checkpoints(from).await
+            }
+            "operator_logProve" => {
+                let params: ProveParams = named(params)?;
+                house.log_prove(params.index).await
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,

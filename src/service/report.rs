@@ -6,13 +6,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
+use crate::core::log::checkpoint::Note;
+use crate::core::log::merkle::{Tail, leaf_hash};
+use crate::core::log::proof::{Bundle, inclusion};
 use crate::core::units::Name;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::store::EntryKind;
 use crate::token::check::CheckRow;
 use crate::token::keeper::{Event, Fitness, Keeper, KeeperState};
 
+/// Entries that are read at once to make a proof.
+const PAGE: u64 = 4096;
 /// The most entries of one answer.
 const MOST_ENTRIES: u64 = 1000;
 
@@ -166,6 +171,39 @@ impl House {
             "vkey": self.log_verifier_key().await?,
             "size": self.store.checkpointed_size(),
         }))
+    }
+
+    /// An entry with all that shows that it is in the log, for somebody who sees nothing else of it.
+    pub async fn log_prove(&self, index: u64) -> Result<Value, Refusal> {
+        let internal = |why: String| Refusal::new(Code::Internal, why);
+        self.checkpoint().await?;
+        let checkpoint = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
+        let head = Note::parse(&checkpoint).and_then(|n| n.head()).map_err(|e| internal(e.to_string()))?;
+        if index >= head.size {
+            let why = format!("the log has {} entries, from 0 on", head.size);
+            return Err(Refusal::new(Code::InvalidParams, why));
+        }
+        let (mut tail, mut entry) = (Tail::default(), Vec::new());
+        while tail.size() < head.size {
+            let count = PAGE.min(head.size - tail.size());
+            let rows = self.store.entries(tail.size(), count).await.map_err(|e| self.store_refusal(&e))?;
+            if rows.is_empty() {
+                return Err(internal("the log is shorter than its checkpoint".into()));
+            }
+            for row in rows {
+                let is_it = tail.size() == index;
+                tail.push(leaf_hash(&row));
+                if is_it {
+                    entry = row;
+                }
+            }
+        }
+        let path = inclusion(index, head.size, &mut |from, to| tail.hash(from, to).ok_or(()))
+            .map_err(|()| internal("the path to the root cannot be made".into()))?;
+        let bundle = Bundle { index, entry, path, checkpoint };
+        // Nobody is handed a proof that shows nothing.
+        bundle.verify().map_err(|e| internal(e.to_string()))?;
+        Ok(json!({"index": index, "size": head.size, "proof": bundle.encode()}))
     }
 
     /// Proves on the device what its profile claims; the outcome is in the log.

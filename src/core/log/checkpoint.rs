@@ -166,6 +166,19 @@ pub fn cosigned_message(seconds: u64, text: &str) -> String {
     format!("cosignature/v1\ntime {seconds}\n{text}")
 }
 
+/// Names of the witnesses that cosigned a note; a key counts once, whatever its names.
+#[must_use]
+pub fn cosigners(witnesses: &[NoteKey], note: &Note<'_>) -> Vec<String> {
+    let mut found: Vec<([u8; 32], String)> = witnesses
+        .iter()
+        .filter(|w| w.cosigned(note).is_some())
+        .map(|w| (w.public(), w.name.clone()))
+        .collect();
+    found.sort();
+    found.dedup_by_key(|(public, _)| *public);
+    found.into_iter().map(|(_, name)| name).collect()
+}
+
 /// A note taken apart: text and signatures.
 #[derive(Clone, Debug)]
 pub struct Note<'a> {

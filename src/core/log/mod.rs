@@ -6,3 +6,4 @@ pub mod checkpoint;
 pub mod entry;
 pub mod export;
 pub mod merkle;
+pub mod proof;

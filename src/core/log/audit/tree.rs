@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::checkpoint::{Head, Note, NoteKey};
+use super::super::checkpoint::{Head, Note, cosigners};
 use super::super::export::{CHECKPOINTS, WIDTH, bundle_path, notes, tile_path, tiles, unbundle};
 use super::super::merkle::{Frontier, Hash, leaf_hash};
 use super::{Findings, Holdings, Reader, Rule, Unreadable};
@@ -37,11 +37,7 @@ pub(super) fn counts(read: Reader<'_>, holdings: &Holdings) -> Result<(u64, Vec<
     let history = String::from_utf8_lossy(&optional(read, CHECKPOINTS)?.unwrap_or_default()).into_owned();
     let newest = text(read, CHECKPOINT)?;
     let (note, _) = parsed(CHECKPOINT, &newest)?;
-    let names = holdings.witnesses.iter().filter(|w| w.cosigned(&note).is_some());
-    let mut names: Vec<String> = names.map(|w| w.name().to_owned()).collect();
-    names.sort();
-    names.dedup();
-    Ok(((notes(&history).count() + holdings.since.len()) as u64, names))
+    Ok(((notes(&history).count() + holdings.since.len()) as u64, cosigners(&holdings.witnesses, &note)))
 }
 
 /// Roots that the tree must have had on its way, by size: whose word it is, and the root.
@@ -91,12 +87,9 @@ fn stations(
 }
 
 fn witnesses(holdings: &Holdings, note: &Note<'_>, found: &mut Findings) {
-    let mut keys: Vec<[u8; 32]> =
-        holdings.witnesses.iter().filter(|w| w.cosigned(note).is_some()).map(NoteKey::public).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    if keys.len() < holdings.quorum {
-        let what = format!("{} witnesses cosigned it, and {} must", keys.len(), holdings.quorum);
+    let there = cosigners(&holdings.witnesses, note).len();
+    if there < holdings.quorum {
+        let what = format!("{there} witnesses cosigned it, and {} must", holdings.quorum);
         found.breach(Rule::Witnesses, None, what);
     }
 }
