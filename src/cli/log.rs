@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{Failure, Output, audit, client, show};
@@ -78,12 +80,19 @@ pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
     let mut entries: Vec<Vec<u8>> = Vec::new();
     while (entries.len() as u64) < size {
         let count = (size - entries.len() as u64).min(500);
-        let page = client::call(socket, "operator_logShow", json!({"from": entries.len(), "count": count}))?;
+        let page = client::call(
+            socket,
+            "operator_logShow",
+            json!({"from": entries.len(), "count": count, "raw": true}),
+        )?;
         let page = page.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
         if page.is_empty() {
             return Err(Failure::plain(format!("the daemon gave no entries from index {}", entries.len())));
         }
-        entries.extend(page.iter().filter_map(|e| e.as_str().map(|s| s.as_bytes().to_vec())));
+        for entry in page {
+            let bytes = entry.as_str().and_then(|e| BASE64.decode(e).ok());
+            entries.push(bytes.ok_or_else(|| Failure::plain("the daemon gave an entry that is no base64"))?);
+        }
     }
     let failed = |path: &Path, e: std::io::Error| Failure::plain(format!("{}: {e}", path.display()));
     let mut files = export::files(&entries);

@@ -285,6 +285,7 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
     },

@@ -72,6 +72,7 @@ struct ProveParams {
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
+    raw: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -226,7 +227,8 @@ impl Operator {
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;
-                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+                let (from, count) = (params.from.unwrap_or(-20), params.count.unwrap_or(20));
+                house.log_show(from, count, params.raw.unwrap_or(false)).await
             }
             "operator_logCheckpoints" => {
                 let params: LogParams = named(params)?;

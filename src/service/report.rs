@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
 use crate::core::log::checkpoint::Note;
+use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Tail, leaf_hash};
 use crate::core::log::proof::{Bundle, inclusion};
 use crate::core::units::Name;
@@ -140,8 +143,8 @@ impl House {
         json!(apps)
     }
 
-    /// Entries of the log; a negative `from` counts from the end.
-    pub async fn log_show(&self, from: i64, count: u64) -> Result<Value, Refusal> {
+    /// Entries of the log, as JSON or, `raw`, as they are, in base64; a negative `from` counts from the end.
+    pub async fn log_show(&self, from: i64, count: u64, raw: bool) -> Result<Value, Refusal> {
         let size = self.store.log_head().size;
         let start = match u64::try_from(from) {
             Ok(n) => n,
@@ -149,8 +152,18 @@ impl House {
         };
         let rows =
             self.store.entries(start, count.min(MOST_ENTRIES)).await.map_err(|e| self.store_refusal(&e))?;
-        let entries: Vec<Value> =
-            rows.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).map(Value::String).collect();
+        let entry = |bytes: &Vec<u8>| {
+            if raw {
+                Ok(Value::String(BASE64.encode(bytes)))
+            } else {
+                Entry::members(bytes).map(|members| Value::String(members.to_string()))
+            }
+        };
+        let entries: Vec<Value> = rows
+            .iter()
+            .map(entry)
+            .collect::<Result<_, _>>()
+            .map_err(|e| Refusal::new(Code::StoreFailed, format!("an entry cannot be read: {e}")))?;
         Ok(json!({"size": size, "from": start, "entries": entries}))
     }
 

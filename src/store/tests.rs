@@ -187,7 +187,7 @@ async fn a_request_that_a_crash_left_open_is_in_doubt_and_stays_debited() {
     drop(store);
     let store = ready(dir.path(), 100).await;
     let entries = store.entries(0, 100).await.unwrap();
-    let kinds: Vec<Entry> = entries.iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
+    let kinds: Vec<Entry> = entries.iter().map(|e| Entry::decode(e).unwrap()).collect();
     assert!(
         kinds.iter().any(
             |e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())

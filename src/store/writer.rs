@@ -170,7 +170,7 @@ impl Work {
     /// Appends to the log, inside the running transaction.
     pub(super) fn append(&mut self, kind: &EntryKind) -> Result<u64, StoreError> {
         let (seq, now) = (self.tree.size(), self.now());
-        let data = Entry::encode(seq, now, kind).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let data = Entry::encode(seq, now, kind).map_err(StoreError::Failed)?;
         if data.len() > MAX_ENTRY {
             return Err(StoreError::Failed(format!(
                 "an entry of {} bytes is too long for the log",

@@ -1,4 +1,4 @@
-//! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
+//! Entries: a map each, in deterministic CBOR; older ones are a line of JSON. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use super::super::key::{Origin, State};
 use super::super::units::{Timestamp, sha256};
+use super::cbor;
 use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
-/// Longest part of a text, bytes: JSON writes some characters with six.
+/// Longest part of a text, bytes: fits an entry even where each character is written with six.
 const MAX_PART: usize = 8192;
 
 fn active() -> State {
@@ -315,44 +316,52 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The line.
-    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, serde_json::Error> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            v: u32,
-            seq: u64,
-            at: String,
-            at_ms: i64,
-            #[serde(flatten)]
-            kind: &'a EntryKind,
+    /// The format of entries that are JSON: what logs before this one hold.
+    pub const JSON: u32 = 1;
+    /// The format of entries that are deterministic CBOR: what is written now.
+    pub const CBOR: u32 = 2;
+
+    /// The bytes that the log holds.
+    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, String> {
+        let mut value = serde_json::to_value(kind).map_err(|e| e.to_string())?;
+        let map = value.as_object_mut().ok_or("an entry is no map")?;
+        map.insert("v".into(), Self::CBOR.into());
+        map.insert("seq".into(), seq.into());
+        map.insert("at".into(), at.to_string().into());
+        map.insert("at_ms".into(), at.0.into());
+        cbor::encode(&value).map_err(|e| e.to_string())
+    }
+
+    /// The members of an entry, whichever its format: the first byte tells.
+    // [clause 8.7.1-e] an entry has one form, so that its hash says what it says
+    pub fn members(bytes: &[u8]) -> Result<Value, String> {
+        if cbor::is_map(bytes) {
+            cbor::decode(bytes).map_err(|e| e.to_string())
+        } else {
+            serde_json::from_slice(bytes).map_err(|e| e.to_string())
         }
-        serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
     }
 
     /// Reads an entry as it stands in the log.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|e| e.to_string())
-    }
-
-    /// Whether a member is written down, and not understood from its absence.
-    #[must_use]
-    pub fn has(bytes: &[u8], member: &str) -> bool {
-        serde_json::from_slice::<Value>(bytes).is_ok_and(|v| v.get(member).is_some())
+        let entry: Self = if cbor::is_map(bytes) {
+            serde_json::from_value(Self::members(bytes)?).map_err(|e| e.to_string())?
+        } else {
+            serde_json::from_slice(bytes).map_err(|e| e.to_string())?
+        };
+        let format = if cbor::is_map(bytes) { Self::CBOR } else { Self::JSON };
+        if entry.v == format {
+            Ok(entry)
+        } else {
+            Err(format!("its format is {}, and it is written as {format}", entry.v))
+        }
     }
 
     /// Members that this program does not know, or reads otherwise than they are written: an entry has none.
-    pub fn strangers(&self, bytes: &[u8]) -> Result<Vec<String>, String> {
-        let (Value::Object(written), Value::Object(read)) = (
-            serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
-            serde_json::to_value(self).map_err(|e| e.to_string())?,
-        ) else {
-            return Err("it is no object".into());
-        };
-        Ok(written
-            .into_iter()
-            .filter(|(name, value)| read.get(name) != Some(value))
-            .map(|(n, _)| n)
-            .collect())
+    pub fn strangers(&self, written: &Value) -> Result<Vec<String>, String> {
+        let read = serde_json::to_value(self).map_err(|e| e.to_string())?;
+        let members = written.as_object().ok_or("it is no object")?;
+        Ok(members.iter().filter(|(n, value)| read.get(n) != Some(value)).map(|(n, _)| n.clone()).collect())
     }
 }
 
@@ -449,5 +458,33 @@ impl EntryKind {
     #[must_use]
     pub fn operator(uid: u32, act: &str, detail: Value) -> Self {
         Self::Operator { uid, act: act.to_owned(), detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_entry_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80), head in 0usize..3) {
+            let head: &[u8] = [b"".as_slice(), b"{\"v\":1,", b"\xa5\x61v\x02"].get(head).copied().unwrap_or_default();
+            prop_assert!(Entry::decode(&[head, &bytes].concat()).is_err());
+        }
+
+        #[test]
+        fn texts_come_apart_and_go_together(text in "\\PC{0,20000}", more in 0usize..3) {
+            let text = text.repeat(more + 1);
+            let (mut whole, mut next) = (String::new(), 1);
+            for kind in EntryKind::documents("policy", &text) {
+                prop_assert!(Entry::encode(u64::MAX, Timestamp(i64::MAX), &kind).unwrap().len() < MAX_ENTRY);
+                let EntryKind::Document { part, text, .. } = kind else { panic!("another kind") };
+                prop_assert_eq!(part, next);
+                next += 1;
+                whole += &text;
+            }
+            prop_assert_eq!(whole, text);
+        }
     }
 }

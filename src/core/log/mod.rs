@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod cbor;
 pub mod checkpoint;
 pub mod entry;
 pub mod export;

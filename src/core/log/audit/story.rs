@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use serde_json::Value;
+
 use super::super::super::units::Timestamp;
 use super::super::entry::{Entry, EntryKind};
 use super::lives::{Birth, Lives};
@@ -42,22 +44,19 @@ impl Story {
     }
 
     pub(super) fn entry(&mut self, index: u64, bytes: &[u8], found: &mut Findings) {
-        let entry = match Entry::decode(bytes) {
-            Ok(entry) => entry,
+        let (entry, members) = match Entry::decode(bytes).and_then(|e| Ok((e, Entry::members(bytes)?))) {
+            Ok(both) => both,
             Err(e) => return found.breach(Rule::Form, index, format!("it cannot be read: {e}")),
         };
         let place = Place { index, ms: entry.at_ms };
-        self.form(place, &entry, bytes, found);
+        self.form(place, &entry, &members, found);
         let place = Place { index, ms: self.last.map_or(place.ms, |last| last.ms.max(place.ms)) };
         self.last = Some(place);
-        self.hear(place, entry.kind, bytes, found);
+        self.hear(place, entry.kind, &members, found);
     }
 
-    fn form(&self, place: Place, entry: &Entry, bytes: &[u8], found: &mut Findings) {
+    fn form(&self, place: Place, entry: &Entry, members: &Value, found: &mut Findings) {
         let mut wrong = |what: String| found.breach(Rule::Form, place.index, what);
-        if entry.v != 1 {
-            wrong(format!("its format is {}, and this program knows 1", entry.v));
-        }
         if entry.seq != place.index {
             wrong(format!("it says that it is entry {}", entry.seq));
         }
@@ -67,14 +66,14 @@ impl Story {
         if entry.at != Timestamp(entry.at_ms).to_string() {
             wrong(format!("its time is written as {} and as {}", entry.at, entry.at_ms));
         }
-        match entry.strangers(bytes) {
+        match entry.strangers(members) {
             Ok(members) if members.is_empty() => {}
             Ok(members) => wrong(format!("it has members that no such entry has: {}", members.join(", "))),
             Err(e) => wrong(e),
         }
     }
 
-    fn hear(&mut self, place: Place, kind: EntryKind, bytes: &[u8], found: &mut Findings) {
+    fn hear(&mut self, place: Place, kind: EntryKind, members: &Value, found: &mut Findings) {
         match kind {
             EntryKind::Start { .. } => self.started(found),
             EntryKind::Document { hash, part, parts, text, .. } => {
@@ -91,7 +90,7 @@ impl Story {
                 self.texts.find(place, "list of apps", &hash, found);
             }
             EntryKind::KeyCreated { key, algorithm, purpose, public, token_serial, state, .. } => {
-                let said = Entry::has(bytes, "state");
+                let said = members.get("state").is_some();
                 let birth = Birth { key, algorithm, purpose, public, serial: token_serial, state, said };
                 self.lives.born(place, birth, found);
             }
