@@ -59,6 +59,9 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -361,6 +364,26 @@ pub enum TokenCommand {
         /// The daemon's own token (the default without a profile).
         #[arg(long)]
         configured: bool,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
     },
 }
 

@@ -102,7 +102,7 @@ fn named(path: &Path) -> Result<(String, String), String> {
 }
 
 /// Keys of some files: a line each, `#` before what is for people.
-fn keys(files: &[PathBuf], witnesses: bool) -> Result<Vec<NoteKey>, String> {
+pub fn keys(files: &[PathBuf], witnesses: bool) -> Result<Vec<NoteKey>, String> {
     let mut keys = Vec::new();
     for file in files {
         for line in read(file)?.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {

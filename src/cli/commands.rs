@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm, witness};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, keys};
@@ -72,6 +72,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Witness(command) => witness::run(command),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {

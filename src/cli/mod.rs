@@ -14,6 +14,7 @@ pub mod log;
 pub mod payment;
 pub mod show;
 pub mod tpm;
+pub mod witness;
 
 use std::process::ExitCode;
 

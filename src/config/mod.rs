@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod outside;
 mod pin;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::wire::frame::Limits;
+pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
@@ -140,6 +142,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Metrics.
     pub metrics: Option<MetricsListen>,
+    /// Whom the daemon tells of its log.
+    pub outside: OutsideConfig,
     /// Bounds.
     pub limits: LimitsConfig,
 }
@@ -164,6 +168,10 @@ struct Raw {
     metrics: Option<RawMetrics>,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    export: outside::RawExport,
+    #[serde(default)]
+    witness: Vec<outside::RawWitness>,
 }
 
 #[derive(Deserialize)]
@@ -339,6 +347,7 @@ impl Config {
                 None => None,
                 Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
             },
+            outside: outside::resolve(raw.export, raw.witness, &base)?,
             limits: LimitsConfig {
                 frame: Limits {
                     max_bytes: within(

@@ -94,6 +94,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         });
     }
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
+    let outside = tokio::spawn(Arc::clone(&house).keep_outside(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -120,6 +121,9 @@ pub async fn run(config: Config) -> Result<(), String> {
     house.close();
     if let Err(e) = lives.await {
         tracing::error!("the task that looks after keys failed: {e}");
+    }
+    if let Err(e) = outside.await {
+        tracing::error!("the task that tells of the log failed: {e}");
     }
     if let Err(e) = checkpoints.await {
         tracing::error!("the checkpoint task failed: {e}");

@@ -183,6 +183,8 @@ pub struct House {
     pub(super) switch: tokio::sync::RwLock<()>,
     /// One change of rules or keys at a time.
     pub(super) changes: tokio::sync::Mutex<()>,
+    /// How far those outside are.
+    pub outside: super::outbox::Outside,
     pub(super) stopping: AtomicBool,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,
@@ -264,6 +266,9 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        for (name, lag, alarmed) in self.outside.lags(store.log_size) {
+            self.metrics.outside(&name, gauge(lag), alarmed);
+        }
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));

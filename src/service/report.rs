@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
-use crate::core::log::checkpoint::Note;
+use crate::core::log::checkpoint::{CheckpointError, Head, Note};
 use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Tail, leaf_hash};
 use crate::core::log::proof::{Bundle, inclusion};
@@ -21,6 +21,10 @@ use crate::token::keeper::{Event, Fitness, Keeper, KeeperState};
 
 /// Entries that are read at once to make a proof.
 const PAGE: u64 = 4096;
+/// How often, and how many times, a checkpoint is looked at that witnesses may still cosign.
+const LOOK: Duration = Duration::from_millis(100);
+/// Three seconds in all.
+const LOOKS: u32 = 30;
 /// The most entries of one answer.
 const MOST_ENTRIES: u64 = 1000;
 
@@ -115,6 +119,7 @@ impl House {
                 "checkpointed": self.store.checkpointed_size(),
                 "database_bytes": store.db_bytes,
             },
+            "outside": self.outside.status(head.size),
             "policy": hex::encode(rules.policy.hash()),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
@@ -175,23 +180,43 @@ impl House {
         Ok(json!({"from": from, "checkpoints": rows}))
     }
 
+    /// A checkpoint over everything so far, with the cosignatures of all witnesses when they answer in time.
+    async fn newest_checkpoint(&self) -> Result<(String, Head), Refusal> {
+        self.checkpoint().await?;
+        let wanted = self.store.checkpointed_size();
+        let witnesses = &self.config.outside.witnesses;
+        let internal = |e: CheckpointError| Refusal::new(Code::Internal, e.to_string());
+        let mut looks = 0;
+        loop {
+            let rows = self.store.checkpoints(wanted, MOST_ENTRIES).await;
+            let rows = rows.map_err(|e| self.store_refusal(&e))?;
+            let whole = |note: &str| {
+                Note::parse(note).is_ok_and(|n| witnesses.iter().all(|w| w.key.cosigned(&n).is_some()))
+            };
+            let found = rows.iter().rev().find(|(_, note)| whole(note));
+            let last = if looks == LOOKS { rows.last() } else { None };
+            if let Some((_, note)) = found.or(last) {
+                let head = Note::parse(note).and_then(|n| n.head()).map_err(internal)?;
+                return Ok((note.clone(), head));
+            }
+            if looks == LOOKS {
+                return Err(Refusal::new(Code::StoreFailed, "the log has no checkpoint"));
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// The newest checkpoint over everything so far, and the key that verifies it.
     pub async fn log_head_signed(&self) -> Result<Value, Refusal> {
-        self.checkpoint().await?;
-        let note = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
-        Ok(json!({
-            "checkpoint": note,
-            "vkey": self.log_verifier_key().await?,
-            "size": self.store.checkpointed_size(),
-        }))
+        let (note, head) = self.newest_checkpoint().await?;
+        Ok(json!({"checkpoint": note, "vkey": self.log_verifier_key().await?, "size": head.size}))
     }
 
     /// An entry with all that shows that it is in the log, for somebody who sees nothing else of it.
     pub async fn log_prove(&self, index: u64) -> Result<Value, Refusal> {
         let internal = |why: String| Refusal::new(Code::Internal, why);
-        self.checkpoint().await?;
-        let checkpoint = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
-        let head = Note::parse(&checkpoint).and_then(|n| n.head()).map_err(|e| internal(e.to_string()))?;
+        let (checkpoint, head) = self.newest_checkpoint().await?;
         if index >= head.size {
             let why = format!("the log has {} entries, from 0 on", head.size);
             return Err(Refusal::new(Code::InvalidParams, why));

@@ -97,6 +97,7 @@ impl House {
             life: Mutex::new((LifeClock::new(latest), Instant::now())),
             switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
+            outside: super::outbox::Outside::default(),
             stopping: false.into(),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),

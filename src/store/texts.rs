@@ -1,6 +1,9 @@
 //! What comes into force is announced with its text: word by word in the log, once, before its hash is named.
 #![forbid(unsafe_code)]
 
+use rusqlite::params;
+
+use super::schema::int;
 use super::{EntryKind, Store, StoreError};
 use crate::core::units::sha256;
 
@@ -13,6 +16,19 @@ pub struct Text<'a> {
 }
 
 impl Store {
+    /// Puts a witness's line behind a checkpoint, once.
+    pub async fn cosign_checkpoint(&self, size: u64, line: String) -> Result<(), StoreError> {
+        self.writer
+            .submit(move |work| {
+                work.db.execute(
+                    "UPDATE checkpoints SET note = note || ?2 WHERE size = ?1 AND instr(note, ?2) = 0",
+                    params![int(size), line],
+                )?;
+                Ok(())
+            })
+            .await
+    }
+
     /// Writes the entry down that announces a text, and before it the text itself where the log does not hold it yet; both
     /// in one transaction.
     // [clause 8.7.1-e] an auditor needs no file that the daemon's machine may have lost or changed

@@ -6,5 +6,7 @@ pub mod cbor;
 pub mod checkpoint;
 pub mod entry;
 pub mod export;
+pub mod format;
 pub mod merkle;
 pub mod proof;
+pub mod witness;

@@ -158,6 +158,8 @@ pub struct Report {
     pub refusals: u64,
     /// Operations in the token's own log that were not asked for here.
     pub strange: u64,
+    /// Alarms that were written down.
+    pub alarms: u64,
     /// Intents that failed or were found without an outcome.
     pub unfinished: u64,
     /// Intents that were decided again under the policy in force.

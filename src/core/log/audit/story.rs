@@ -136,6 +136,7 @@ impl Story {
             }
             EntryKind::Operator { act, .. } if act == "token-check" => self.strange = None,
             EntryKind::Refusal { .. } => self.report.refusals += 1,
+            EntryKind::Alarm { .. } => self.report.alarms += 1,
             EntryKind::Stop {} | EntryKind::Token { .. } | EntryKind::Operator { .. } => {}
         }
     }
