@@ -154,7 +154,7 @@ impl Collector {
     }
 }
 
-// [clause 8.7.1-e] test
+// [clause 8.4.3-x] test
 #[test]
 fn collectors_that_go_away_and_come_back_miss_nothing() {
     let mut daemon = Daemon::start();
@@ -259,7 +259,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-// [clause 8.7.1-e] test
+// [clause 8.7.1-w] test
 #[test]
 fn a_witness_finds_a_log_that_was_rolled_back() {
     let mut daemon = Daemon::start();

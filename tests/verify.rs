@@ -63,7 +63,7 @@ fn entries(bytes: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-// [clause 8.7.1-e] test
+// [clause 8.7.1-v] test
 #[test]
 fn a_whole_life_verifies_and_everything_that_is_done_to_its_log_is_found() {
     let mut daemon = Daemon::start();

@@ -159,7 +159,7 @@ impl House {
                     }
                     self.metrics.export_failed(name);
                     told.trouble = Some(why);
-                    // From where it is known to have arrived; what comes twice bears the same index.
+                    // [clause 8.4.3-x] from where it is known to have arrived; what comes twice bears the same index.
                     sent = cursor.next;
                     hashes.clear();
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -87,7 +87,7 @@ impl House {
                     told.trouble = Some(why);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                // [clause 8.7.1-e] what a witness remembers and the log does not is an alarm, once
+                // [clause 8.7.1-w] what a witness remembers and the log does not is an alarm, once
                 Outcome::Refused(why) => {
                     if !told.alarmed {
                         self.alarm("witness", witness.key.name(), &why).await;
@@ -146,20 +146,22 @@ impl House {
             let answer = String::from_utf8_lossy(&answer).into_owned();
             match (status, answer.trim().parse::<u64>()) {
                 (200, _) => return self.cosigned(witness, standing, &note, &answer, edge).await,
-                (409, Ok(theirs)) if theirs > head.size => {
+                (409, Ok(theirs)) if theirs > self.store.log_head().size => {
                     let what = format!(
                         "it cosigned {theirs} entries, and the log has {}: it was rolled back",
-                        head.size
+                        self.store.log_head().size
                     );
                     return Outcome::Refused(what);
                 }
-                (409, Ok(theirs)) if theirs != old && !again => {
-                    match self.grown(&Frontier::default(), theirs).await {
-                        Ok(Some((_, edge))) => standing.edge = edge,
-                        Ok(None) => return Outcome::Trouble("the log is shorter than it was".into()),
-                        Err(why) => return Outcome::Trouble(why),
-                    }
+                // Somebody else showed it a checkpoint of this log meanwhile.
+                (409, Ok(theirs)) if theirs != old && (again || theirs > head.size) => {
+                    return Outcome::Trouble(format!("{} says another size each time", witness.url));
                 }
+                (409, Ok(theirs)) if theirs != old => match self.grown(&Frontier::default(), theirs).await {
+                    Ok(Some((_, edge))) => standing.edge = edge,
+                    Ok(None) => return Outcome::Trouble("the log is shorter than it was".into()),
+                    Err(why) => return Outcome::Trouble(why),
+                },
                 (409 | 422, _) => {
                     let what = format!(
                         "it does not find what it cosigned at the beginning of the log ({status}): the past was changed"

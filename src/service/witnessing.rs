@@ -115,7 +115,7 @@ impl Witness {
                 return Ok(declined(why));
             }
         };
-        // [clause 8.7.1-e] remembered first: a crash after the answer must not forget what was answered
+        // [clause 8.7.1-w] remembered first: a crash after the answer must not forget what was answered
         write_atomically(&self.file(&head.origin), submission.note.as_bytes())?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
         let text = Note::parse(&submission.note).map_err(io::Error::other)?.text.to_owned();

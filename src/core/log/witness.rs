@@ -96,7 +96,7 @@ impl Declined {
 }
 
 /// Whether a witness cosigns: the head, when it does. `seen` tells of a log's origin what was cosigned last.
-// [clause 8.7.1-e] nobody who rolls a log back gets a witness to say that it only grew
+// [clause 8.7.1-w] nobody who rolls a log back gets a witness to say that it only grew
 pub fn judge(
     submission: &Submission,
     logs: &[NoteKey],
@@ -162,7 +162,7 @@ mod tests {
         vec![NoteKey::parse(&checkpoint::verifier_key("log", &public)).unwrap()]
     }
 
-    // [clause 8.7.1-e] test
+    // [clause 8.7.1-w] test
     #[test]
     fn a_witness_cosigns_what_grew_and_nothing_else() {
         let asked =

@@ -74,6 +74,7 @@ rules! {
     Strange "strange" "8.2.5-e" "after an operation that was not asked for nothing is signed until an operator has looked";
     Outcome "outcome" "8.7.1-d" "every use has one intent before it, and one outcome after it";
     Policy "policy" "8.7.1-c" "every use is permitted by the policy that was in force, within its limits and windows";
+    App "app" "8.2.4-a" "every use was asked for by an app that was registered";
     Nonce "nonce" "8.4.3-b" "one account nonce, one payment, counted once";
     Approval "approval" "8.5.4-a" "who the policy asks for has signed the text of this payment: enough people, in time, once, and not who asked";
 }
@@ -176,6 +177,7 @@ pub struct Report {
 
 /// Checks an exported log through a file reader.
 // [clause 8.7.1-e] removing, changing or reordering an entry is found here, without the daemon
+// [clause 8.7.1-v] all is gone through again, and all that is wrong is listed
 pub fn audit(read: Reader<'_>, holdings: &Holdings) -> Result<Report, Unreadable> {
     let mut found = Findings::default();
     let mut story = story::Story::new(&holdings.texts);

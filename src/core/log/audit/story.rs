@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
+use super::super::super::app::Apps;
 use super::super::super::units::Timestamp;
 use super::super::entry::{Entry, EntryKind};
 use super::lives::{Birth, Lives};
 use super::people::People;
 use super::spend::{Intent, Judged, Spend, act_of, operation};
-use super::texts::{Stood, Texts};
+use super::texts::{InForce, Stood, Texts};
 use super::{Findings, Place, Report, Rule};
 
 /// An intent that has no outcome for so long, while the log goes on, was left alone, milliseconds.
@@ -32,6 +33,7 @@ pub(super) struct Story {
     lives: Lives,
     spend: Spend,
     people: People,
+    apps: InForce<Apps>,
     open: BTreeMap<String, Open>,
     done: HashSet<String>,
     /// Where an operation stands that was not asked for, until an operator has looked.
@@ -87,7 +89,10 @@ impl Story {
                 });
             }
             EntryKind::Apps { hash, .. } => {
-                self.texts.find(place, "list of apps", &hash, found);
+                self.apps.announce(place, &hash, || {
+                    let text = self.texts.find(place, "list of apps", &hash, found)?;
+                    Apps::parse(text).ok()
+                });
             }
             EntryKind::KeyCreated { key, algorithm, purpose, public, token_serial, state, .. } => {
                 let said = members.get("state").is_some();
@@ -151,9 +156,15 @@ impl Story {
         self.spend.rulings.forget();
         self.people.authorities.forget();
         self.lives.policy.forget();
+        self.apps.forget();
     }
 
     fn intent(&mut self, place: Place, intent: Intent, approved_by: &[String], found: &mut Findings) {
+        // [clause 8.2.4-a] who asked stands in the list of that moment
+        if !self.apps.holds(place, |apps| apps.all().iter().any(|a| a.id.as_str() == intent.app)) {
+            let what = format!("{} was no registered app", intent.app);
+            found.breach(Rule::App, place.index, what);
+        }
         let used = self.lives.used(place, &intent.key, Some(operation(intent.act)), found);
         let judged = self.spend.judge(place, &intent, used.sweeping, found);
         let policy = match self.spend.rulings.at(place, &intent.policy) {

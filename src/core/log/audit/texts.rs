@@ -127,6 +127,13 @@ impl<T> InForce<T> {
         }
     }
 
+    /// Whether something holds of what is in force, or was until a moment ago. What nobody can read holds.
+    pub(super) fn holds(&self, place: Place, test: impl Fn(&T) -> bool) -> bool {
+        let changing = place.ms.saturating_sub(self.since_ms) <= CHANGING_MS;
+        let before = self.before.as_ref().filter(|_| changing);
+        [self.now.as_ref(), before].into_iter().flatten().any(|(_, value)| value.as_ref().is_none_or(&test))
+    }
+
     /// Both, to be kept up to date.
     pub(super) fn each(&mut self) -> impl Iterator<Item = &mut T> {
         [&mut self.now, &mut self.before].into_iter().flatten().filter_map(|(_, value)| value.as_mut())

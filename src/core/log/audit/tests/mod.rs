@@ -56,6 +56,7 @@ fee.max = "1000"
 window = [{ len = "1h", max = "200", scope = "key" }]
 approve = [{ above = "50", quorum = 2, of = "ops" }]
 "#;
+const APPS: &str = "[[app]]\nid = \"app\"\npath = \"/a\"\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\nuid = 7\n";
 const KEYS: &str = include_str!("../../../../../config/keys.toml");
 
 fn hash(text: &str) -> String {
@@ -142,6 +143,7 @@ impl Log {
     fn announce(&mut self) -> &mut Self {
         self.push(EntryKind::policy(sha256(POLICY.as_bytes()), POLICY.len(), 0, "start".into()));
         self.push(EntryKind::KeyPolicy { hash: hash(KEYS), uid: 0 });
+        self.push(EntryKind::apps(sha256(APPS.as_bytes()), 1, 0));
         self.push(EntryKind::Authority { hash: hash(&authority()), people: 3, uid: 0 })
     }
 
@@ -266,7 +268,9 @@ impl Log {
 fn begun() -> Log {
     let mut log = Log(Vec::new());
     log.push(EntryKind::start("0", "b", 1)).tried(None);
-    for (what, text) in [("policy", POLICY), ("key-policy", KEYS), ("authority", &authority())] {
+    for (what, text) in
+        [("policy", POLICY), ("key-policy", KEYS), ("authority", &authority()), ("apps", APPS)]
+    {
         for part in EntryKind::documents(what, text) {
             log.push(part);
         }

@@ -153,6 +153,14 @@ fn payments_beyond_the_policy_in_force_are_found() {
                 "destination_not_listed",
             ),
             (
+                "an app that is none",
+                |l| {
+                    l.set("intent", "app", json!("other"));
+                },
+                "app",
+                "no registered app",
+            ),
+            (
                 "another app",
                 |l| {
                     l.set("intent", "app", json!("other"));
