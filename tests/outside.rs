@@ -220,6 +220,33 @@ fn collectors_that_go_away_and_come_back_miss_nothing() {
     assert_eq!(daemon.verify_log()["alarms"].as_u64().unwrap(), (alarms("otlp") + alarms("syslog")) as u64);
 }
 
+// [clause 8.4.3-x] test
+#[test]
+fn a_log_that_is_not_the_one_that_went_out_is_noticed_and_goes_out_anew() {
+    let mut daemon = Daemon::start();
+    configure(&mut daemon, "[export]\njsonl = { file = \"out.jsonl\" }\n");
+    assert_eq!(pays(&daemon, 0), "ok");
+    let now = size(&daemon);
+    until("the first entries", || outside(&daemon, "jsonl")["next"].as_u64().is_some_and(|n| n >= now));
+    daemon.signal("TERM");
+    assert!(daemon.wait());
+    // Another log stood here when the last entry went out.
+    let cursor = daemon.home.join("state/outbox/jsonl.cursor");
+    let text = std::fs::read_to_string(&cursor).unwrap();
+    let (next, _) = text.split_once(' ').unwrap();
+    std::fs::write(&cursor, format!("{next} {}\n", "ab".repeat(32))).unwrap();
+    let before = std::fs::read_to_string(daemon.home.join("out.jsonl")).unwrap().lines().count();
+    daemon.restart();
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(daemon.home.join("out.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    until("the alarm", || lines().iter().any(|e| e["kind"] == "alarm" && e["what"] == "export-gap"));
+    let again: Vec<Value> = lines().split_off(before);
+    assert!(again.iter().zip(0u64..).all(|(e, seq)| e["seq"] == seq), "{again:?}");
+    daemon.verify_log();
+}
+
 struct Witness(Child);
 
 impl Drop for Witness {
