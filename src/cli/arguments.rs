@@ -68,6 +68,9 @@ pub enum Command {
     /// The state directory.
     #[command(subcommand)]
     State(StateCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -363,6 +366,11 @@ pub enum LogCommand {
         /// Directory to make.
         dir: PathBuf,
     },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
+    },
     /// Verifies an exported log, offline.
     Verify {
         /// Directory.
@@ -438,6 +446,26 @@ pub enum StateCommand {
         /// One line, for those who read the log in years.
         #[arg(long)]
         reason: String,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
     },
 }
 

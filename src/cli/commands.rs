@@ -12,7 +12,9 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, device, doctor, key, log, payment, policy, show, tpm};
+use super::{
+    Failure, Output, approval, client, device, doctor, key, log, payment, policy, show, tpm, witness,
+};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -55,6 +57,10 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         }
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
+        Command::Log(LogCommand::Prove { index }) => {
+            let value = ask("operator_logProve", json!({"index": index}))?;
+            Ok(Output { text: show::text(&value, "proof"), value })
+        }
         Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),
         Command::Token(TokenCommand::Check { profile: None, .. }) => {
             let rows = ask("operator_tokenCheck", Value::Null)?;
@@ -78,6 +84,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             let value = ask("operator_stateAccept", json!({"reason": reason}))?;
             Ok(Output { text: show::fields(&value), value })
         }
+        Command::Witness(command) => witness::run(command),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {

@@ -5,6 +5,7 @@
 
 pub mod approval;
 pub mod arguments;
+pub mod audit;
 pub mod client;
 pub mod commands;
 pub mod device;
@@ -15,6 +16,7 @@ pub mod payment;
 pub mod policy;
 pub mod show;
 pub mod tpm;
+pub mod witness;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@
 mod address;
 mod anchor;
 mod device;
+mod outside;
 mod pin;
 
 pub use device::DeviceConfig;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 use crate::wire::frame::Limits;
 pub use anchor::{AnchorConfig, AnchorMode};
+pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
@@ -147,6 +149,8 @@ pub struct Config {
     pub anchor: AnchorConfig,
     /// Metrics.
     pub metrics: Option<MetricsListen>,
+    /// Whom the daemon tells of its log.
+    pub outside: OutsideConfig,
     /// Bounds.
     pub limits: LimitsConfig,
     /// What is demanded of the machine.
@@ -177,6 +181,10 @@ struct Raw {
     limits: RawLimits,
     #[serde(default)]
     device: device::RawDevice,
+    #[serde(default)]
+    export: outside::RawExport,
+    #[serde(default)]
+    witness: Vec<outside::RawWitness>,
 }
 
 #[derive(Deserialize)]
@@ -354,6 +362,7 @@ impl Config {
                 None => None,
                 Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
             },
+            outside: outside::resolve(raw.export, raw.witness, &base)?,
             limits: LimitsConfig {
                 frame: Limits {
                     max_bytes: within(

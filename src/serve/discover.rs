@@ -338,8 +338,21 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
+    },
+    Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
     },
     Method {
         name: "operator_logHead",

@@ -66,9 +66,16 @@ struct ExplainParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ProveParams {
+    index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
+    raw: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -279,7 +286,17 @@ impl Operator {
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;
-                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+                let (from, count) = (params.from.unwrap_or(-20), params.count.unwrap_or(20));
+                house.log_show(from, count, params.raw.unwrap_or(false)).await
+            }
+            "operator_logCheckpoints" => {
+                let params: LogParams = named(params)?;
+                let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
+                house.log_checkpoints(from).await
+            }
+            "operator_logProve" => {
+                let params: ProveParams = named(params)?;
+                house.log_prove(params.index).await
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,

@@ -206,6 +206,8 @@ pub struct House {
     pub(super) differing: Mutex<Vec<String>>,
     /// The machine.
     pub(super) device: super::device::DeviceWatch,
+    /// How far those outside are.
+    pub outside: super::outbox::Outside,
     pub(super) stopping: AtomicBool,
     /// How the state directory stands, and the short of it.
     pub(super) standing: RwLock<Standing>,
@@ -305,6 +307,9 @@ impl House {
         self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
         let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
         self.metrics.anchor_behind.set(behind.unwrap_or(-1));
+        for (name, lag, alarmed) in self.outside.lags(store.log_size) {
+            self.metrics.outside(&name, gauge(lag), alarmed);
+        }
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));

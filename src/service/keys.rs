@@ -147,6 +147,8 @@ impl House {
                 "the new public key is no point of its curve".into(),
             )));
         }
+        // The trial of its token stands in the log before the key does.
+        self.write_events().await;
         if let Err(e) = self.store.insert_key(record.clone(), uid).await {
             self.discard(reference).await;
             return Err(self.store_refusal(&e));

@@ -146,7 +146,7 @@ async fn too_many_new_destinations_suspend_the_key_before_it_signs() {
     assert_eq!(refusal.code, Code::KeyState, "the key is suspended for everything");
     let log = store.entries(0, 100).await.unwrap();
     let told = log.iter().any(|e| {
-        let entry: crate::core::log::entry::Entry = serde_json::from_slice(e).unwrap();
+        let entry: crate::core::log::entry::Entry = crate::core::log::entry::Entry::decode(e).unwrap();
         matches!(entry.kind, EntryKind::KeyMoved { to: State::Suspended, actor, reason, .. }
             if actor == "tripwire" && reason.contains("3 destinations in 60 minutes"))
     });

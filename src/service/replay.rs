@@ -60,7 +60,7 @@ impl House {
             }
             from += page.len() as u64;
             for bytes in page {
-                let entry: Entry = serde_json::from_slice(&bytes)
+                let entry = Entry::decode(&bytes)
                     .map_err(|e| Refusal::new(Code::StoreFailed, format!("an entry cannot be read: {e}")))?;
                 if let Some(past) = past(entry) {
                     replay.next(past);

@@ -20,7 +20,7 @@ use crate::core::policy::diff::Class;
 use crate::core::policy::{Policy, PolicyError, diff};
 use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Store};
+use crate::store::{EntryKind, Store, Text};
 
 /// The four texts that say who may do what.
 #[derive(Clone, PartialEq, Eq)]
@@ -419,8 +419,10 @@ impl House {
             ));
         }
         for (entry, name, text) in entries {
-            let entry = entry.keeping(hash(&text));
-            self.store.put_document(entry, name, text).await.map_err(|e| self.store_refusal(&e))?;
+            self.store
+                .announce(Text { what: name, text }, entry)
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
         }
         Ok(())
     }

@@ -98,6 +98,7 @@ impl House {
             changes: tokio::sync::Mutex::new(()),
             differing: Mutex::new(differing),
             device,
+            outside: super::outbox::Outside::default(),
             stopping: false.into(),
             standing: RwLock::default(),
             confirmed: false.into(),

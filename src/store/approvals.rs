@@ -235,6 +235,7 @@ pub(super) fn open(work: &mut Work, waiting: Waiting) -> Result<Result<Waiting, 
         request: waiting.request.to_string(),
         app: waiting.app.to_string(),
         key: waiting.key.to_string(),
+        uid: Some(waiting.uid),
         text: waiting.text.clone(),
     })?;
     Ok(Ok(waiting))

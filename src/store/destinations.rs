@@ -8,36 +8,18 @@ use rusqlite::{Connection, params};
 use super::schema::int;
 use super::{EntryKind, StoreError};
 use crate::core::log::entry::Entry;
+use crate::core::log::mention::mentioned;
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::history::Mention;
 use crate::core::units::{Address, Name, Timestamp};
-use crate::refusal::Code;
 
 /// First mentions as the log tells them: by line of keys and destination.
 pub(super) type Mentions = BTreeMap<(String, [u8; 20]), i64>;
 
-/// Refusals that make a destination known: it alone stood in the way, or the key was stopped for it.
-pub(super) const MAKE_KNOWN: [Code; 2] = [Code::DestinationNew, Code::Tripped];
-
-/// The line of a key, and whom it was asked to pay, where the entry makes that known.
-pub(super) fn mentioned(kind: &EntryKind) -> Option<(String, Address)> {
-    let (key, act) = match kind {
-        EntryKind::Intent { key, act, .. } => (key, act),
-        EntryKind::Refusal { account: Some(key), act: Some(act), code, .. }
-            if MAKE_KNOWN.iter().any(|c| c.as_str() == code) =>
-        {
-            (key, act)
-        }
-        _ => return None,
-    };
-    let payment: Payment = serde_json::from_value(act.clone()).ok()?;
-    Some((Name::parse(key)?.line().to_string(), payment.effect.counterparty()?))
-}
-
 /// Keeps what an entry makes known.
 pub(super) fn hear(mentions: &mut Mentions, at: i64, kind: &EntryKind) {
     if let Some((line, to)) = mentioned(kind) {
-        mentions.entry((line, to.0)).or_insert(at);
+        mentions.entry((line.to_string(), to.0)).or_insert(at);
     }
 }
 
@@ -85,7 +67,7 @@ pub(super) fn fill(db: &Connection) -> Result<(), StoreError> {
     while let Some(row) = entries.next()? {
         let data = row.get_ref(0)?.as_blob().map_err(|e| StoreError::Open(e.to_string()))?;
         // What cannot be read is found, and told, when the whole log is read after this.
-        let Ok(entry) = serde_json::from_slice::<Entry>(data) else { continue };
+        let Ok(entry) = Entry::decode(data) else { continue };
         hear(&mut mentions, entry.at_ms, &entry.kind);
         let EntryKind::Intent { app, key, act, debited: true, .. } = entry.kind else { continue };
         let payment: Option<Payment> = serde_json::from_value(act).ok();

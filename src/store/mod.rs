@@ -16,6 +16,7 @@ mod rows;
 mod schema;
 mod seal;
 mod story;
+mod texts;
 mod writer;
 
 use std::any::Any;
@@ -43,6 +44,7 @@ pub use keys::Because;
 use reserve::Draft;
 pub use seal::{Found, RUN_INPUT, Seal, SealKey};
 pub use story::LOG_KEY;
+pub use texts::Text;
 use writer::{Shared, Work, WriterHandle};
 
 /// How to open the store.
@@ -378,16 +380,6 @@ impl Store {
         self.read(changes::all_open).await
     }
 
-    /// Appends the entry of a document that comes into force, and keeps its text.
-    pub async fn put_document(
-        &self,
-        entry: EntryKind,
-        name: &'static str,
-        text: String,
-    ) -> Result<(), StoreError> {
-        self.writer.submit(move |work| changes::document(work, &entry, name, &text)).await
-    }
-
     /// The text of a document that came into force last, where it was kept.
     pub async fn document(&self, name: &'static str) -> Result<Option<String>, StoreError> {
         self.read(move |db| changes::kept_document(db, name)).await
@@ -484,6 +476,20 @@ impl Store {
     pub async fn latest_checkpoint(&self) -> Result<String, StoreError> {
         self.read(|db| {
             Ok(db.query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |r| r.get(0))?)
+        })
+        .await
+    }
+
+    /// Signed checkpoints over so many entries and more, oldest first.
+    pub async fn checkpoints(&self, from: u64, count: u64) -> Result<Vec<(u64, String)>, StoreError> {
+        self.read(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT size, note FROM checkpoints WHERE size >= ?1 ORDER BY size LIMIT ?2",
+            )?;
+            let rows = query.query_map(params![schema::int(from), schema::int(count)], |r| {
+                Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -2,7 +2,7 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
@@ -38,6 +38,8 @@ pub(super) struct Told {
     pub(super) accepted: Option<Timestamp>,
     /// It was written before it told of rows.
     pub(super) tells_no_rows: bool,
+    /// Hashes of the texts that it holds.
+    pub(super) texts: HashSet<String>,
 }
 
 /// What is kept beside the log, and is held against it.
@@ -384,6 +386,9 @@ fn before_the_token(kind: &EntryKind) -> bool {
         | E::KeyPolicy { .. }
         | E::Apps { .. }
         | E::Authority { .. }
+        | E::Document { .. }
+        | E::Alarm { .. }
+        | E::Device { .. }
         | E::KeyDue { .. }
         | E::KeyDestroying { .. } => true,
         E::KeyMoved { to, .. } => !matches!(to, State::Active | State::PreActive),
@@ -419,6 +424,7 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     let mut heads = heads.into_iter().peekable();
     let (mut tree, mut story, mut last_ms) = (Frontier::default(), Story::default(), 0);
     let (mut governance, mut requests) = (VecDeque::new(), OpenRequests::default());
+    let mut texts = HashSet::new();
     let mut found = Found::default();
     let wanted = [Some(beside.edge.size()), beside.sealed, beside.anchored];
     let mut look = |tree: &Frontier, requests: &OpenRequests, found: &mut Found| {
@@ -444,7 +450,7 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
             return Err(changed());
         }
         let data = row.get_ref(1)?.as_blob().map_err(|e| open(e.to_string()))?;
-        let entry: Entry = serde_json::from_slice(data)
+        let entry = Entry::decode(data)
             .map_err(|e| open(format!("entry {} of the log cannot be read: {e}", tree.size())))?;
         if entry.seq != tree.size() || entry.at_ms < last_ms {
             return Err(open(format!("entry {} of the log stands in another's place", tree.size())));
@@ -457,6 +463,11 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
         last_ms = entry.at_ms;
         if governs(&entry.kind) {
             keep(&mut governance, entry.seq, Timestamp(entry.at_ms), &entry.kind);
+        }
+        if let EntryKind::Document { hash, part, parts, .. } = &entry.kind
+            && part == parts
+        {
+            texts.insert(hash.clone());
         }
         story.hear(entry);
     }
@@ -484,5 +495,5 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     if !destinations::same(db, &story.mentions)? {
         return Err(differs("destinations that were asked for"));
     }
-    Ok(Told { tree, last_ms, governance, open: requests, found, accepted, tells_no_rows })
+    Ok(Told { tree, last_ms, governance, open: requests, found, accepted, tells_no_rows, texts })
 }

@@ -78,7 +78,11 @@ async fn furnished(dir: &Path) {
     store.settle(Some(sealer()), vec![state_entry("sealed")]).await.unwrap();
     store.note_anchor(store.log_head().size, Some(state_entry("anchored"))).await.unwrap();
     for n in 0..4u8 {
-        let asked = store.reserve(ask(u128::from(n), 7, u64::from(n), 1)).await.unwrap();
+        let mut asking = ask(u128::from(n), 7, u64::from(n), 1);
+        let to = Address([2 + n; 20]);
+        asking.debit.to = Some(to);
+        asking.act["effect"]["to"] = serde_json::json!(to);
+        let asked = store.reserve(asking).await.unwrap();
         let ReserveReply::New(reserved) = asked else { panic!("not reserved") };
         if n > 0 {
             let _recorded = store.finish(reserved.request(), Some([n; 64])).await.unwrap();

@@ -52,9 +52,8 @@ pub(super) async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
     let text = "schema = 1".to_owned();
-    let hash = sha256(text.as_bytes());
-    let entry = EntryKind::policy(hash, text.len(), 0, "start".into()).keeping(hex::encode(hash));
-    store.put_document(entry, "policy", text).await.unwrap();
+    let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
+    store.announce(Text { what: "policy", text }, entry).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();
@@ -190,7 +189,7 @@ async fn a_request_that_a_crash_left_open_is_in_doubt_and_stays_debited() {
     drop(store);
     let store = ready(dir.path(), 100).await;
     let entries = store.entries(0, 100).await.unwrap();
-    let kinds: Vec<Entry> = entries.iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
+    let kinds: Vec<Entry> = entries.iter().map(|e| Entry::decode(e).unwrap()).collect();
     assert!(
         kinds.iter().any(
             |e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())
@@ -229,8 +228,8 @@ async fn a_full_disk_loses_nothing_and_service_resumes() {
     assert_eq!(store.entries(0, 1000).await.unwrap().len() as u64, size);
     limit(1_000_000).await.unwrap();
     assert_eq!(code(&store.reserve(ask(9000, 1, 9000, 1)).await.unwrap()), "new");
-    // The policy, the key, its move, and their rows stand before them.
-    assert_eq!(size, kept + 5);
+    // The policy and its text, the key, its move, and their rows stand before them.
+    assert_eq!(size, kept + 6);
 }
 
 #[tokio::test]
@@ -269,7 +268,7 @@ async fn removed_entries_are_found_at_the_start() {
         "DELETE FROM entries WHERE seq = 1",
         "DELETE FROM entries WHERE seq = 3",
         "UPDATE entries SET data = replace(data, 'operator', 'Operator') WHERE seq = 1",
-        "UPDATE entries SET data = CAST(replace(CAST(data AS TEXT), 'start', 'Start') AS BLOB) WHERE seq = 0",
+        "UPDATE entries SET data = CAST(replace(CAST(data AS TEXT), 'start', 'Start') AS BLOB) WHERE seq = 1",
         "UPDATE entries SET seq = CASE seq WHEN 1 THEN 12 ELSE 11 END WHERE seq IN (1, 2); UPDATE entries SET seq = seq - 10 WHERE seq > 10",
     ] {
         put_back();
@@ -332,7 +331,7 @@ async fn a_database_without_destinations_gets_them_from_the_log() {
     drop(store);
     let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
     db.execute_batch(
-        "DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+        "DROP TABLE destinations; DROP TABLE changes; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
     )
     .unwrap();
     drop(db);

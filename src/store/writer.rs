@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     jobs: AtomicU64,
     busy_since: AtomicI64,
     governance: Mutex<VecDeque<Value>>,
+    /// Hashes of the texts that stand in the log.
+    texts: Mutex<HashSet<String>>,
 }
 
 impl Shared {
@@ -61,6 +63,12 @@ impl Shared {
     }
     pub(super) fn governance(&self) -> Vec<Value> {
         self.governance.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+    pub(super) fn holds_text(&self, hash: &str) -> bool {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).contains(hash)
+    }
+    pub(super) fn keep_text(&self, hash: String) {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
     }
     pub(super) fn batches(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed))
@@ -107,7 +115,7 @@ impl Work {
             sealed: seal.map(|(size, ..)| size),
             anchored,
         };
-        let Told { tree, last_ms, governance, open, found, accepted, tells_no_rows } =
+        let Told { tree, last_ms, governance, open, found, accepted, tells_no_rows, texts } =
             story::read(&db, &beside)?;
         let found = found.with_seal(seal).ok_or_else(|| wrong("what the seal is about"))?;
         let checkpointed: Option<i64> =
@@ -119,6 +127,7 @@ impl Work {
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
             governance: Mutex::new(governance),
+            texts: Mutex::new(texts),
         });
         let states = states(&db)?;
         let mut work = Self {
@@ -188,7 +197,7 @@ impl Work {
     /// Appends to the log, inside the running transaction.
     pub(super) fn append(&mut self, kind: &EntryKind) -> Result<u64, StoreError> {
         let (seq, now) = (self.tree.size(), self.now());
-        let data = Entry::encode(seq, now, kind).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let data = Entry::encode(seq, now, kind).map_err(StoreError::Failed)?;
         if data.len() > MAX_ENTRY {
             return Err(StoreError::Failed(format!(
                 "an entry of {} bytes is too long for the log",

@@ -166,7 +166,9 @@ impl Daemon {
     pub fn verify_log(&self) -> Value {
         let dir = self.home.join(format!("export-{}", std::fs::read_dir(&self.home).unwrap().count()));
         cli_ok(&self.home, &["log", "export", dir.to_str().unwrap()]);
-        cli_ok(&self.home, &["log", "verify", dir.to_str().unwrap()])
+        let told = cli_ok(&self.home, &["log", "verify", dir.to_str().unwrap()]);
+        assert_eq!(told["unproven"], json!([]), "{told}");
+        told
     }
 }
 

@@ -1,4 +1,4 @@
-//! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
+//! What entries say. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -7,13 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::super::units::Timestamp;
+use super::super::units::sha256;
+pub use super::format::Entry;
 use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+/// Longest part of a text, bytes: fits an entry even where each character is written with six.
+const MAX_PART: usize = 8192;
 
 fn active() -> State {
     State::Active
@@ -131,6 +134,19 @@ pub enum EntryKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<String>,
     },
+    /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
+    Document {
+        /// `policy`, `key-policy`, `authority` or `apps`.
+        what: String,
+        /// SHA-256 of the whole text.
+        hash: String,
+        /// Which part, from 1.
+        part: usize,
+        /// How many there are.
+        parts: usize,
+        /// The part.
+        text: String,
+    },
     /// The registered apps changed.
     Apps {
         /// SHA-256 of the text.
@@ -181,6 +197,9 @@ pub enum EntryKind {
         app: String,
         /// Key.
         key: String,
+        /// The user that the app ran as: nobody approves what they asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         /// The text that they sign.
         text: String,
     },
@@ -338,6 +357,15 @@ pub enum EntryKind {
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
     },
+    /// Something that somebody must look into: an export that stays behind, a witness that refuses.
+    Alarm {
+        /// `export-lag`, `export-gap`, `witness`.
+        what: String,
+        /// Whom it is about.
+        about: String,
+        /// In words.
+        sentence: String,
+    },
     /// An operator did something.
     Operator {
         /// Who.
@@ -347,38 +375,6 @@ pub enum EntryKind {
         /// Details.
         detail: Value,
     },
-}
-
-/// One entry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Format version.
-    pub v: u32,
-    /// Index in the log.
-    pub seq: u64,
-    /// RFC 3339, UTC.
-    pub at: String,
-    /// Milliseconds since the epoch; never decreases.
-    pub at_ms: i64,
-    /// What happened.
-    #[serde(flatten)]
-    pub kind: EntryKind,
-}
-
-impl Entry {
-    /// The line.
-    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, serde_json::Error> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            v: u32,
-            seq: u64,
-            at: String,
-            at_ms: i64,
-            #[serde(flatten)]
-            kind: &'a EntryKind,
-        }
-        serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
-    }
 }
 
 fn clipped(text: &str) -> String {
@@ -421,6 +417,32 @@ impl EntryKind {
         self
     }
 
+    /// A text in parts that fit an entry, whatever they hold.
+    // [clause 8.7.1-e] what was in force is in the log word by word, and not as a hash alone
+    #[must_use]
+    pub fn documents(what: &str, text: &str) -> Vec<Self> {
+        let hash = hex::encode(sha256(text.as_bytes()));
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while rest.len() > MAX_PART {
+            let end = (0..=MAX_PART).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+            let (part, more) = rest.split_at(end);
+            parts.push(part);
+            rest = more;
+        }
+        parts.push(rest);
+        let count = parts.len();
+        (1..)
+            .zip(parts)
+            .map(|(part, text)| Self::Document {
+                what: what.to_owned(),
+                hash: hash.clone(),
+                part,
+                parts: count,
+                text: text.to_owned(),
+            })
+            .collect()
+    }
+
     /// See [`EntryKind::Apps`].
     #[must_use]
     pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
@@ -456,6 +478,12 @@ impl EntryKind {
             tier: None,
             suppressed,
         }
+    }
+
+    /// See [`EntryKind::Alarm`].
+    #[must_use]
+    pub fn alarm(what: &str, about: &str, sentence: &str) -> Self {
+        Self::Alarm { what: what.to_owned(), about: about.to_owned(), sentence: clipped(sentence) }
     }
 
     /// See [`EntryKind::Operator`].
