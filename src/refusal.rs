@@ -78,7 +78,11 @@ codes! {
     AppRevoked "app_revoked" 4100 Operator "8.2.4-c" "the app was taken out of service; register it again if that was a mistake";
     AppExpired "app_expired" 4100 Operator "8.2.4-c" "look at the app, then register it again with a later not_after";
     TierUnsupported "tier_unsupported" -32602 Operator "8.2.4-d" "lower the tier, or give the daemon what claviger doctor says that it lacks";
+    DeviceUnfit "device_unfit" 4001 Operator "8.2.4-f" "claviger device facts shows what this machine must be, and what to do about it";
     OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
+    RoleForbids "role_forbids" 4100 Never "8.2.3-c" "ask somebody whose role in the authority document may do this";
+    ChangeNeeded "change_needed" 4001 Later "8.8-b" "people must agree to this change: claviger approval list shows them what";
+    ChangeHeld "change_held" 4001 Later "8.8-b" "enough have agreed and the time for a veto runs; it is carried out by itself at its end";
     KeyUnknown "key_unknown" 4001 Never "8.7.1-a" "list the keys that this app may use with claviger_listKeys";
     KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
     KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is what is asked; a key has one";
@@ -99,13 +103,16 @@ codes! {
     OverLimit "over_limit" 4001 Operator "8.7.1-c" "the amount is above the rule's maximum per transaction";
     WindowExceeded "window_exceeded" 4001 Later "8.7.1-c" "the sliding window is used up; wait until earlier payments leave it";
     FeeTooHigh "fee_too_high" 4001 Never "8.7.1-c" "lower gas limit or fee cap below the rule's fee maximum";
+    DestinationNew "destination_new" 4001 Later "8.4.3-d" "the key has not paid this destination before: ask again when the delay of the rule is over";
+    TierTooLow "tier_too_low" 4001 Operator "8.7.1-l" "the rule asks for a caller of which more is known; see tier in the policy";
+    Tripped "tripped" 4001 Operator "8.4.3-c" "the payment is unlike what this key does: it was not signed and the key is suspended; look into it, then activate the key";
     OutsideHours "outside_hours" 4001 Later "8.7.1-c" "ask again inside the hours of the rule";
     GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
     MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";
     OperationNotAllowed "operation_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app do this with this key; name the act in a permit rule";
     ApprovalNeeded "approval_needed" 4001 Later "8.5.4-a" "people must approve it: claviger approval list shows them what; ask again with the same payload, or wait for the request";
     ApprovalMalformed "approval_malformed" -32602 Never "8.5.4-a" "sign with ssh-keygen -Y sign, an ed25519, ecdsa-256 or sk- key, and SHA-512";
-    ApprovalNamespace "approval_namespace" -32602 Never "8.5.4-a" "sign with -n clavigerd-approval@v1, or clavigerd-rejection@v1 to refuse";
+    ApprovalNamespace "approval_namespace" -32602 Never "8.5.4-a" "sign with the namespace that claviger approval show --json names: clavigerd-approval@v1 for a payment, clavigerd-rejection@v1 to refuse";
     ApprovalWrong "approval_wrong" -32602 Never "8.5.4-a" "sign exactly the text that claviger approval show prints: line ends, spaces and all";
     ApprovalStranger "approval_stranger" 4100 Operator "8.5.4-a" "only people whom the authority document names for this count";
     ApprovalRevoked "approval_revoked" 4100 Operator "8.5.4-a" "the key was revoked; enrol another one";
@@ -135,6 +142,10 @@ codes! {
     RandomUnhealthy "random_unhealthy" -32002 Operator "8.7.2-c" "the token's generator repeats itself: no random bits are given out until the daemon is restarted and the tests pass";
     TokenTimeout "token_timeout" -32002 Later "8.2.5-b" "the outcome is unknown and its amount stays reserved; ask again with the same payload";
     SignatureInvalid "signature_invalid" -32002 Operator "8.2.5-b" "what the token returned does not verify and was not released; run claviger token check";
+    StateUnconfirmed "state_unconfirmed" -32001 Later "8.7.1-i" "the token must be there and unlocked before the state directory is believed; see claviger status";
+    StateTampered "state_tampered" -32001 Operator "8.7.1-i" "put back the newest unchanged copy of the state directory, and find out who changed it (docs/state.md); where there is no copy, claviger state accept goes on without what is lost";
+    StateRolledBack "state_rolled_back" -32001 Operator "8.7.1-j" "put the newest state directory back (docs/state.md); where it is lost, claviger state accept goes on, with every window full until it has passed";
+    AnchorMissing "anchor_missing" -32001 Operator "8.7.1-j" "the token must keep the anchor of the log: make room, give its key the right to, or set anchor.mode to auto";
     StoreFailed "store_failed" -32001 Operator "8.7.1-d" "nothing is signed that cannot be written down; check free space and permissions of the state directory";
     Internal "internal" -32603 Operator "8.7.1-d" "this is a defect; report it with the log around it";
 }

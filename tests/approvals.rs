@@ -8,12 +8,12 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, POLICY, cli_ok, code};
+use support::{Daemon, POLICY, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
 
 const NAMESPACE: &str = "clavigerd-approval@v1";
 const REJECT: &str = "clavigerd-rejection@v1";
@@ -23,36 +23,13 @@ struct Board {
     dir: PathBuf,
 }
 
-fn ssh_keygen_is_here() -> bool {
-    let there =
-        Command::new("ssh-keygen").arg("-?").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !there {
-        eprintln!("skipped: ssh-keygen is not installed");
-    }
-    there
-}
-
-fn keygen(dir: &Path, who: &str, kind: &str) -> String {
-    let file = dir.join(who);
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", kind, "-N", "", "-C", who, "-f", file.to_str().unwrap()])
-        .status()
-        .unwrap();
-    assert!(made.success());
-    std::fs::read_to_string(file.with_extension("pub")).unwrap().trim().to_owned()
-}
-
 impl Board {
     /// alice, bob and carol are of `ops`; dave is of nothing, erin's key is revoked, frank is the user of the app.
     fn start() -> Self {
         let mut daemon = Daemon::start();
         let dir = daemon.home.join("people");
         std::fs::create_dir(&dir).unwrap();
-        let uid: u32 = String::from_utf8(Command::new("id").arg("-u").output().unwrap().stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        let uid = own_uid();
         let mut text = String::from("schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n");
         let mut people = String::new();
         for (who, kind, groups, extra) in [
@@ -98,20 +75,7 @@ impl Board {
     }
 
     fn sign(&self, who: &str, namespace: &str, text: &str, more: &[&str]) -> String {
-        let mut child = Command::new("ssh-keygen")
-            .args(["-Y", "sign", "-n", namespace])
-            .args(more)
-            .arg("-f")
-            .arg(self.dir.join(who))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
-        let out = child.wait_with_output().unwrap();
-        assert!(out.status.success());
-        String::from_utf8(out.stdout).unwrap()
+        ssh_sign(&self.dir.join(who), namespace, text, more)
     }
 
     fn hands_in(&self, request: &str, signature: &str) -> String {

@@ -301,7 +301,7 @@ fn operators_see_what_will_be_trusted_what_changed_and_what_a_process_is() {
     stage.signed(2);
 }
 
-// [clause 8.2.4-f] test
+// [clause 8.2.4-h] test
 #[test]
 fn a_daemon_of_its_own_user_leaves_its_privileges_to_whoever_looks() {
     let Some(stage) = Stage::set() else { return };

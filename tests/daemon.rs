@@ -283,7 +283,7 @@ fn as_many_connections_as_there_may_be_are_each_known() {
     assert_eq!(code(&last.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
 }
 
-// [clause 8.2.4-f] test
+// [clause 8.2.4-h] test
 #[test]
 fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {
     let mut daemon = Daemon::start();
@@ -371,7 +371,7 @@ fn a_key_is_made_once_and_listed_only_to_those_who_may_use_it() {
         code(&operator.call("operator_keyCreate", &json!({"name": "other", "algorithm": "p256"}))),
         "ok"
     );
-    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 3);
+    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 4);
     let listed = daemon.wallet().call("claviger_listKeys", &Value::Null);
     assert_eq!(listed["result"].as_array().unwrap().len(), 1);
     assert_eq!(listed["result"][0]["name"], "hot");

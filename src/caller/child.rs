@@ -204,7 +204,7 @@ fn filter() -> Result<BpfProgram, Error> {
 mod tests {
     use super::*;
 
-    // [clause 8.2.4-f] test
+    // [clause 8.2.4-h] test
     #[test]
     fn who_looks_may_only_look() {
         let dir = tempfile::tempdir().unwrap();

@@ -59,7 +59,7 @@ impl Eyes {
 
     /// In a process of its own. This one gives its privileges up, unless it is root: what reads requests from strangers
     /// cannot look into other processes.
-    // [clause 8.2.4-f] who looks has no keys, and who has keys does not look
+    // [clause 8.2.4-h] who looks has no keys, and who has keys does not look
     pub fn apart() -> io::Result<Self> {
         let remote = Remote::start()?;
         if sys::effective_uid() != 0 {

@@ -12,7 +12,7 @@ use crate::core::app::{App, Apps, ReplyShape, render};
 use crate::core::payment::Chain;
 use crate::core::proof::Tier;
 use crate::core::units::{Name, Timestamp};
-use crate::service::{apps, keys};
+use crate::service::{apps, rules};
 
 /// Runs one command.
 pub fn run(
@@ -64,7 +64,7 @@ fn tier(text: &str) -> Result<Tier, Failure> {
 fn write(config: &Config, text: &str, app: &App) -> Result<&'static str, Failure> {
     let text = render::put(text, app);
     Apps::parse(&text).map_err(Failure::plain)?;
-    keys::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
+    rules::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
     match client::call(&config.operator.path, "operator_reload", Value::Null) {
         Ok(_) => Ok("and is in force"),
         Err(Failure::Unreachable(_)) => Ok("and takes effect when the daemon starts"),

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::arguments::{ApprovalCommand, Voice};
+use super::arguments::{ApprovalCommand, AuthorityCommand, Voice};
 use super::{Failure, Output, show};
 use crate::config::read_text;
+use crate::core::approval::Authority;
 
 /// Runs one command; `ask` calls the operator's socket.
 pub fn run(
@@ -19,14 +20,31 @@ pub fn run(
     match command {
         ApprovalCommand::List => {
             let value = ask("operator_approvals", Value::Null)?;
-            let columns = ["request", "status", "app", "key", "quorum", "of", "approved_by", "expires"];
             let rows: Vec<Vec<String>> = value
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|w| columns.iter().map(|m| show::text(w, m)).collect())
+                .map(|w| {
+                    // A payment is told by its app and key, a change by its matter and who asked.
+                    let (by, about) = match show::text(w, "kind").as_str() {
+                        "change" => (show::text(w, "asked_by"), show::text(w, "matter")),
+                        _ => (show::text(w, "app"), show::text(w, "key")),
+                    };
+                    let pick = |m| show::text(w, m);
+                    let needs = format!("{} of {}", pick("quorum"), pick("of"));
+                    vec![
+                        pick("request"),
+                        pick("kind"),
+                        pick("status"),
+                        by,
+                        about,
+                        needs,
+                        pick("approved_by"),
+                        pick("expires"),
+                    ]
+                })
                 .collect();
-            let heads = ["REQUEST", "STATUS", "APP", "KEY", "QUORUM", "OF", "APPROVED BY", "EXPIRES"];
+            let heads = ["REQUEST", "KIND", "STATUS", "BY", "ABOUT", "NEEDS", "APPROVED BY", "EXPIRES"];
             Ok(Output { text: show::table(&heads, &rows), value })
         }
         ApprovalCommand::Show { request } => {
@@ -36,7 +54,45 @@ pub fn run(
             Ok(Output { text: text.strip_suffix('\n').unwrap_or(&text).to_owned(), value })
         }
         ApprovalCommand::Approve(voice) => speak(&voice, "approve", ask),
+        ApprovalCommand::Withdraw { request } => {
+            let value = ask("operator_changeWithdraw", json!({"request": request}))?;
+            Ok(Output { text: show::fields(&value), value })
+        }
         ApprovalCommand::Reject(voice) => speak(&voice, "reject", ask),
+    }
+}
+
+/// The people who decide.
+pub fn authority(
+    command: AuthorityCommand,
+    ask: &impl Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
+    match command {
+        AuthorityCommand::Show => {
+            let value = ask("operator_authorityShow", Value::Null)?;
+            let text = match value.get("text").and_then(Value::as_str) {
+                Some(text) => format!("# sha256 {}\n{text}", show::text(&value, "hash")),
+                None => "no authority document is in force".to_owned(),
+            };
+            Ok(Output { text, value })
+        }
+        AuthorityCommand::Check { file } => {
+            let text = read_text(&file).map_err(|e| Failure::Usage(e.to_string()))?;
+            let read = Authority::parse(&text).map_err(|e| {
+                Failure::Refused(
+                    format!("{}: {e}", file.display()),
+                    json!({"valid": false, "why": e.to_string()}),
+                )
+            })?;
+            let value =
+                json!({"valid": true, "hash": hex::encode(read.hash()), "people": read.people().len()});
+            Ok(Output { text: show::fields(&value), value })
+        }
+        AuthorityCommand::Apply { file } => {
+            let text = read_text(&file).map_err(|e| Failure::Usage(e.to_string()))?;
+            let value = ask("operator_authorityApply", json!({"text": text}))?;
+            Ok(Output { text: show::fields(&value), value })
+        }
     }
 }
 

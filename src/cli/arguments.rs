@@ -1,11 +1,14 @@
 //! The words of the command line.
 #![forbid(unsafe_code)]
 
+mod rules;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use self::rules::{AppCommand, Enrol, PolicyCommand};
 use crate::config::DEFAULT_TCTI;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
@@ -53,12 +56,24 @@ pub enum Command {
     /// Payments that wait for people.
     #[command(subcommand)]
     Approval(ApprovalCommand),
+    /// The people who decide: roles, groups, quorums.
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What is known about this machine, and what is demanded of it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -166,12 +181,13 @@ pub enum KeyCommand {
     },
 }
 
-/// Payments that wait for people.
+/// Payments and changes that wait for people.
 #[derive(Subcommand)]
 pub enum ApprovalCommand {
     /// Lists them.
     List,
-    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n clavigerd-approval@v1` signs.
+    /// Prints the text of one, and nothing else: it is what `ssh-keygen -Y sign -n NAMESPACE` signs. The namespace of a
+    /// payment is clavigerd-approval@v1; --json names the others.
     Show {
         /// Request id.
         request: String,
@@ -180,6 +196,28 @@ pub enum ApprovalCommand {
     Approve(Voice),
     /// Refuses one.
     Reject(Voice),
+    /// Takes a change back that one asked for.
+    Withdraw {
+        /// Change id.
+        request: String,
+    },
+}
+
+/// The people who decide.
+#[derive(Subcommand)]
+pub enum AuthorityCommand {
+    /// Shows the document in force.
+    Show,
+    /// Reads a document and says what is wrong with it.
+    Check {
+        /// File.
+        file: PathBuf,
+    },
+    /// Puts a document in force, or asks the old people and the new for it.
+    Apply {
+        /// File.
+        file: PathBuf,
+    },
 }
 
 /// A voice: a signature that was made elsewhere, or a key to make it with here.
@@ -240,116 +278,6 @@ pub struct Payment {
     pub simulate: bool,
 }
 
-/// The policy.
-#[derive(Subcommand)]
-pub enum PolicyCommand {
-    /// Reads a text and says what is wrong with it.
-    Check {
-        /// File.
-        file: PathBuf,
-    },
-    /// Shows the policy in force.
-    Show,
-    /// Says what would be decided for a payment of an app, and why.
-    Explain {
-        /// App id.
-        #[arg(long)]
-        app: String,
-        /// The payment.
-        #[command(flatten)]
-        payment: Payment,
-    },
-    /// Compares a text with the policy in force: tightens, loosens or incomparable.
-    Diff {
-        /// File.
-        file: PathBuf,
-    },
-    /// Decides the payments of the past again under a text: which would end otherwise.
-    Replay {
-        /// File.
-        file: PathBuf,
-    },
-    /// Shows who decides what, and how that came about.
-    History,
-    /// Puts a policy in force.
-    Apply {
-        /// File.
-        file: PathBuf,
-    },
-}
-
-/// Apps.
-#[derive(Subcommand)]
-pub enum AppCommand {
-    /// Lists registered apps and the keys that each may use.
-    List,
-    /// Shows one registration.
-    Show {
-        /// App id.
-        id: String,
-    },
-    /// Registers an executable, or what a process runs: prints what will be trusted; takes effect with the reload that
-    /// follows.
-    #[command(visible_alias = "add")]
-    Enrol(Box<Enrol>),
-    /// Says what changed since an app was registered, as after an update of the distribution; with --yes, registers it.
-    Update {
-        /// App id.
-        id: String,
-        /// A process that runs it, to read its libraries from.
-        #[arg(long)]
-        pid: Option<i32>,
-        /// Write it down.
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Makes the full check of a running process, and says what each part came to. Wants the daemon's privileges.
-    Verify {
-        /// The process.
-        pid: i32,
-    },
-}
-
-/// A registration.
-#[derive(Args)]
-pub struct Enrol {
-    /// App id.
-    pub id: String,
-    /// Executable; symbolic links are followed.
-    #[arg(long, required_unless_present = "pid")]
-    pub path: Option<PathBuf>,
-    /// A process that runs it: its libraries are looked at as well.
-    #[arg(long)]
-    pub pid: Option<i32>,
-    /// User id that it runs as; the process's, or this user's, when absent.
-    #[arg(long)]
-    pub uid: Option<u32>,
-    /// The least tier at which it is served: T0, T1 (the default), T2, T3.
-    #[arg(long)]
-    pub tier: Option<String>,
-    /// The system unit that it runs in, under a user of its own.
-    #[arg(long)]
-    pub unit: Option<String>,
-    /// It makes code while it runs (JavaScript, Java): T1 at most.
-    #[arg(long)]
-    pub allow_jit: bool,
-    /// Each library by its digest, in place of all that only root can change.
-    #[arg(long)]
-    pub exact: bool,
-    /// The day on which the registration ends: 2030-12-31.
-    #[arg(long)]
-    pub not_after: Option<String>,
-    /// Reply shape of eth_signTransaction: string or object.
-    #[arg(long, default_value = "string")]
-    pub eth_sign_transaction: String,
-    /// What eth_chainId answers, CAIP-2.
-    #[arg(long)]
-    pub chain: Option<String>,
-    /// Print what would be trusted, and write nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
 /// The log.
 #[derive(Subcommand)]
 pub enum LogCommand {
@@ -366,6 +294,11 @@ pub enum LogCommand {
     Export {
         /// Directory to make.
         dir: PathBuf,
+    },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
     },
     /// Verifies an exported log, offline.
     Verify {
@@ -404,6 +337,64 @@ pub enum TokenCommand {
         /// The daemon's own token (the default without a profile).
         #[arg(long)]
         configured: bool,
+    },
+}
+
+/// The machine.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
+    Facts,
+    /// Has the TPM sign the facts and the boot's PCRs, for another machine to judge.
+    Quote {
+        /// 16 to 64 bytes in hex, drawn by who will judge the quote.
+        #[arg(long)]
+        nonce: String,
+    },
+    /// Judges a quote of another machine, without a daemon.
+    VerifyQuote {
+        /// What `device quote --json` printed there.
+        file: PathBuf,
+        /// The nonce that was sent.
+        #[arg(long)]
+        nonce: String,
+        /// The key of that machine's TPM, as it was seen when the machine was set up.
+        #[arg(long)]
+        key: Option<String>,
+    },
+}
+
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
     },
 }
 

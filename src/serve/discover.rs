@@ -81,6 +81,15 @@ pub const WALLET: &[Method] = &[
         result: "{policy, key_policy, authority, approvals, history}",
     },
     Method {
+        name: "claviger_waitGovernance",
+        summary: "Waits for entries about who decides what: a change is announced before it is in force",
+        params: &[
+            ("since", false, "index of the last entry that is known"),
+            ("timeout_ms", false, "at most 60000"),
+        ],
+        result: "{news, since}",
+    },
+    Method {
         name: "claviger_listKeys",
         summary: "Keys that this app may use",
         params: &[],
@@ -132,7 +141,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_encrypt",
         summary: "Encrypts with AES-256-GCM under a fresh nonce",
         params: &[KEY, ("plaintext", true, "0x bytes"), ("aad", false, "0x bytes, bound and not kept")],
-        result: "{request, ciphertext}: nonce, ciphertext, tag",
+        result: "{request, ciphertext, key}: nonce, ciphertext, tag; the generation that made it",
     },
     Method {
         name: "claviger_decrypt",
@@ -148,7 +157,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_mac",
         summary: "Makes an HMAC-SHA256 with an integrity key",
         params: &[KEY, ("data", true, "0x bytes")],
-        result: "{request, mac}",
+        result: "{request, mac, key}",
     },
     Method {
         name: "claviger_verifyMac",
@@ -226,9 +235,9 @@ pub const OPERATOR: &[Method] = &[
     },
     Method {
         name: "operator_approvals",
-        summary: "Payments that wait for people",
+        summary: "Payments and changes that wait for people",
         params: &[],
-        result: "array of {request, status, app, key, quorum, of, approved_by, expires}",
+        result: "array of {request, kind, status, quorum, of, approved_by, expires, …}",
     },
     Method {
         name: "operator_approval",
@@ -241,6 +250,45 @@ pub const OPERATOR: &[Method] = &[
         summary: "Counts a signature over the text: a yes or a no, by its namespace",
         params: &[("request", true, "request id"), ("signature", true, "SSHSIG, armoured")],
         result: "{request, status, approved_by, …}",
+    },
+    Method {
+        name: "operator_changeWithdraw",
+        summary: "Takes a change back that one asked for",
+        params: &[("request", true, "change id")],
+        result: "{request, status}",
+    },
+    Method {
+        name: "operator_authorityShow",
+        summary: "The document of the people who decide",
+        params: &[],
+        result: "{hash, text, people}",
+    },
+    Method {
+        name: "operator_authorityApply",
+        summary: "Puts an authority document in force, or asks the old people and the new for it",
+        params: &[("text", true, "authority TOML")],
+        result: "object; change_needed when people must agree",
+    },
+    Method {
+        name: "operator_governanceNews",
+        summary: "Waits for entries about who decides what",
+        params: &[
+            ("since", false, "index of the last entry that is known"),
+            ("timeout_ms", false, "at most 60000"),
+        ],
+        result: "{news, since}",
+    },
+    Method {
+        name: "operator_deviceFacts",
+        summary: "What is known about the machine, and what is demanded of it",
+        params: &[],
+        result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
+    },
+    Method {
+        name: "operator_deviceQuote",
+        summary: "The facts about the machine, quoted by its TPM",
+        params: &[("nonce", true, "16 to 64 bytes, hex, drawn by who will judge it")],
+        result: "{format, nonce, facts, pcrs, key, attest, signature}",
     },
     Method {
         name: "operator_inventory",
@@ -260,13 +308,13 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_policyShow",
         summary: "The policy in force",
         params: &[],
-        result: "{hash, text}",
+        result: "{hash, text, books}",
     },
     Method {
         name: "operator_policyDiff",
         summary: "What a text would change",
         params: &[("text", true, "policy TOML")],
-        result: "{class, text}",
+        result: "{class, text, changes: [{rule, what, class}], notes}",
     },
     Method {
         name: "operator_policyReplay",
@@ -283,7 +331,12 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
-        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        params: &[
+            ("app", true, "app id"),
+            TX,
+            ("key", false, "key name"),
+            ("tier", false, "what is known of the app: T0, T1 (when absent)"),
+        ],
         result: "{payment, decision}",
     },
     Method {
@@ -292,8 +345,21 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
+    },
+    Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
     },
     Method {
         name: "operator_logHead",
@@ -306,6 +372,12 @@ pub const OPERATOR: &[Method] = &[
         summary: "Proves on the device what its profile claims",
         params: &[],
         result: "array of rows",
+    },
+    Method {
+        name: "operator_stateAccept",
+        summary: "Goes on with a state directory that was refused; every window counts as full until it has passed",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{accepted, was, epoch}",
     },
     Method {
         name: "operator_unlock",

@@ -2,15 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connection::Handler;
 use super::{clip, discover, named, note_unreadable, serve_listed};
+use crate::core::approval::Act;
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
@@ -61,8 +63,15 @@ struct TextParams {
 #[serde(deny_unknown_fields)]
 struct ExplainParams {
     app: Name,
+    tier: Option<Tier>,
     transaction: Value,
     key: Option<Name>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProveParams {
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +79,7 @@ struct ExplainParams {
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
+    raw: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +94,12 @@ struct MoveParams {
 #[serde(deny_unknown_fields)]
 struct RotateParams {
     name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReasonParams {
     reason: String,
 }
 
@@ -115,16 +131,45 @@ struct AdoptParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NewsParams {
+    since: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuoteParams {
+    nonce: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PinParams {
     pin: String,
+}
+
+/// What kind of act a method is, for the table of roles: one of these must be allowed.
+fn acts_of(method: &str, params: &Value) -> &'static [Act] {
+    let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
+    match method {
+        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyRotate" => &[Act::Make],
+        "operator_keyMove" => match to() {
+            Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
+            _ => &[Act::Stop],
+        },
+        // A voice is worth what its signature is worth; whoever asks for things may carry it here.
+        "operator_approve" => &[Act::Speak, Act::Ask],
+        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" => &[Act::Ask],
+        "operator_tokenCheck" | "operator_unlock" | "operator_reload" => &[Act::Run],
+        _ => &[Act::Look],
+    }
 }
 
 impl Operator {
     async fn dispatch(&self, method: &'static str, params: Value) -> Result<Value, Refusal> {
         let (house, uid) = (&self.house, self.peer.uid);
-        // [clause 8.2.3-a] who may operate is a list of users, and the kernel says who is asking
-        if !house.config.operator_uids.contains(&uid) {
-            let refusal = Refusal::new(Code::OperatorUnknown, format!("uid {uid} is no operator"));
+        // [clause 8.2.3-a] who may operate is written down, and the kernel says who is asking
+        if let Err(refusal) = house.permit(uid, acts_of(method, &params)) {
             return Err(house.log_refusal(&self.peer, None, None, refusal).await);
         }
         match method {
@@ -168,7 +213,7 @@ impl Operator {
                 house.rotate_key(&params.name, &params.reason, uid).await
             }
             "operator_keysDue" => Ok(house.keys_due()),
-            "operator_governance" => Ok(house.governance()),
+            "operator_governance" => house.governance().await,
             "operator_approvals" => house.approvals().await,
             "operator_approval" => {
                 let params: ApprovalParams = named(params)?;
@@ -178,6 +223,25 @@ impl Operator {
                 let params: VoiceParams = named(params)?;
                 house.voice(&self.peer, approval_id(&params.request)?, &params.signature).await
             }
+            "operator_changeWithdraw" => {
+                let params: ApprovalParams = named(params)?;
+                house.withdraw_change(approval_id(&params.request)?, uid).await
+            }
+            "operator_authorityShow" => Ok(house.authority_shown()),
+            "operator_authorityApply" => {
+                let params: TextParams = named(params)?;
+                house.apply_authority(&params.text, uid).await
+            }
+            "operator_governanceNews" => {
+                let params: NewsParams = named(params)?;
+                let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
+                Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
+            }
+            "operator_deviceQuote" => {
+                let params: QuoteParams = named(params)?;
+                house.device_quote(&params.nonce).await
+            }
+            "operator_deviceFacts" => Ok(house.device_facts().await),
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
@@ -197,15 +261,16 @@ impl Operator {
             "operator_appList" => Ok(house.app_list()),
             "operator_policyShow" => {
                 let rules = house.rules();
-                Ok(json!({"hash": hex::encode(rules.policy.hash()), "text": rules.policy_text}))
+                let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();
+                let hash = hex::encode(rules.policy.hash());
+                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books}))
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;
-                let new = keys::parse_policy(&params.text)?;
+                let new = house.read_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
-                Ok(
-                    json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
-                )
+                let (class, text) = (change.class().to_string(), change.to_string());
+                Ok(json!({"class": class, "text": text, "changes": change.changes, "notes": new.lint()}))
             }
             "operator_policyReplay" => {
                 let params: TextParams = named(params)?;
@@ -220,14 +285,29 @@ impl Operator {
                 let (tx, from) = UnsignedTx::from_args(&params.transaction)
                     .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
                 let payer = Payer { account: from, key: params.key };
-                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), payer)).await
+                let tier = params.tier.unwrap_or(Tier::T1);
+                sign::simulate(house, &params.app, tier, Asked::Transaction(Box::new(tx), payer)).await
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;
-                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+                let (from, count) = (params.from.unwrap_or(-20), params.count.unwrap_or(20));
+                house.log_show(from, count, params.raw.unwrap_or(false)).await
+            }
+            "operator_logCheckpoints" => {
+                let params: LogParams = named(params)?;
+                let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
+                house.log_checkpoints(from).await
+            }
+            "operator_logProve" => {
+                let params: ProveParams = named(params)?;
+                house.log_prove(params.index).await
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_stateAccept" => {
+                let params: ReasonParams = named(params)?;
+                house.accept_state(&params.reason, uid).await
+            }
             "operator_unlock" => {
                 let params: PinParams = named(params)?;
                 let pin = Pin::new(params.pin)

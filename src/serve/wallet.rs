@@ -71,6 +71,13 @@ struct PaymentParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NewsParams {
+    since: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WaitParams {
     request: String,
     timeout_ms: Option<u64>,
@@ -119,13 +126,20 @@ impl Wallet {
                 Ok(body.get("signature").cloned().unwrap_or(Value::Null))
             }
             "claviger_status" => Ok(self.house.wallet_status()),
-            "claviger_governance" => Ok(self.house.governance()),
+            "claviger_governance" => self.house.governance().await,
+            "claviger_waitGovernance" => {
+                let params: NewsParams = named(params)?;
+                let patience =
+                    Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+                Ok(self.house.wait_for_governance(params.since.unwrap_or(0), patience).await)
+            }
             "claviger_listKeys" => Ok(json!(self.keys(&app))),
             "claviger_signPayment" => self.sign_payment(&app, named(params)?).await,
             "claviger_simulatePayment" => {
                 let params: PaymentParams = named(params)?;
                 let asked = self.transaction(&params.transaction, params.key).await?;
-                sign::simulate(&self.house, &app.id, asked).await
+                let tier = self.house.tier_of(&self.peer).await?;
+                sign::simulate(&self.house, &app.id, tier, asked).await
             }
             "claviger_waitRequest" => {
                 let params: WaitParams = named(params)?;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
+use crate::core::approval::Deed;
 use crate::core::key::{KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -38,6 +39,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let reference = KeyRef::parse(id).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "the id of a key is its CKA_ID in hex, 1 to 32 bytes")
@@ -73,10 +75,17 @@ impl House {
             return unprotected(&format!("has other uses too: it {}", past.other_uses.join(", ")));
         }
         self.keeper.prove_possession(reference, public).await.map_err(refused)?;
+        let deed = Deed::Import {
+            key: name.clone(),
+            public: hex::encode(public.as_bytes()),
+            reason: format!("{reference} of token {} is taken over for {purpose}", description.serial),
+        };
+        let agreed = self.agreed_import(deed, unproven(&past), uid).await?;
         let origin = Origin::Adopted { unproven: unproven(&past) };
         let record =
             KeyRecord::new(name, reference, purpose, public, description.serial, origin, self.life_now());
         self.store.insert_key(record.clone(), uid).await.map_err(|e| self.store_refusal(&e))?;
+        self.made(agreed).await?;
         self.load_keys().await?;
         tracing::info!(key = %record.name, account = record.account(), uid, "key taken over");
         self.activate_if_wanted(&record).await
@@ -87,6 +96,9 @@ impl House {
         let name = Name::parse(name).filter(|n| !n.as_str().contains('@')).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
         })?;
+        if name.as_str() == super::seal::STATE_KEY {
+            return Err(Refusal::new(Code::KeyExists, format!("{name} is the daemon's own name")));
+        }
         if self.keys().by_name(&name).is_some() {
             return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
         }
@@ -96,6 +108,11 @@ impl House {
     /// Compares the token's objects with the keys that are registered.
     pub async fn inventory(&self) -> Result<Value, Refusal> {
         let objects = self.keeper.inventory().await.map_err(|e| token_refusal(&e))?;
+        // The anchor is ours, and no key.
+        let anchor = super::anchor::label(&self.config.log.origin);
+        let keyless = |o: &Object| !matches!(o.kind.as_str(), "private" | "public" | "secret");
+        let objects: Vec<Object> =
+            objects.into_iter().filter(|o| !(keyless(o) && o.label == anchor)).collect();
         let records: Vec<KeyRecord> = self.keys().all().iter().map(|k| k.record.clone()).collect();
         let mut compared = compare(&objects, &records);
         if let Some(map) = compared.as_object_mut() {

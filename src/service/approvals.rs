@@ -1,56 +1,23 @@
 //! Payments that wait for people: shown, judged, counted; signed when their app comes back for them. [clause 8.5.4]
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::pending::Cancel;
 use super::sign::{Asked, Payer, Signed, sign};
-use super::{House, Peer, Rules};
-use crate::config::{Config, read_text};
+use super::{House, Peer};
 use crate::core::approval::sshsig::verify;
-use crate::core::approval::{APPROVE, Authority, REJECT, Shown, judge};
+use crate::core::approval::{APPROVE, REJECT, Shown, judge};
 use crate::core::payment::evm::UnsignedTx;
-use crate::core::policy::Policy;
 use crate::core::proof::RequestId;
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Waiting, WaitingState};
+use crate::store::{Waiting, WaitingState};
 
 /// How often a request that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Reads the authority document, where there is one, and holds the policy against it.
-pub(super) fn load_authority(config: &Config, policy: &Policy) -> Result<Option<Arc<Authority>>, Refusal> {
-    let invalid = |why: String| Refusal::new(Code::PolicyInvalid, why);
-    let authority = match &config.authority_file {
-        None => None,
-        Some(path) => {
-            let text = read_text(path).map_err(|e| invalid(e.to_string()))?;
-            let read = Authority::parse(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))?;
-            Some(Arc::new(read))
-        }
-    };
-    reachable(policy, authority.as_deref())?;
-    Ok(authority)
-}
-
-/// Every quorum of the policy must be one that people can make.
-pub(super) fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refusal> {
-    for (rule, needs) in policy.asks() {
-        let there = authority.map_or(0, |a| a.strength(&needs.of));
-        if usize::try_from(needs.quorum).map_or(true, |quorum| there < quorum) {
-            let why = format!(
-                "rule {rule} asks for {} of {}, and the authority document names {there} with a key that counts",
-                needs.quorum, needs.of
-            );
-            return Err(Refusal::new(Code::PolicyInvalid, why));
-        }
-    }
-    Ok(())
-}
 
 /// Writes a payment down that waits; the refusal that tells its app.
 pub(super) async fn waits(house: &House, waiting: Waiting) -> Result<Refusal, Refusal> {
@@ -69,6 +36,7 @@ pub(super) async fn waits(house: &House, waiting: Waiting) -> Result<Refusal, Re
 fn describe(waiting: &Waiting) -> Value {
     json!({
         "request": waiting.request.to_string(),
+        "kind": "payment",
         "status": waiting.state,
         "app": waiting.app,
         "key": waiting.key,
@@ -84,11 +52,13 @@ fn unknown(request: RequestId) -> Refusal {
 }
 
 impl House {
-    /// Payments that wait for people now.
+    /// Payments and changes that wait for people now.
     pub async fn approvals(&self) -> Result<Value, Refusal> {
         let all = self.store.all_waiting().await.map_err(|e| self.store_refusal(&e))?;
         let now = super::keys::now();
-        Ok(all.iter().filter(|w| now < w.expires).map(describe).collect())
+        let mut list: Vec<Value> = all.iter().filter(|w| now < w.expires).map(describe).collect();
+        list.extend(self.changes_waiting().await?);
+        Ok(Value::Array(list))
     }
 
     async fn waiting(&self, request: RequestId) -> Result<Waiting, Refusal> {
@@ -98,6 +68,9 @@ impl House {
 
     /// One of them, with the text that is signed.
     pub async fn approval(&self, request: RequestId) -> Result<Value, Refusal> {
+        if let Some(change) = self.change(request).await? {
+            return Ok(change);
+        }
         let waiting = self.waiting(request).await?;
         let mut shown = describe(&waiting);
         if let Some(map) = shown.as_object_mut() {
@@ -118,6 +91,10 @@ impl House {
     }
 
     async fn heard(&self, request: RequestId, armoured: &str) -> Result<Value, Refusal> {
+        self.trusted()?;
+        if let Some(change) = self.store.change(request).await.map_err(|e| self.store_refusal(&e))? {
+            return self.heard_change(change, armoured).await;
+        }
         let waiting = self.waiting(request).await?;
         let rules = self.rules();
         let stale = |why: &str| Err(Refusal::new(Code::ApprovalStale, why.to_owned()));
@@ -193,9 +170,9 @@ impl House {
 
     /// Who decides what, now and before: for everybody whom the rules bind.
     // [clause 8.8-a] users and apps see the rules in force, who put them there, and how they came about
-    #[must_use]
-    pub fn governance(&self) -> Value {
+    pub async fn governance(&self) -> Result<Value, Refusal> {
         let rules = self.rules();
+        let pending = self.changes_waiting().await?;
         let people = rules.authority.as_ref().map(|a| {
             let groups: std::collections::BTreeSet<&String> =
                 a.people().iter().flat_map(|p| p.groups.iter()).collect();
@@ -208,31 +185,26 @@ impl House {
             .asks()
             .map(|(rule, needs)| json!({"rule": rule, "quorum": needs.quorum, "of": needs.of}))
             .collect();
-        json!({
+        Ok(json!({
             "policy": hex::encode(rules.policy.hash()),
             "key_policy": hex::encode(self.key_policy().hash()),
             "authority": people,
             "approvals": asks,
+            "quorums": rules.authority.as_ref().map(|a| {
+                a.quorums()
+                    .map(|(matter, q)| {
+                        json!({"matter": matter, "quorum": q.needs.quorum, "of": q.needs.of, "delay_seconds": q.delay_ms / 1000})
+                    })
+                    .collect::<Vec<_>>()
+            }),
+            "not_in_force": self.differing(),
+            "pending": pending,
             "history": self.store.governance(),
-        })
+        }))
     }
 
     /// Its app takes a payment back that waits.
     pub async fn cancel_approval(&self, app: &Name, request: RequestId) -> Result<bool, Refusal> {
         self.store.stop_waiting(request, app.clone()).await.map_err(|e| self.store_refusal(&e))
-    }
-
-    /// Writes a changed authority document down, before it is in force.
-    pub(super) async fn note_authority(&self, old: &Rules, new: &Rules, uid: u32) -> Result<(), Refusal> {
-        let hash = |rules: &Rules| rules.authority.as_ref().map(|a| a.hash());
-        if hash(old) == hash(new) {
-            return Ok(());
-        }
-        let entry = EntryKind::Authority {
-            hash: hash(new).map(hex::encode).unwrap_or_default(),
-            people: new.authority.as_ref().map_or(0, |a| a.people().len()),
-            uid,
-        };
-        self.store.append(entry).await.map(drop).map_err(|e| self.store_refusal(&e))
     }
 }

@@ -1,27 +1,21 @@
-//! Keys: made in the token, registered only after the token proved them; policy and apps: loaded, applied, logged.
+//! Keys: made in the token, registered only after the token proved them.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::approvals::{load_authority, reachable};
-use super::ledger::PolicyLedger;
-use super::{House, Keys, Rules, token_refusal};
-use crate::config::read_text;
-use crate::core::app::Apps;
-use crate::core::app::facts::Host;
+use super::{House, Keys, token_refusal};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
-use crate::core::policy::{Policy, diff};
-use crate::core::units::{Name, Timestamp, sha256};
+use crate::core::policy::books;
+use crate::core::units::{Name, Timestamp};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
-use crate::store::EntryKind;
 use crate::token::{KeySpec, TokenError};
 
 /// The name of the key that signs checkpoints.
-pub const LOG_KEY: &str = "claviger-log";
+pub use crate::store::LOG_KEY;
 
 /// The name, line and generation of a new key.
 pub(super) struct Successor {
@@ -69,6 +63,21 @@ pub fn describe(record: &KeyRecord) -> Value {
     })
 }
 
+/// What people and programs see of a signed book.
+#[must_use]
+pub fn describe_book(book: &books::SignedBook) -> Value {
+    json!({
+        "name": book.name,
+        "file": book.file,
+        "sha256": hex::encode(book.digest),
+        "version": book.version,
+        "entries": book.entries,
+        "quorum": book.needs.quorum,
+        "of": book.needs.of,
+        "signed_by": book.people,
+    })
+}
+
 impl House {
     /// Makes a key in the token and registers it.
     pub async fn create_key(
@@ -79,6 +88,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let line = name.clone();
         self.make(Successor { name, line, generation: 1 }, algorithm, purpose, uid).await
@@ -137,6 +147,8 @@ impl House {
                 "the new public key is no point of its curve".into(),
             )));
         }
+        // The trial of its token stands in the log before the key does.
+        self.write_events().await;
         if let Err(e) = self.store.insert_key(record.clone(), uid).await {
             self.discard(reference).await;
             return Err(self.store_refusal(&e));
@@ -163,66 +175,6 @@ impl House {
         Ok(())
     }
 
-    /// Reads policy and apps from their files and puts them in force; on any error the old ones stay.
-    pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
-        let _one_at_a_time = self.changes.lock().await;
-        let rules = load_rules(&self.config, self.eyes.host())?;
-        rules.apps.follows(&self.rules().apps)?;
-        let keys_changed = self.reload_key_policy(uid).await?;
-        let mut summary = self.put_in_force(rules, uid).await?;
-        if let Some(map) = summary.as_object_mut() {
-            map.insert("key_policy_changed".into(), json!(keys_changed));
-        }
-        Ok(summary)
-    }
-
-    /// Checks a policy text, writes it to the policy file and puts it in force.
-    pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
-        let _one_at_a_time = self.changes.lock().await;
-        let policy = parse_policy(text)?;
-        let authority = self.rules().authority.clone();
-        reachable(&policy, authority.as_deref())?;
-        write_atomically(&self.config.policy_file, text.as_bytes()).map_err(|e| {
-            Refusal::new(Code::StoreFailed, format!("the policy file cannot be written: {e}"))
-        })?;
-        let apps = self.rules().apps.clone();
-        self.put_in_force(
-            Rules { policy: Arc::new(policy), policy_text: text.to_owned(), apps, authority },
-            uid,
-        )
-        .await
-    }
-
-    async fn put_in_force(&self, rules: Rules, uid: u32) -> Result<Value, Refusal> {
-        let old = self.rules();
-        let change = diff(&old.policy, &rules.policy);
-        if rules.policy.hash() != old.policy.hash() {
-            let class = change.class().to_string();
-            // Written down before it is in force; counters are built anew from the rows of what was spent.
-            let entry = EntryKind::policy(rules.policy.hash(), rules.policy_text.len(), uid, class);
-            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-            self.store
-                .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
-                .await
-                .map_err(|e| self.store_refusal(&e))?;
-        }
-        if rules.apps.hash() != old.apps.hash() {
-            let entry = EntryKind::apps(rules.apps.hash(), rules.apps.all().len(), uid);
-            self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-        }
-        self.note_authority(&old, &rules, uid).await?;
-        let summary = json!({
-            "policy": hex::encode(rules.policy.hash()),
-            "changed": rules.policy.hash() != old.policy.hash(),
-            "class": change.class().to_string(),
-            "diff": change.to_string(),
-            "apps": rules.apps.all().len(),
-        });
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-        tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
-        Ok(summary)
-    }
-
     /// The key that signs checkpoints; made at the first start.
     pub async fn log_key(&self, uid: u32) -> Result<Arc<super::Key>, Refusal> {
         let name = Name::parse(LOG_KEY)
@@ -238,6 +190,7 @@ impl House {
     // [clause 8.7.1-e] what the log holds is signed by a key that lives in the token
     pub async fn checkpoint(&self) -> Result<bool, Refusal> {
         use crate::core::log::checkpoint;
+        self.confirm().await?;
         let key = self.log_key(0).await?;
         let origin = &self.config.log.origin;
         let head = self.store.log_head();
@@ -263,34 +216,4 @@ impl House {
         let key = self.log_key(0).await?;
         Ok(crate::core::log::checkpoint::verifier_key(&self.config.log.origin, key.record.public.as_bytes()))
     }
-}
-
-/// Reads both rule files.
-pub(super) fn load_rules(config: &crate::config::Config, host: &Host) -> Result<Rules, Refusal> {
-    let text = |path| read_text(path).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()));
-    let policy_text = text(&config.policy_file)?;
-    let policy = parse_policy(&policy_text)?;
-    let apps = Apps::parse(&text(&config.apps_file)?)
-        .map_err(|e| Refusal::new(Code::PolicyInvalid, format!("{}: {e}", config.apps_file.display())))?;
-    apps.within(|uid| host.reach(uid))?;
-    let authority = load_authority(config, &policy)?;
-    Ok(Rules { policy: Arc::new(policy), policy_text, apps, authority })
-}
-
-/// Parses a policy text.
-pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
-    Policy::parse(text).map_err(|e| Refusal::new(Code::PolicyInvalid, e.to_string()))
-}
-
-/// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.
-pub fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let parent = path.parent().unwrap_or(std::path::Path::new("/"));
-    let fresh = path
-        .with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    std::fs::File::open(parent)?.sync_all()
 }

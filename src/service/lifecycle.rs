@@ -6,32 +6,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::keys::{LOG_KEY, Successor, describe, now};
+use super::keys::{Successor, describe, now};
+use super::seal::is_own;
 use super::{House, token_refusal};
-use crate::config::{Config, read_text};
-use crate::core::key::policy::{Activation, BUILT_IN, Due, KeyPolicy};
+use crate::core::approval::Matter;
+use crate::core::key::policy::{Activation, Due, KeyPolicy};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
-use crate::store::{Because, EntryKind};
+use crate::store::Because;
 
 /// How often lives are looked after, when nothing ends sooner.
 const EVERY: Duration = Duration::from_secs(60);
 const SOONEST: Duration = Duration::from_millis(500);
 /// Longest reason that an operator gives, bytes.
 const LONGEST_REASON: usize = 512;
-
-/// The key policy of a configuration: its file's, or the built-in text.
-pub(super) fn load_key_policy(config: &Config) -> Result<KeyPolicy, Refusal> {
-    let invalid = |why: String| Refusal::new(Code::PolicyInvalid, why);
-    match &config.keys_file {
-        None => KeyPolicy::parse(BUILT_IN).map_err(|e| invalid(e.to_string())),
-        Some(path) => {
-            let text = read_text(path).map_err(|e| invalid(e.to_string()))?;
-            KeyPolicy::parse(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))
-        }
-    }
-}
 
 impl House {
     /// The key policy in force.
@@ -105,16 +94,42 @@ impl House {
         let _one_at_a_time = self.changes.lock().await;
         let reason = checked_reason(reason)?;
         let key = self.named(name)?;
-        if key.name.as_str() == LOG_KEY {
-            let why = "the key that signs the log stays as it is: without it nothing can be shown any more";
+        if is_own(&key.line) {
+            let why = "the keys that sign and seal the log stay as they are: without them nothing can be shown any more";
             return Err(Refusal::new(Code::KeyEdge, why));
         }
-        let because = self.because(format!("operator {uid}"), reason);
-        match to {
-            State::Active if key.state == State::PreActive => self.activate(&key, because).await,
-            State::Destroyed => self.destroy(&key, because).await,
-            _ => self.go(&key, to, because).await,
+        if to == State::Active {
+            self.trusted()?;
         }
+        // [clause 8.8-b] stopping is cheap; starting again and destroying are for several people, where they say so
+        match to {
+            State::Active if key.state == State::Suspended => {
+                self.ask_for_key(Matter::Resume, &key, to, reason, uid).await?;
+            }
+            State::Destroyed => self.ask_for_key(Matter::Destroy, &key, to, reason, uid).await?,
+            _ => {}
+        }
+        self.take(&key, to, self.because(format!("operator {uid}"), reason)).await
+    }
+
+    async fn take(&self, key: &KeyRecord, to: State, because: Because) -> Result<KeyRecord, Refusal> {
+        match to {
+            State::Active if key.state == State::PreActive => self.activate(key, because).await,
+            State::Destroyed => self.destroy(key, because).await,
+            _ => self.go(key, to, because).await,
+        }
+    }
+
+    /// Moves a key because people agreed on it.
+    pub(super) async fn move_agreed(
+        &self,
+        name: &Name,
+        to: State,
+        reason: &str,
+        actor: String,
+    ) -> Result<(), Refusal> {
+        let key = self.named(name.as_str())?;
+        self.take(&key, to, self.because(actor, reason)).await.map(drop)
     }
 
     /// Makes a successor and puts it in the place of the key that is in use, between two requests.
@@ -126,7 +141,8 @@ impl House {
             .and_then(|n| self.keys().by_name(&n))
             .map(|k| k.record.clone())
             .ok_or_else(|| Refusal::new(Code::KeyUnknown, "there is no such key to rotate"))?;
-        if old.name.as_str() == LOG_KEY || old.state != State::Active {
+        self.trusted()?;
+        if is_own(&old.line) || old.state != State::Active {
             let why = format!(
                 "key {} is {}, and only an active wallet key is rotated",
                 old.name,
@@ -237,7 +253,7 @@ impl House {
                     None => Ok(()),
                     Some(Due::Warn { days, to, at }) => self.warn(&key, days, to, at).await,
                     Some(Due::Overdue(at)) => self.warn(&key, 0, State::Destroyed, at).await,
-                    Some(Due::Move(to)) if key.name.as_str() == LOG_KEY => self.warn(&key, 0, to, now).await,
+                    Some(Due::Move(to)) if is_own(&key.line) => self.warn(&key, 0, to, now).await,
                     Some(Due::Move(to)) => self.go(&key, to, because).await.map(drop),
                     Some(Due::Destroy) => self.destroy(&key, because).await.map(drop),
                 }
@@ -274,22 +290,10 @@ impl House {
             }
         }
     }
-
-    /// Puts a changed key policy in force.
-    pub(super) async fn reload_key_policy(&self, uid: u32) -> Result<bool, Refusal> {
-        let new = load_key_policy(&self.config)?;
-        if new.hash() == self.key_policy().hash() {
-            return Ok(false);
-        }
-        let entry = EntryKind::KeyPolicy { hash: hex::encode(new.hash()), uid };
-        self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-        *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-        Ok(true)
-    }
 }
 
 /// A reason is for those who read the log in years.
-fn checked_reason(text: &str) -> Result<&str, Refusal> {
+pub(super) fn checked_reason(text: &str) -> Result<&str, Refusal> {
     let text = text.trim();
     if text.is_empty() || text.len() > LONGEST_REASON || text.chars().any(char::is_control) {
         let why =

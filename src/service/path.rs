@@ -16,7 +16,7 @@ use super::{House, Key, Peer, Rules};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
@@ -30,7 +30,7 @@ pub(super) trait Deed {
     /// What the token shall do.
     fn work(&self) -> Work;
     /// What the policy decides on.
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts;
     /// What the log says of it.
     fn act(&self) -> Value;
     /// The account nonce that it uses.
@@ -120,6 +120,7 @@ async fn steps<D: Deed>(
     let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
+    house.device_is_fit()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
@@ -138,6 +139,7 @@ async fn steps<D: Deed>(
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
     let mut ask = ask(&deed, operation, request, &vouched, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
+    ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -213,6 +215,15 @@ async fn release<D: Deed>(
     Ok(Signed::new(checked, &recorded))
 }
 
+impl House {
+    /// What is known of somebody who only wants to know what would be decided.
+    pub async fn tier_of(&self, peer: &Peer) -> Result<Tier, Refusal> {
+        let rules = self.rules();
+        let seen = full_check(peer, &rules, |peer, rules| peer.vouch(&rules.apps, [0; 32], now())).await?;
+        Ok(seen.tier())
+    }
+}
+
 /// A check that reads large files waits on a thread where nobody else waits.
 async fn full_check<T: Send + 'static>(
     peer: &Peer,
@@ -230,7 +241,7 @@ async fn full_check<T: Send + 'static>(
 
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
     let key = deed.key().record.name.clone();
-    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
@@ -240,6 +251,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
+        to: facts.payment.as_ref().and_then(|p| p.effect.counterparty()),
         amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
     };
     Ask {
@@ -251,6 +263,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         act: deed.act(),
         digest: *vouched.digest(),
         authority: None,
+        device: [0; 32],
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

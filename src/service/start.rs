@@ -7,12 +7,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::house::Strangers;
-use super::keys::load_rules;
 use super::ledger::PolicyLedger;
-use super::lifecycle::load_key_policy;
 use super::metrics::Metrics;
 use super::pending::Pending;
-use super::{House, Keys};
+use super::{House, Keys, store_code};
 use crate::caller::Eyes;
 use crate::config::{Config, TokenConfig};
 use crate::core::key::policy::LifeClock;
@@ -59,8 +57,6 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
 impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
     pub async fn open(config: Config, eyes: Eyes) -> Result<Arc<Self>, Refusal> {
-        let rules = load_rules(&config, eyes.host())?;
-        let key_policy = load_key_policy(&config)?;
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|e| state(format!("{} cannot be made: {e}", config.state_dir.display())))?;
@@ -70,7 +66,9 @@ impl House {
             allow_volatile: config.allow_volatile,
             fs_magic: magic,
         })
-        .map_err(|e| state(e.to_string()))?;
+        .map_err(|e| Refusal::new(store_code(&e), e.to_string()))?;
+        let device = super::device::DeviceWatch::start(&config, &config.file)?;
+        let (rules, key_policy, differing) = super::rules::at_start(&config, &store, eyes.host()).await?;
         store
             .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
             .await
@@ -79,6 +77,7 @@ impl House {
         let pin = super::pin::fetch(&config.token.pin)?;
         let keeper = Keeper::start(backend, pin, keeper_config);
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
+        let epoch = store.found().epoch;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
         let house = Arc::new(Self {
@@ -97,7 +96,16 @@ impl House {
             life: Mutex::new((LifeClock::new(latest), Instant::now())),
             switch: tokio::sync::RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
+            differing: Mutex::new(differing),
+            device,
+            outside: super::outbox::Outside::default(),
             stopping: false.into(),
+            standing: RwLock::default(),
+            confirmed: false.into(),
+            confirming: tokio::sync::Mutex::new(()),
+            anchored: Mutex::default(),
+            unsealed_tries: AtomicU64::new(0),
+            epoch: AtomicU64::new(epoch),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),
         });
@@ -105,14 +113,10 @@ impl House {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let in_force = house.rules();
         let uid = sys::effective_uid();
-        for entry in [
-            EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id()),
-            EntryKind::policy(in_force.policy.hash(), in_force.policy_text.len(), uid, "start".into()),
-            EntryKind::KeyPolicy { hash: hex::encode(house.key_policy().hash()), uid },
-            EntryKind::apps(in_force.apps.hash(), in_force.apps.all().len(), uid),
-        ] {
-            house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
-        }
+        let entry = EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id());
+        house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
+        house.write_device_down().await;
+        house.keep_documents(None, &in_force, "start", uid).await?;
         Ok(house)
     }
 
@@ -120,7 +124,16 @@ impl House {
     pub async fn keep_checkpoints(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         let mut quiet = false;
         loop {
-            match self.checkpoint().await {
+            let settled = match self.confirm().await {
+                Ok(()) => self.checkpoint().await,
+                Err(refusal) => Err(refusal),
+            };
+            if settled.is_ok()
+                && let Err(refusal) = self.advance_anchor(false).await
+            {
+                tracing::debug!("the anchor was not written: {refusal}");
+            }
+            match settled {
                 Ok(_) => quiet = false,
                 Err(refusal) if quiet => tracing::debug!("no checkpoint: {refusal}"),
                 Err(refusal) => {
@@ -154,6 +167,12 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        // The last word of this run stands in the token: a copy that was made during it is found when it is put back.
+        if self.trusted().is_ok()
+            && let Err(refusal) = self.advance_anchor(true).await
+        {
+            tracing::warn!("the token was not told how long the log is: {refusal}");
         }
         self.keeper.stop();
         self.store.close().await;

@@ -126,6 +126,33 @@ impl Daemon {
         cli_ok(&self.home, &["status", "--wait", "30"]);
     }
 
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        assert!(self.wait(), "the daemon did not stop in order");
+    }
+
+    pub fn restart_without_waiting(&mut self) {
+        self.child = spawn(&self.home);
+    }
+
+    /// Starts it again, whether it signs or not; gives what status says of the state directory once that is settled.
+    pub fn begin(&mut self) -> Value {
+        self.child = spawn(&self.home);
+        for _ in 0..600 {
+            let (good, text) = cli(&self.home, &["state", "show"]);
+            let told: Value = serde_json::from_str(&text).unwrap_or_default();
+            if good && told["standing"] != "unconfirmed" {
+                return told;
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return json!({"standing": "ended", "code": status.code()});
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the state directory is neither confirmed nor refused after 30 s");
+    }
+
     pub fn wallet(&self) -> Client {
         Client::open(&self.home.join("wallet.sock"))
     }
@@ -143,7 +170,9 @@ impl Daemon {
     pub fn verify_log(&self) -> Value {
         let dir = self.home.join(format!("export-{}", std::fs::read_dir(&self.home).unwrap().count()));
         cli_ok(&self.home, &["log", "export", dir.to_str().unwrap()]);
-        cli_ok(&self.home, &["log", "verify", dir.to_str().unwrap()])
+        let told = cli_ok(&self.home, &["log", "verify", dir.to_str().unwrap()]);
+        assert_eq!(told["unproven"], json!([]), "{told}");
+        told
     }
 }
 
@@ -191,6 +220,50 @@ impl Client {
         assert_eq!(reply["id"], 7);
         reply
     }
+}
+
+/// The user that runs the tests.
+pub fn own_uid() -> u32 {
+    let out = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+}
+
+pub fn ssh_keygen_is_here() -> bool {
+    let there =
+        Command::new("ssh-keygen").arg("-?").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !there {
+        eprintln!("skipped: ssh-keygen is not installed");
+    }
+    there
+}
+
+/// Makes a key; gives its public line.
+pub fn keygen(dir: &Path, who: &str, kind: &str) -> String {
+    let file = dir.join(who);
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", kind, "-N", "", "-C", who, "-f", file.to_str().unwrap()])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::read_to_string(file.with_extension("pub")).unwrap().trim().to_owned()
+}
+
+/// The stock `ssh-keygen -Y sign`.
+pub fn ssh_sign(key: &Path, namespace: &str, text: &str, more: &[&str]) -> String {
+    let mut child = Command::new("ssh-keygen")
+        .args(["-Y", "sign", "-n", namespace])
+        .args(more)
+        .arg("-f")
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    String::from_utf8(out.stdout).unwrap()
 }
 
 /// The stable code of a refusal, or `ok`.

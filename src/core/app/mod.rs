@@ -100,6 +100,7 @@ impl App {
 pub struct Apps {
     apps: Vec<App>,
     hash: [u8; 32],
+    text: String,
 }
 
 /// Why an app file was refused.
@@ -116,7 +117,11 @@ pub enum AppsError {
 impl Apps {
     /// Reads the text of `apps.toml`.
     pub fn parse(text: &str) -> Result<Self, AppsError> {
-        Ok(Self { apps: parse::parse(text)?, hash: super::units::sha256(text.as_bytes()) })
+        Ok(Self {
+            apps: parse::parse(text)?,
+            hash: super::units::sha256(text.as_bytes()),
+            text: text.to_owned(),
+        })
     }
 
     /// Refuses a text in which the registration of an app goes back to an earlier one.
@@ -171,6 +176,12 @@ impl Apps {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

@@ -5,8 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::change::{Matter, Quorum};
+use super::role::{Act, Role, clash, may};
 use super::sshsig::SshKey;
+use super::text::Needs;
+use crate::core::key::policy::length;
 use crate::core::units::sha256;
+
+/// How long a policy that loosens rests before it is in force, where the document does not say: a day.
+const USUAL_DELAY_MS: i64 = 86_400_000;
 
 /// Why a document was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,14 +27,25 @@ pub struct Person {
     pub id: String,
     /// Groups that approvals are asked of.
     pub groups: BTreeSet<String>,
-    /// The user on this machine, if there is one: nobody approves what an app of theirs asked for.
+    /// The user on this machine, if there is one: nobody approves what they, or an app of theirs, asked for.
     pub uid: Option<u32>,
+    /// What they may do.
+    pub roles: BTreeSet<Role>,
+}
+
+impl Person {
+    /// Whether one of their roles may.
+    #[must_use]
+    pub fn may(&self, act: Act) -> bool {
+        may(&self.roles, act)
+    }
 }
 
 /// The whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     hash: [u8; 32],
+    text: String,
     /// Names this deployment in every text that is signed: a signature for another one is worth nothing here.
     pub deployment: String,
     /// Whether keys in files approve, or authenticators only.
@@ -35,6 +53,7 @@ pub struct Authority {
     people: Vec<Person>,
     keys: BTreeMap<String, (SshKey, usize)>,
     revoked: BTreeSet<String>,
+    quorums: BTreeMap<Matter, Quorum>,
 }
 
 #[derive(Deserialize)]
@@ -48,15 +67,28 @@ struct Raw {
     revoked: Vec<String>,
     #[serde(default)]
     person: Vec<RawPerson>,
+    #[serde(default)]
+    quorum: BTreeMap<Matter, RawQuorum>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQuorum {
+    quorum: u32,
+    of: String,
+    delay: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPerson {
     id: String,
+    #[serde(default)]
     groups: Vec<String>,
+    #[serde(default)]
     keys: Vec<String>,
     uid: Option<u32>,
+    roles: Option<BTreeSet<Role>>,
 }
 
 fn is_word(text: &str) -> bool {
@@ -85,8 +117,20 @@ impl Authority {
             if people.iter().any(|p| p.id == id) {
                 return error(format!("person {id} stands twice"));
             }
-            if person.keys.is_empty() {
+            let roles = person.roles.unwrap_or_else(|| BTreeSet::from([Role::Approver]));
+            if let Some(why) = clash(&roles) {
+                return error(format!("person {id}: {why}"));
+            }
+            if roles.is_empty() {
+                return error(format!(
+                    "person {id} has no role: name one, or leave roles out for an approver"
+                ));
+            }
+            if person.keys.is_empty() && may(&roles, Act::Speak) {
                 return error(format!("person {id} has no key"));
+            }
+            if person.uid.is_some() && people.iter().any(|p| p.uid == person.uid) {
+                return error(format!("person {id} has the uid of somebody else: one user is one person"));
             }
             for line in person.keys {
                 let key = SshKey::parse(&line).map_err(|e| AuthorityError(format!("person {id}: {e}")))?;
@@ -95,7 +139,7 @@ impl Authority {
                     return error(format!("person {id} has a key that stands elsewhere too"));
                 }
             }
-            people.push(Person { id, groups: person.groups.into_iter().collect(), uid: person.uid });
+            people.push(Person { id, groups: person.groups.into_iter().collect(), uid: person.uid, roles });
         }
         for fingerprint in &raw.revoked {
             if !fingerprint.starts_with("SHA256:") {
@@ -104,20 +148,81 @@ impl Authority {
                 ));
             }
         }
-        Ok(Self {
+        let mut read = Self {
             hash: sha256(text.as_bytes()),
+            text: text.to_owned(),
             deployment: raw.deployment,
             files_allowed: raw.files_allowed,
             people,
             keys,
             revoked: raw.revoked.into_iter().collect(),
-        })
+            quorums: BTreeMap::new(),
+        };
+        for (matter, raw) in raw.quorum {
+            let quorum = read.quorum_of(matter, raw).map_err(AuthorityError)?;
+            read.quorums.insert(matter, quorum);
+        }
+        if !read.quorums.is_empty() && !read.quorums.contains_key(&Matter::Authority) {
+            return error(
+                "there are quorums, and none for this document: whoever changes it changes them all; add [quorum.authority]".into(),
+            );
+        }
+        Ok(read)
+    }
+
+    fn quorum_of(&self, matter: Matter, raw: RawQuorum) -> Result<Quorum, String> {
+        let what = format!("[quorum.{}]", matter.as_str());
+        if raw.quorum == 0 {
+            return Err(format!("{what}: a quorum of nobody decides nothing; 1 is the least"));
+        }
+        let there = self.strength(&raw.of);
+        if usize::try_from(raw.quorum).map_or(true, |n| n > there) {
+            return Err(format!(
+                "{what} asks for {} of {}, and only {there} who may speak have a key that counts",
+                raw.quorum, raw.of
+            ));
+        }
+        let usual = if matter == Matter::Policy { USUAL_DELAY_MS } else { 0 };
+        let delay_ms = raw.delay.map_or(Ok(usual), |d| length(&format!("{what} delay"), &d))?;
+        if delay_ms > 30 * 86_400_000 {
+            return Err(format!("{what}: a delay above 30d outlives the voices; name less"));
+        }
+        Ok(Quorum { needs: Needs { quorum: raw.quorum, of: raw.of }, delay_ms })
+    }
+
+    /// Who must agree to a change, where somebody must.
+    #[must_use]
+    pub fn quorum(&self, matter: Matter) -> Option<&Quorum> {
+        self.quorums.get(&matter)
+    }
+
+    /// All quorums.
+    pub fn quorums(&self) -> impl Iterator<Item = (Matter, &Quorum)> {
+        self.quorums.iter().map(|(m, q)| (*m, q))
+    }
+
+    /// Who a user of this machine is.
+    #[must_use]
+    pub fn person_by_uid(&self, uid: u32) -> Option<&Person> {
+        self.people.iter().find(|p| p.uid == Some(uid))
+    }
+
+    /// Whether it names who runs the daemon: then nobody else does, root included.
+    #[must_use]
+    pub fn names_operators(&self) -> bool {
+        self.people.iter().any(|p| p.uid.is_some() && p.roles.contains(&Role::Operator))
     }
 
     /// SHA-256 of the text.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whose key it is.
@@ -137,7 +242,16 @@ impl Authority {
     #[must_use]
     pub fn strength(&self, group: &str) -> usize {
         let able = |at: usize| self.keys.iter().any(|(f, (_, owner))| *owner == at && !self.is_revoked(f));
-        self.people.iter().enumerate().filter(|(at, p)| p.groups.contains(group) && able(*at)).count()
+        let counts = |at: usize, p: &Person| p.groups.contains(group) && p.may(Act::Speak) && able(at);
+        self.people.iter().enumerate().filter(|(at, p)| counts(*at, p)).count()
+    }
+
+    /// Fingerprints of a person's keys that count.
+    #[must_use]
+    pub fn keys_of(&self, person: &str) -> Vec<&str> {
+        let theirs = |at: usize| self.people.get(at).is_some_and(|p| p.id == person);
+        let keys = self.keys.iter().filter(|(f, (_, at))| theirs(*at) && !self.is_revoked(f));
+        keys.map(|(f, _)| f.as_str()).collect()
     }
 
     /// All people, for those who ask who decides.

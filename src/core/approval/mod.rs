@@ -4,10 +4,14 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod change;
+pub mod role;
 pub mod sshsig;
 pub mod text;
 
 pub use authority::{Authority, AuthorityError, Person};
+pub use change::{Change, Deed, KeptVoice, Matter, Quorum};
+pub use role::{Act, Role};
 pub use text::{APPROVE, Needs, REJECT, Shown};
 
 use self::sshsig::{SshSigError, verify};
@@ -49,6 +53,10 @@ pub fn judge(
     };
     if authority.is_revoked(&fingerprint) {
         return refuse(Code::ApprovalRevoked, format!("the key {fingerprint} of {} is revoked", person.id));
+    }
+    if !person.may(Act::Speak) {
+        let why = format!("{} has no role that approves", person.id);
+        return refuse(Code::RoleForbids, why);
     }
     if !person.groups.contains(&shown.needs.of) {
         return refuse(

@@ -115,3 +115,17 @@ proptest! {
         }
     }
 }
+
+/// A key in a file, made from a seed; its line and its signature over a text.
+pub(in crate::core::approval) fn signed(seed: u8, namespace: &str, text: &[u8]) -> (String, String) {
+    let secret = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+    let name = b"ssh-ed25519";
+    let blob = [string(name), string(&secret.verifying_key().to_bytes())].concat();
+    let about = [string(namespace.as_bytes()), string(b""), string(b"sha512")].concat();
+    let bytes = [MAGIC, &about, &string(&Sha512::digest(text))].concat();
+    let body = [string(name), string(&secret.sign(&bytes).to_bytes())].concat();
+    let all = [MAGIC, &1u32.to_be_bytes(), &string(&blob), &about, &string(&body)].concat();
+    let armoured =
+        format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", STANDARD.encode(all));
+    (format!("ssh-ed25519 {}", STANDARD.encode(&blob)), armoured)
+}

@@ -51,7 +51,7 @@ pub struct PaymentText<'a> {
 }
 
 /// Text that cannot break a line or pass for another character.
-fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 

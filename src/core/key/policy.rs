@@ -62,6 +62,7 @@ pub struct PurposeRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPolicy {
     hash: [u8; 32],
+    text: String,
     /// Days before an end on which somebody is told, falling.
     pub warn_days: Vec<u32>,
     rules: BTreeMap<Purpose, PurposeRule>,
@@ -111,7 +112,7 @@ struct RawRule {
 }
 
 /// `90d`, `2y` (of 365 days), `12h`, `30s` (drills) or `0d`, as milliseconds.
-fn length(what: &str, text: &str) -> Result<i64, String> {
+pub(crate) fn length(what: &str, text: &str) -> Result<i64, String> {
     let bad = || format!("{what} = {text:?} must be a number with s, h, d or y, at most 100y");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
     let factor = match unit {
@@ -191,13 +192,19 @@ impl KeyPolicy {
         if let Some(missing) = Purpose::ALL.into_iter().find(|p| !rules.contains_key(p)) {
             return error(format!("there is no part for purpose {missing}"));
         }
-        Ok(Self { hash: sha256(text.as_bytes()), warn_days: raw.warn_days, rules })
+        Ok(Self { hash: sha256(text.as_bytes()), text: text.to_owned(), warn_days: raw.warn_days, rules })
     }
 
     /// SHA-256 of the text.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// What holds for a purpose.

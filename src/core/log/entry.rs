@@ -1,17 +1,22 @@
-//! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
+//! What entries say. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::super::units::Timestamp;
+use super::super::units::sha256;
+pub use super::format::Entry;
 use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
 const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
+/// Longest part of a text, bytes: fits an entry even where each character is written with six.
+const MAX_PART: usize = 8192;
 
 fn active() -> State {
     State::Active
@@ -111,6 +116,9 @@ pub enum EntryKind {
         hash: String,
         /// Who put it in force.
         uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A policy came into force.
     Policy {
@@ -122,6 +130,22 @@ pub enum EntryKind {
         uid: u32,
         /// tightens, loosens, incomparable, neutral, start.
         class: String,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+    },
+    /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
+    Document {
+        /// `policy`, `key-policy`, `authority` or `apps`.
+        what: String,
+        /// SHA-256 of the whole text.
+        hash: String,
+        /// Which part, from 1.
+        part: usize,
+        /// How many there are.
+        parts: usize,
+        /// The part.
+        text: String,
     },
     /// The registered apps changed.
     Apps {
@@ -131,6 +155,9 @@ pub enum EntryKind {
         count: usize,
         /// Who.
         uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A request was permitted and reserved; the token may sign from here on.
     Intent {
@@ -152,9 +179,15 @@ pub enum EntryKind {
         policy: String,
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
+        /// SHA-256 of the facts about the machine.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        device: String,
         /// People who approved it, where the policy asked for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         approved_by: Vec<String>,
+        /// What identifies the payment, fees aside, where it uses an account nonce; hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
     },
     /// A payment waits for people.
     Waiting {
@@ -164,6 +197,9 @@ pub enum EntryKind {
         app: String,
         /// Key.
         key: String,
+        /// The user that the app ran as: nobody approves what they asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         /// The text that they sign.
         text: String,
     },
@@ -187,6 +223,26 @@ pub enum EntryKind {
         /// `cancelled`.
         how: String,
     },
+    /// Somebody asked for a change that one person cannot make.
+    ChangeAsked {
+        /// Its id.
+        change: String,
+        /// What it is about.
+        matter: String,
+        /// Who asked.
+        uid: u32,
+        /// The text that people sign.
+        text: String,
+    },
+    /// A change was carried out, or will never be.
+    ChangeEnded {
+        /// Its id.
+        change: String,
+        /// made, vetoed, withdrawn, expired, stale or failed.
+        how: String,
+        /// In words.
+        why: String,
+    },
     /// The document of the people who approve came into force.
     Authority {
         /// SHA-256 of its text.
@@ -195,6 +251,9 @@ pub enum EntryKind {
         people: usize,
         /// Who put it in force.
         uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// The answer was checked and released.
     Result {
@@ -218,6 +277,15 @@ pub enum EntryKind {
     InDoubt {
         /// Request id.
         request: String,
+    },
+    /// What the machine is, at the start and whenever it changed.
+    Device {
+        /// SHA-256 of the facts; intents name it.
+        digest: String,
+        /// Each fact.
+        facts: Value,
+        /// What is required and is not so.
+        broken: Vec<String>,
     },
     /// The token was tried: what it enforces, and whether payment keys may live in it.
     SelfTest {
@@ -246,6 +314,23 @@ pub enum EntryKind {
         /// The entry as the device wrote it, or null.
         device: Value,
     },
+    /// Rows of the tables changed in the commit of this entry; at each start they must be found so.
+    Rows {
+        /// SHA-256 over the columns of each, by table and name.
+        rows: BTreeMap<String, String>,
+    },
+    /// What was found of the state directory, or settled about it.
+    State {
+        /// `sealed`, `anchored`, `refused`, `accepted`.
+        what: String,
+        /// In words; of what an operator accepted, the reason.
+        why: String,
+        /// Who, where it was somebody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// Times that a log was accepted so far.
+        epoch: u64,
+    },
     /// A request was refused.
     Refusal {
         /// Request id, when it had one.
@@ -266,8 +351,20 @@ pub enum EntryKind {
         rule: Option<String>,
         /// The decoded payment, when it was decoded.
         act: Option<Value>,
+        /// Tier of the caller, where the policy was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
+    },
+    /// Something that somebody must look into: an export that stays behind, a witness that refuses.
+    Alarm {
+        /// `export-lag`, `export-gap`, `witness`.
+        what: String,
+        /// Whom it is about.
+        about: String,
+        /// In words.
+        sentence: String,
     },
     /// An operator did something.
     Operator {
@@ -278,38 +375,6 @@ pub enum EntryKind {
         /// Details.
         detail: Value,
     },
-}
-
-/// One entry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Format version.
-    pub v: u32,
-    /// Index in the log.
-    pub seq: u64,
-    /// RFC 3339, UTC.
-    pub at: String,
-    /// Milliseconds since the epoch; never decreases.
-    pub at_ms: i64,
-    /// What happened.
-    #[serde(flatten)]
-    pub kind: EntryKind,
-}
-
-impl Entry {
-    /// The line.
-    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, serde_json::Error> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            v: u32,
-            seq: u64,
-            at: String,
-            at_ms: i64,
-            #[serde(flatten)]
-            kind: &'a EntryKind,
-        }
-        serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
-    }
 }
 
 fn clipped(text: &str) -> String {
@@ -336,13 +401,52 @@ impl EntryKind {
     /// See [`EntryKind::Policy`].
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class }
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None }
+    }
+
+    /// The same, of a document whose text is kept under this SHA-256.
+    #[must_use]
+    pub fn keeping(mut self, text: String) -> Self {
+        if let Self::Policy { kept, .. }
+        | Self::KeyPolicy { kept, .. }
+        | Self::Authority { kept, .. }
+        | Self::Apps { kept, .. } = &mut self
+        {
+            *kept = Some(text);
+        }
+        self
+    }
+
+    /// A text in parts that fit an entry, whatever they hold.
+    // [clause 8.7.1-e] what was in force is in the log word by word, and not as a hash alone
+    #[must_use]
+    pub fn documents(what: &str, text: &str) -> Vec<Self> {
+        let hash = hex::encode(sha256(text.as_bytes()));
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while rest.len() > MAX_PART {
+            let end = (0..=MAX_PART).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+            let (part, more) = rest.split_at(end);
+            parts.push(part);
+            rest = more;
+        }
+        parts.push(rest);
+        let count = parts.len();
+        (1..)
+            .zip(parts)
+            .map(|(part, text)| Self::Document {
+                what: what.to_owned(),
+                hash: hash.clone(),
+                part,
+                parts: count,
+                text: text.to_owned(),
+            })
+            .collect()
     }
 
     /// See [`EntryKind::Apps`].
     #[must_use]
     pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid }
+        Self::Apps { hash: hex::encode(hash), count, uid, kept: None }
     }
 
     /// See [`EntryKind::Failed`].
@@ -371,8 +475,15 @@ impl EntryKind {
             sentence: clipped(&refusal.sentence),
             rule: refusal.rule.clone(),
             act: None,
+            tier: None,
             suppressed,
         }
+    }
+
+    /// See [`EntryKind::Alarm`].
+    #[must_use]
+    pub fn alarm(what: &str, about: &str, sentence: &str) -> Self {
+        Self::Alarm { what: what.to_owned(), about: about.to_owned(), sentence: clipped(sentence) }
     }
 
     /// See [`EntryKind::Operator`].

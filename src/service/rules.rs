@@ -1,0 +1,468 @@
+//! The rules in force: read from files, held against those that people decided on, put in force, kept, logged.
+//!
+//! Where the authority document names a quorum for a document, a file alone puts nothing in force that loosens it: what was
+//! in force before stays, and the difference is shown, or asked for.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::changes::{authority_detail, line_detail};
+use super::ledger::PolicyLedger;
+use super::{House, Rules};
+use crate::config::{Config, ConfigError, read_text};
+use crate::core::app::Apps;
+use crate::core::app::facts::Host;
+use crate::core::approval::{Act, Authority, Deed, Matter};
+use crate::core::key::policy::{BUILT_IN, KeyPolicy};
+use crate::core::policy::books::{self, BookFile, Sources};
+use crate::core::policy::diff::Class;
+use crate::core::policy::{Policy, PolicyError, diff};
+use crate::core::units::sha256;
+use crate::refusal::{Code, Refusal};
+use crate::store::{EntryKind, Store, Text};
+
+/// The four texts that say who may do what.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Texts {
+    policy: String,
+    apps: String,
+    key_policy: String,
+    authority: Option<String>,
+}
+
+/// A file that is not in force, and why.
+pub(super) struct Held {
+    pub(super) matter: Matter,
+    pub(super) text: String,
+    pub(super) why: String,
+}
+
+fn invalid(why: impl Into<String>) -> Refusal {
+    Refusal::new(Code::PolicyInvalid, why)
+}
+
+fn read_authority(text: &str) -> Result<Authority, Refusal> {
+    Authority::parse(text).map_err(|e| invalid(format!("authority: {e}")))
+}
+
+fn read_apps(text: &str, host: &Host) -> Result<Apps, Refusal> {
+    let apps = Apps::parse(text).map_err(|e| invalid(format!("apps: {e}")))?;
+    apps.within(|uid| host.reach(uid))?;
+    Ok(apps)
+}
+
+impl Texts {
+    /// As the files have them.
+    pub(super) fn of_files(config: &Config) -> Result<Self, Refusal> {
+        let text = |path: &Path| read_text(path).map_err(|e| invalid(e.to_string()));
+        Ok(Self {
+            policy: text(&config.policy_file)?,
+            apps: text(&config.apps_file)?,
+            key_policy: config.keys_file.as_deref().map_or_else(|| Ok(BUILT_IN.to_owned()), text)?,
+            authority: config.authority_file.as_deref().map(text).transpose()?,
+        })
+    }
+
+    /// As they came into force last; `None` where nothing was kept.
+    async fn kept(store: &Store) -> Result<Option<Self>, Refusal> {
+        let failed = |e: crate::store::StoreError| Refusal::new(Code::StoreFailed, e.to_string());
+        let (policy, apps, key_policy, authority) = (
+            store.document("policy").await.map_err(failed)?,
+            store.document("apps").await.map_err(failed)?,
+            store.document("key-policy").await.map_err(failed)?,
+            store.document("authority").await.map_err(failed)?,
+        );
+        Ok(match (policy, apps, key_policy) {
+            (Some(policy), Some(apps), Some(key_policy)) => {
+                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()) })
+            }
+            _ => None,
+        })
+    }
+
+    /// Compiled, and held against each other.
+    fn compile(self, config: &Config, host: &Host) -> Result<(Rules, KeyPolicy), Refusal> {
+        let apps = read_apps(&self.apps, host)?;
+        let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
+        let authority = self.authority.as_deref().map(read_authority).transpose()?;
+        let policy = beside(&self.policy, config, authority.as_ref())?;
+        reachable(&policy, authority.as_ref())?;
+        policy.within(&apps, host)?;
+        let rules = Rules {
+            policy: Arc::new(policy),
+            policy_text: self.policy,
+            apps,
+            apps_text: self.apps,
+            authority: authority.map(Arc::new),
+            authority_text: self.authority,
+            key_policy_text: self.key_policy,
+        };
+        Ok((rules, key_policy))
+    }
+}
+
+/// What of the files may be in force, given what is: the rest stays as it is, and is named.
+// [clause 8.8-b] what loosens, and who decides on it, is changed by people together, not by who can write a file
+fn settle(config: &Config, files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
+    let Some(kept) = kept else { return Ok((files, Vec::new())) };
+    let mut held = Vec::new();
+    let mut settled = files.clone();
+    let mut hold = |matter, text: String, why: &str| held.push(Held { matter, text, why: why.to_owned() });
+    let ruling = kept.authority.as_deref().map(read_authority).transpose()?;
+    let Some(ruling) = ruling else { return Ok((settled, held)) };
+    if files.authority != kept.authority && ruling.quorum(Matter::Authority).is_some() {
+        if let Some(text) = files.authority {
+            hold(Matter::Authority, text, "who decides is changed by those who decide");
+        } else {
+            tracing::warn!("authority_file is not configured; the document in force stays in force");
+        }
+        settled.authority.clone_from(&kept.authority);
+    }
+    if files.policy != kept.policy && ruling.quorum(Matter::Policy).is_some() {
+        let read = |text: &str| beside(text, config, Some(&ruling));
+        let class = diff(&read(&kept.policy)?, &read(&files.policy)?).class();
+        if !is_stricter(class) {
+            hold(Matter::Policy, files.policy, &format!("it is {class}, and needs a quorum"));
+            settled.policy.clone_from(&kept.policy);
+        }
+    }
+    if files.key_policy != kept.key_policy && ruling.quorum(Matter::KeyPolicy).is_some() {
+        hold(Matter::KeyPolicy, files.key_policy, "the security policy of keys needs a quorum");
+        settled.key_policy.clone_from(&kept.key_policy);
+    }
+    if files.apps != kept.apps && ruling.quorum(Matter::Apps).is_some() {
+        hold(Matter::Apps, files.apps, "the registered apps need a quorum");
+        settled.apps.clone_from(&kept.apps);
+    }
+    Ok((settled, held))
+}
+
+/// Whether nothing is permitted that was not: one operator does that, at once.
+fn is_stricter(class: Class) -> bool {
+    matches!(class, Class::Neutral | Class::Tightens)
+}
+
+/// Every quorum of the policy must be one that people can make.
+fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refusal> {
+    for (rule, needs) in policy.asks() {
+        let there = authority.map_or(0, |a| a.strength(&needs.of));
+        if usize::try_from(needs.quorum).map_or(true, |quorum| there < quorum) {
+            return Err(invalid(format!(
+                "rule {rule} asks for {} of {}, and the authority document names {there} with a key that counts",
+                needs.quorum, needs.of
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a policy text with the books beside the policy file.
+fn beside(text: &str, config: &Config, authority: Option<&Authority>) -> Result<Policy, Refusal> {
+    let directory = config.policy_file.parent().unwrap_or(Path::new("."));
+    parse_policy(text, directory, authority).map_err(|e| invalid(e.to_string()))
+}
+
+/// Reads a policy text, and the signed books that it names from a directory.
+pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
+    let read = |file: &str| {
+        let at = beside.join(file);
+        let text = read_text(&at).map_err(|e| e.to_string())?;
+        // A book that nobody has signed yet is refused for that, with what to do.
+        let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
+            }
+            other => other.map_err(|e| e.to_string())?,
+        };
+        Ok(BookFile { text, signatures })
+    };
+    let files = books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect();
+    Policy::read(text, &Sources { files: Some(&files), authority })
+}
+
+/// What the daemon starts with; what differs from that stands in the second part.
+pub(super) async fn at_start(
+    config: &Config,
+    store: &Store,
+    host: &Host,
+) -> Result<(Rules, KeyPolicy, Vec<String>), Refusal> {
+    let (texts, held) = settle(config, Texts::of_files(config)?, Texts::kept(store).await?)?;
+    let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
+    let notes: Vec<String> = notes.collect();
+    for note in &notes {
+        tracing::warn!("{note}; claviger reload asks the people for it");
+    }
+    let (rules, key_policy) = texts.compile(config, host)?;
+    Ok((rules, key_policy, notes))
+}
+
+impl House {
+    /// Who must agree, where somebody must.
+    fn quorum(&self, matter: Matter) -> bool {
+        self.rules().authority.as_ref().is_some_and(|a| a.quorum(matter).is_some())
+    }
+
+    fn texts(&self) -> Texts {
+        let rules = self.rules();
+        Texts {
+            policy: rules.policy_text.clone(),
+            apps: rules.apps_text.clone(),
+            key_policy: rules.key_policy_text.clone(),
+            authority: rules.authority_text.clone(),
+        }
+    }
+
+    /// Reads a policy text with the books beside the policy file, and with the people in force.
+    pub fn read_policy(&self, text: &str) -> Result<Policy, Refusal> {
+        beside(text, &self.config, self.rules().authority.as_deref())
+    }
+
+    /// Reads all files again. On any error the old rules stay; what needs people is asked of them.
+    pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let (texts, held) = settle(&self.config, Texts::of_files(&self.config)?, Some(self.texts()))?;
+        for held in &held {
+            self.fits(held.matter, &held.text)?;
+        }
+        let before = self.key_policy().hash();
+        let mut summary = self.put_in_force(texts, uid).await?;
+        let mut asked = Vec::new();
+        for held in &held {
+            let change = self.ask_document(held.matter, &held.text, uid).await?;
+            asked.push(json!({"matter": held.matter, "why": held.why, "change": change}));
+        }
+        let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
+        *self.differing.lock().unwrap_or_else(PoisonError::into_inner) = notes.collect();
+        if let Some(map) = summary.as_object_mut() {
+            map.insert("key_policy_changed".into(), json!(before != self.key_policy().hash()));
+            map.insert("asked".into(), json!(asked));
+        }
+        Ok(summary)
+    }
+
+    /// Checks a policy text, and puts it in force or asks the people for it.
+    pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let policy = self.read_policy(text)?;
+        let class = diff(&self.rules().policy, &policy).class();
+        reachable(&policy, self.rules().authority.as_deref())?;
+        self.fits(Matter::Policy, text)?;
+        // [clause 8.8-b] tightening is for one operator, at once; loosening is for the quorum, after its delay
+        if self.quorum(Matter::Policy) && !is_stricter(class) {
+            return Err(self.ask_refused(Matter::Policy, text, uid).await?);
+        }
+        self.permit(uid, &[Act::Run])?;
+        self.write_and_put(Matter::Policy, text, uid).await
+    }
+
+    /// Checks an authority document, and puts it in force or asks the people for it.
+    pub async fn apply_authority(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        let new = read_authority(text)?;
+        reachable(&self.rules().policy, Some(&new))?;
+        if self.quorum(Matter::Authority) {
+            return Err(self.ask_refused(Matter::Authority, text, uid).await?);
+        }
+        self.permit(uid, &[Act::Run])?;
+        self.write_and_put(Matter::Authority, text, uid).await
+    }
+
+    /// The authority document in force.
+    #[must_use]
+    pub fn authority_shown(&self) -> Value {
+        let rules = self.rules();
+        json!({
+            "hash": rules.authority.as_ref().map(|a| hex::encode(a.hash())),
+            "text": rules.authority_text,
+            "people": rules.authority.as_ref().map(|a| {
+                a.people()
+                    .iter()
+                    .map(|p| json!({"id": p.id, "roles": p.roles, "groups": p.groups, "uid": p.uid, "keys": a.keys_of(&p.id)}))
+                    .collect::<Vec<_>>()
+            }),
+        })
+    }
+
+    /// People are not asked for what could not be in force on this machine.
+    fn fits(&self, matter: Matter, text: &str) -> Result<(), Refusal> {
+        let (rules, host) = (self.rules(), self.eyes.host());
+        match matter {
+            Matter::Policy => self.read_policy(text)?.within(&rules.apps, host),
+            Matter::Apps => read_apps(text, host)?.follows(&rules.apps),
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
+        let change = self.ask_document(matter, text, uid).await?;
+        Ok(super::changes::needed(&change))
+    }
+
+    async fn ask_document(&self, matter: Matter, text: &str, uid: u32) -> Result<Value, Refusal> {
+        let (from, detail) = self.compared(matter, text)?;
+        self.ask(matter, Deed::Document { from, body: text.to_owned() }, detail, uid).await
+    }
+
+    /// SHA-256 of what is in force, and what a text would change, for those who decide.
+    fn compared(&self, matter: Matter, text: &str) -> Result<(String, Vec<String>), Refusal> {
+        let rules = self.rules();
+        let detail = match matter {
+            Matter::Policy => {
+                let change = diff(&rules.policy, &self.read_policy(text)?);
+                let lines = change.to_string();
+                std::iter::once(format!("all together: {}", change.class()))
+                    .chain(lines.lines().map(str::to_owned))
+                    .collect()
+            }
+            Matter::Authority => authority_detail(rules.authority.as_deref(), &read_authority(text)?),
+            _ => line_detail(&self.text_in_force(matter).unwrap_or_default(), text),
+        };
+        let from = hex::encode(sha256(self.text_in_force(matter).unwrap_or_default().as_bytes()));
+        Ok((from, detail))
+    }
+
+    fn text_in_force(&self, matter: Matter) -> Option<String> {
+        let texts = self.texts();
+        match matter {
+            Matter::Policy => Some(texts.policy),
+            Matter::Apps => Some(texts.apps),
+            Matter::KeyPolicy => Some(texts.key_policy),
+            Matter::Authority => texts.authority,
+            Matter::Resume | Matter::Destroy | Matter::Import => None,
+        }
+    }
+
+    /// Whether a document is still the one in force.
+    pub(super) fn is_in_force(&self, matter: Matter, hash: &str) -> bool {
+        hex::encode(sha256(self.text_in_force(matter).unwrap_or_default().as_bytes())) == hash
+    }
+
+    /// Puts one document in force, and its file in step with it.
+    pub(super) async fn write_and_put(&self, matter: Matter, text: &str, uid: u32) -> Result<Value, Refusal> {
+        let mut texts = self.texts();
+        let file = match matter {
+            Matter::Policy => {
+                text.clone_into(&mut texts.policy);
+                Some(&self.config.policy_file)
+            }
+            Matter::Apps => {
+                text.clone_into(&mut texts.apps);
+                Some(&self.config.apps_file)
+            }
+            Matter::KeyPolicy => {
+                text.clone_into(&mut texts.key_policy);
+                self.config.keys_file.as_ref()
+            }
+            Matter::Authority => {
+                texts.authority = Some(text.to_owned());
+                self.config.authority_file.as_ref()
+            }
+            Matter::Resume | Matter::Destroy | Matter::Import => {
+                return Err(Refusal::new(Code::Internal, "a key is no document"));
+            }
+        };
+        // Nothing is written before it is known to be whole.
+        let (rules, _) = texts.clone().compile(&self.config, self.eyes.host())?;
+        rules.apps.follows(&self.rules().apps)?;
+        if let Some(path) = file {
+            write_atomically(path, text.as_bytes()).map_err(|e| {
+                Refusal::new(Code::StoreFailed, format!("{} cannot be written: {e}", path.display()))
+            })?;
+        }
+        self.put_in_force(texts, uid).await
+    }
+
+    async fn put_in_force(&self, texts: Texts, uid: u32) -> Result<Value, Refusal> {
+        let old = self.rules();
+        let (rules, key_policy) = texts.compile(&self.config, self.eyes.host())?;
+        rules.apps.follows(&old.apps)?;
+        let change = diff(&old.policy, &rules.policy);
+        let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
+        self.keep_documents(Some(&old), &rules, &class, uid).await?;
+        if changed {
+            // Written down before it is in force; counters are built anew from the rows of what was spent.
+            self.store
+                .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
+        }
+        let summary = json!({
+            "policy": hex::encode(rules.policy.hash()),
+            "changed": changed,
+            "class": class,
+            "diff": change.to_string(),
+            "apps": rules.apps.all().len(),
+        });
+        *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key_policy);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
+        Ok(summary)
+    }
+
+    /// Whether there was an authority document before.
+    async fn kept_authority(&self) -> Result<bool, Refusal> {
+        let kept = self.store.document("authority").await.map_err(|e| self.store_refusal(&e))?;
+        Ok(kept.is_some_and(|text| !text.is_empty()))
+    }
+
+    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before.
+    pub(super) async fn keep_documents(
+        &self,
+        old: Option<&Rules>,
+        new: &Rules,
+        class: &str,
+        uid: u32,
+    ) -> Result<(), Refusal> {
+        let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
+        let mut entries = Vec::new();
+        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
+            let entry = EntryKind::policy(new.policy.hash(), new.policy_text.len(), uid, class.to_owned());
+            entries.push((entry, "policy", new.policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
+            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
+            entries.push((entry, "key-policy", new.key_policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.apps_text != new.apps_text) {
+            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
+            entries.push((entry, "apps", new.apps_text.clone()));
+        }
+        let named = match old {
+            Some(old) => old.authority_text != new.authority_text,
+            None => new.authority_text.is_some() || self.kept_authority().await?,
+        };
+        if named {
+            // The absence of a document is the empty text.
+            let text = new.authority_text.clone().unwrap_or_default();
+            let people = new.authority.as_ref().map_or(0, |a| a.people().len());
+            entries.push((
+                EntryKind::Authority { hash: hash(&text), people, uid, kept: None },
+                "authority",
+                text,
+            ));
+        }
+        for (entry, name, text) in entries {
+            self.store
+                .announce(Text { what: name, text }, entry)
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let fresh = path
+        .with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    std::fs::File::open(parent)?.sync_all()
+}

@@ -1,0 +1,325 @@
+//! Who may change the rules: roles, quorums, delays, vetoes, with the stock ssh-keygen and a real daemon.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop where they cannot go on"
+)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Daemon, POLICY, cli, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
+
+const REJECT: &str = "clavigerd-rejection@v1";
+
+struct Board {
+    daemon: Daemon,
+    dir: PathBuf,
+}
+
+/// alice, bob and carol decide; dora comes with a new document; otto is this user, with these roles.
+fn document(dir: &std::path::Path, people: &[&str], quorums: &str, own_roles: &str) -> String {
+    let mut text = format!("schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n{quorums}\n");
+    for who in people {
+        let file = dir.join(who).with_extension("pub");
+        let key = std::fs::read_to_string(file)
+            .map_or_else(|_| keygen(dir, who, "ed25519"), |t| t.trim().to_owned());
+        text += &format!("[[person]]\nid = \"{who}\"\ngroups = [\"ops\"]\nkeys = [\"{key}\"]\n");
+    }
+    let key = std::fs::read_to_string(dir.join("otto.pub"))
+        .map_or_else(|_| keygen(dir, "otto", "ed25519"), |t| t.trim().to_owned());
+    text + &format!(
+        "[[person]]\nid = \"otto\"\ngroups = [\"ops\"]\nroles = [{own_roles}]\nuid = {}\nkeys = [\"{key}\"]\n",
+        own_uid()
+    )
+}
+
+fn quorum(matter: &str, quorum: u32, delay: &str) -> String {
+    format!("[quorum.{matter}]\nquorum = {quorum}\nof = \"ops\"\ndelay = \"{delay}\"\n")
+}
+
+fn quorums(delay: &str) -> String {
+    ["policy", "authority", "resume", "destroy", "apps", "key-policy", "import"]
+        .map(|m| quorum(m, 2, delay))
+        .concat()
+}
+
+impl Board {
+    fn start(quorums: &str, own_roles: &str) -> Self {
+        let mut daemon = Daemon::start();
+        let dir = daemon.home.join("people");
+        std::fs::create_dir(&dir).unwrap();
+        let text = document(&dir, &["alice", "bob", "carol"], quorums, own_roles);
+        std::fs::write(daemon.home.join("authority.toml"), text).unwrap();
+        let file = daemon.home.join("clavigerd.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("authority_file = \"authority.toml\"\n{config}")).unwrap();
+        daemon.restart();
+        Self { daemon, dir }
+    }
+
+    /// Asks through the operator's socket; the change's id when people must agree.
+    fn asks(&self, method: &str, params: &Value) -> Result<Value, String> {
+        let reply = self.daemon.operator().call(method, params);
+        match code(&reply) {
+            "ok" => Ok(reply["result"].clone()),
+            "change_needed" => Err(reply["error"]["data"]["facts"]["request"].as_str().unwrap().to_owned()),
+            other => panic!("{other}: {reply}"),
+        }
+    }
+
+    fn applies(&self, policy: &str) -> Result<Value, String> {
+        self.asks("operator_policyApply", &json!({"text": policy}))
+    }
+
+    fn shown(&self, change: &str) -> Value {
+        cli_ok(&self.daemon.home, &["approval", "show", change])
+    }
+
+    fn says(&self, who: &str, change: &str, namespace: Option<&str>) -> String {
+        let shown = self.shown(change);
+        let usual = shown["namespaces"]["approve"].as_str().unwrap();
+        let signature =
+            ssh_sign(&self.dir.join(who), namespace.unwrap_or(usual), shown["text"].as_str().unwrap(), &[]);
+        let words = json!({"request": change, "signature": signature});
+        code(&self.daemon.operator().call("operator_approve", &words)).to_owned()
+    }
+
+    fn status(&self, change: &str) -> String {
+        self.shown(change)["status"].as_str().unwrap().to_owned()
+    }
+
+    fn waits_for(&self, change: &str, status: &str) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.status(change) != status {
+            assert!(Instant::now() < until, "{change} is {} and not {status}", self.status(change));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn pays(&self, nonce: u64, value: u64) -> String {
+        let words = json!({"transaction": self.daemon.tx(nonce, value)});
+        code(&self.daemon.wallet().call("claviger_signPayment", &words)).to_owned()
+    }
+}
+
+fn looser() -> String {
+    POLICY.replace("per_tx.max = \"100\"", "per_tx.max = \"120\"")
+}
+
+// [clause 8.8-b] test
+#[test]
+fn a_looser_policy_takes_people_and_time_and_a_stricter_one_is_in_force_at_once() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut board = Board::start(&quorums("2s"), "\"operator\"");
+    assert_eq!(board.pays(0, 110), "over_limit");
+    let change = board.applies(&looser()).unwrap_err();
+    assert_eq!(board.applies(&looser()).unwrap_err(), change, "asked twice, it waits once");
+    let text = board.shown(&change)["text"].as_str().unwrap().to_owned();
+    for line in
+        ["matter: policy", "asked by: otto", "all together: loosens", "needs: 2 of ops", "then waits: 2 s"]
+    {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+    // Apps hear of it before it is in force.
+    let told =
+        board.daemon.wallet().call("claviger_waitGovernance", &json!({"since": 0, "timeout_ms": 1000}));
+    assert!(told["result"]["news"].to_string().contains("change-asked"), "{told}");
+    let seen = board.daemon.wallet().call("claviger_governance", &json!({}));
+    assert_eq!(seen["result"]["pending"][0]["request"], change.as_str(), "{seen}");
+    assert_eq!(board.says("alice", &change, None), "ok");
+    assert_eq!(board.says("alice", &change, None), "approval_twice");
+    assert_eq!(board.says("otto", &change, None), "role_forbids", "who asks does not approve");
+    assert_eq!(board.says("bob", &change, Some("clavigerd-approval@v1")), "approval_namespace");
+    assert_eq!(board.says("bob", &change, Some("clavigerd-key@v1")), "approval_namespace");
+    // It survives a crash.
+    board.daemon.signal("KILL");
+    board.daemon.restart();
+    assert_eq!(board.says("bob", &change, None), "ok");
+    assert_eq!(board.status(&change), "agreed");
+    assert_eq!(board.pays(0, 110), "over_limit", "its delay runs");
+    board.waits_for(&change, "made");
+    assert_eq!(board.pays(0, 110), "ok");
+    // Tightening is for one operator, and at once.
+    board.applies(POLICY).unwrap();
+    assert_eq!(board.pays(1, 110), "over_limit");
+    // What was agreed on from another policy is not carried out.
+    let stale = board.applies(&looser()).unwrap_err();
+    board.applies(&POLICY.replace("\"250\"", "\"240\"")).unwrap();
+    board.waits_for(&stale, "stale");
+    // A veto ends it, also after enough have agreed.
+    let vetoed = board.applies(&looser()).unwrap_err();
+    assert_eq!(board.says("alice", &vetoed, None), "ok");
+    assert_eq!(board.says("bob", &vetoed, None), "ok");
+    assert_eq!(board.says("carol", &vetoed, Some(REJECT)), "ok");
+    assert_eq!(board.status(&vetoed), "vetoed");
+    std::thread::sleep(Duration::from_millis(2600));
+    assert_eq!(board.pays(1, 110), "over_limit");
+    // Who asked may take it back.
+    let back = board.applies(&looser()).unwrap_err();
+    cli_ok(&board.daemon.home, &["approval", "withdraw", &back]);
+    assert_eq!(board.says("alice", &back, None), "approval_stale");
+    board.daemon.verify_log();
+}
+
+// [clause 8.8-b] test
+#[test]
+fn files_alone_do_not_change_what_people_decide_on() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut board = Board::start(&quorums("0s"), "\"operator\"");
+    let home = board.daemon.home.clone();
+    let policy = home.join("policy.toml");
+    let authority = std::fs::read_to_string(home.join("authority.toml")).unwrap();
+    // Whoever can write the files puts nothing in force with them.
+    std::fs::write(&policy, looser()).unwrap();
+    std::fs::write(home.join("authority.toml"), authority.replace("quorum = 2", "quorum = 1")).unwrap();
+    board.daemon.restart();
+    assert_eq!(board.pays(0, 110), "over_limit");
+    let status = cli_ok(&home, &["status"]);
+    assert_eq!(status["not_in_force"].as_array().unwrap().len(), 2, "{status}");
+    // Nor does leaving the document out of the configuration.
+    let config = std::fs::read_to_string(home.join("clavigerd.toml")).unwrap();
+    std::fs::write(home.join("clavigerd.toml"), config.replace("authority_file = \"authority.toml\"\n", ""))
+        .unwrap();
+    board.daemon.restart();
+    assert_eq!(board.pays(0, 110), "over_limit");
+    std::fs::write(home.join("clavigerd.toml"), config).unwrap();
+    board.daemon.restart();
+    // A reload asks the people for what the files want.
+    let asked = cli_ok(&home, &["reload"])["asked"].as_array().unwrap().clone();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    let loosens = asked.iter().find(|a| a["matter"] == "policy").unwrap()["change"]["request"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(board.says("alice", &loosens, None), "ok");
+    assert_eq!(board.says("bob", &loosens, None), "ok");
+    assert_eq!(board.status(&loosens), "made");
+    assert_eq!(board.pays(0, 110), "ok");
+    // Apps and the key policy are documents of the same kind.
+    let apps = std::fs::read_to_string(home.join("apps.toml")).unwrap();
+    std::fs::write(home.join("apps.toml"), format!("# changed\n{apps}")).unwrap();
+    let asked = cli_ok(&home, &["reload"])["asked"].to_string();
+    assert!(asked.contains("\"apps\""), "{asked}");
+    assert_eq!(board.pays(1, 100), "ok", "the apps in force go on");
+    board.daemon.restart();
+    assert_eq!(board.pays(2, 10), "ok", "after a restart too");
+    board.daemon.verify_log();
+}
+
+// [clause 8.8-b] test
+#[test]
+fn a_new_authority_takes_the_old_people_and_the_new() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let board = Board::start(&quorums("0s"), "\"operator\"");
+    let new = document(&board.dir, &["carol", "dora", "emil"], &quorums("0s"), "\"operator\"");
+    let change = board.asks("operator_authorityApply", &json!({"text": new})).unwrap_err();
+    let text = board.shown(&change)["text"].as_str().unwrap().to_owned();
+    for line in ["- person alice", "+ person dora", "needs also: 2 of ops of the new document"] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+    assert_eq!(board.says("dora", &change, None), "ok");
+    assert_eq!(board.says("emil", &change, None), "ok");
+    assert_eq!(board.status(&change), "waiting", "the new people alone");
+    assert_eq!(board.says("alice", &change, None), "ok");
+    assert_eq!(board.status(&change), "waiting", "one of the old");
+    assert_eq!(board.says("bob", &change, None), "ok");
+    assert_eq!(board.status(&change), "made");
+    // From here on the old people are strangers.
+    let looser = board.applies(&looser()).unwrap_err();
+    assert_eq!(board.says("alice", &looser, None), "approval_stranger");
+    assert_eq!(board.says("dora", &looser, None), "ok");
+    // A document that gives governance up is none.
+    let bare = document(&board.dir, &["carol", "dora"], "", "\"operator\"");
+    let reply = board.daemon.operator().call("operator_authorityApply", &json!({"text": bare}));
+    assert_eq!(code(&reply), "policy_invalid", "{reply}");
+    board.daemon.verify_log();
+}
+
+// [clause 8.8-b] test
+#[test]
+fn stopping_a_key_is_cheap_and_starting_and_destroying_it_takes_people() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let board = Board::start(&quorums("0s"), "\"operator\"");
+    let go =
+        |to: &str| board.asks("operator_keyMove", &json!({"name": "hot", "to": to, "reason": "a drill"}));
+    assert_eq!(go("suspended").unwrap()["state"], "suspended");
+    assert_eq!(board.pays(0, 1), "key_state");
+    let resume = go("active").unwrap_err();
+    assert_eq!(board.says("alice", &resume, None), "ok");
+    assert_eq!(board.pays(0, 1), "key_state");
+    assert_eq!(board.says("bob", &resume, None), "ok");
+    assert_eq!(board.status(&resume), "made");
+    assert_eq!(board.pays(0, 1), "ok");
+    let destroy = go("destroyed").unwrap_err();
+    assert_eq!(board.says("carol", &destroy, Some(REJECT)), "ok");
+    assert_eq!(board.pays(1, 1), "ok");
+    go("compromised").unwrap();
+    let destroy = go("destroyed").unwrap_err();
+    for who in ["alice", "bob"] {
+        assert_eq!(board.says(who, &destroy, None), "ok");
+    }
+    let key = cli_ok(&board.daemon.home, &["key", "show", "hot"]);
+    assert_eq!(key["state"], "destroyed");
+    let log = cli_ok(&board.daemon.home, &["log", "show", "--from", "0", "--count", "1000"]).to_string();
+    assert!(log.contains("otto with alice, bob"), "the log names who asked and who agreed");
+    board.daemon.verify_log();
+}
+
+// [clause 8.2.3-c] test
+#[test]
+fn each_role_does_its_part_and_root_is_no_role() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    for (role, able) in [
+        ("auditor", &["look"][..]),
+        ("custodian", &["look"]),
+        ("approver", &["look", "stop", "speak"]),
+        ("owner", &["look", "stop", "ask", "speak"]),
+        ("operator", &["look", "stop", "make", "run", "ask", "speak"]),
+    ] {
+        // Somebody else runs the daemon: from here on the document alone counts.
+        let elsewhere = "[[person]]\nid = \"zoe\"\nroles = [\"operator\"]\nuid = 4000000000\n";
+        let board = Board::start("", &format!("\"{role}\""));
+        let text = std::fs::read_to_string(board.daemon.home.join("authority.toml")).unwrap();
+        std::fs::write(board.daemon.home.join("authority.toml"), text + elsewhere).unwrap();
+        let mut board = board;
+        if role == "auditor" {
+            // An auditor cannot even have the files read again.
+            assert_eq!(code(&board.daemon.operator().call("operator_reload", &json!({}))), "role_forbids");
+        }
+        board.daemon.signal("TERM");
+        board.daemon.wait();
+        board.daemon.restart();
+        for (act, method, params) in [
+            ("look", "operator_status", json!({})),
+            ("look", "operator_logShow", json!({})),
+            ("stop", "operator_keyMove", json!({"name": "hot", "to": "suspended", "reason": "x"})),
+            ("make", "operator_keyCreate", json!({"name": "other"})),
+            ("run", "operator_reload", json!({})),
+            ("ask", "operator_policyApply", json!({"text": "schema = 1"})),
+            ("speak", "operator_approve", json!({"request": "0".repeat(32), "signature": "x"})),
+        ] {
+            let reply = board.daemon.operator().call(method, &params);
+            let forbidden = matches!(code(&reply), "role_forbids" | "operator_unknown");
+            // An owner asks, and what needs nobody's leave is for those who run the daemon.
+            let expected = !able.contains(&act) || (role == "owner" && act == "ask");
+            assert_eq!(forbidden, expected, "{role} {act}: {reply}");
+        }
+        let (_, log) = cli(&board.daemon.home, &["log", "show", "--from", "0", "--count", "1000"]);
+        assert_eq!(log.contains("role_forbids"), role != "operator", "a refusal of {role} is in the log");
+    }
+}
