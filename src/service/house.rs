@@ -285,6 +285,7 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::Busy => Code::Busy,
         StoreError::ClockStepped(_) => Code::ClockStepped,
         StoreError::KeyExists(_) => Code::KeyExists,
+        StoreError::KeyTombstone(_) => Code::KeyTombstone,
         _ => Code::StoreFailed,
     }
 }

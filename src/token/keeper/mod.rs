@@ -30,7 +30,7 @@ use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
 use crate::core::login::possession;
 use crate::core::payment::ToSign;
 use crate::core::verify::Verifier;
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 
 /// Bounds.
 #[derive(Clone, Copy, Debug)]
@@ -347,6 +347,18 @@ impl Keeper {
             self.fit_for_payments()?;
         }
         self.call(move |token| token.generate(&spec)).await
+    }
+
+    /// Puts a key in that was outside. Every error leaves open whether something of it is there.
+    pub async fn import(
+        &self,
+        spec: KeySpec,
+        private: SecretBytes<32>,
+    ) -> Result<(PublicKey, Past), TokenError> {
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
+        self.call(move |token| token.import(&spec, &private)).await
     }
 
     /// What is known of a key.

@@ -52,6 +52,7 @@ pub(super) enum Request {
     Random(usize),
     Inventory,
     Past(KeyRef),
+    Import { spec: KeySpec, private: Zeroizing<[u8; 32]> },
     Health,
     Audit,
     Check,
@@ -69,6 +70,11 @@ pub(super) enum Reply {
     Rows(Vec<CheckRow>),
     Objects(Vec<Object>),
     Past(Past),
+    Imported {
+        algorithm: Algorithm,
+        public: Vec<u8>,
+        past: Past,
+    },
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;
