@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod client;
 pub mod commands;
 pub mod doctor;
+pub mod import;
 pub mod key;
 pub mod log;
 pub mod payment;

@@ -5,6 +5,7 @@ pub mod adopt;
 pub mod approvals;
 pub mod changes;
 pub mod house;
+pub mod import;
 pub mod init;
 pub mod keys;
 pub mod ledger;

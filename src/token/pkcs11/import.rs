@@ -58,6 +58,10 @@ pub(super) fn import(
     spec: &KeySpec,
     private: &SecretBytes<32>,
 ) -> Result<(PublicKey, Past), TokenError> {
+    // What is there already is not ours to take out.
+    if token.find(spec.reference)?.is_some() {
+        return Err(TokenError::Refused("a key with this id exists already".into()));
+    }
     let outcome = created(token, spec, private);
     if outcome.is_err()
         && let Err(e) = token.destroy(spec.reference)

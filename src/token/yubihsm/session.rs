@@ -280,6 +280,9 @@ impl Token for YubihsmToken {
             return Err(TokenError::Unsupported("a key's id in a YubiHSM has 16 bytes".into()));
         }
         let mut inner = self.device.lock();
+        if self.locate(&mut inner, spec.reference)?.is_some() {
+            return Err(TokenError::Refused("a key with this id exists already".into()));
+        }
         let put = self.put(&mut inner, spec, private);
         drop(inner);
         match put {
