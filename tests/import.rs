@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use claviger::core::payment::evm::UnsignedTx;
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 use serde_json::{Value, json};
 use sha3::{Digest, Keccak256};
@@ -90,7 +91,30 @@ fn signer(text: &str, signature: &str) -> String {
     let hash = Keccak256::digest(asked.as_bytes());
     let half = Signature::from_slice(&bytes[..64]).unwrap();
     let id = RecoveryId::from_byte(bytes[64] - 27).unwrap();
-    let key = VerifyingKey::recover_from_prehash(&hash, &half, id).unwrap();
+    address(&VerifyingKey::recover_from_prehash(&hash, &half, id).unwrap())
+}
+
+/// The account that signed a payment of EIP-1559: parsed and recovered here, from the bytes that go to the chain.
+fn payer(asked: &Value, raw: &str) -> String {
+    let bytes = hex::decode(raw.trim_start_matches("0x")).unwrap();
+    let mut rest = alloy_rlp::Header::decode_bytes(&mut &bytes[1..], true).unwrap();
+    let mut items: Vec<&[u8]> = Vec::new();
+    while !rest.is_empty() {
+        let length = alloy_rlp::Header::decode(&mut rest).unwrap().payload_length;
+        let (item, tail) = rest.split_at(length);
+        items.push(item);
+        rest = tail;
+    }
+    let mut halves = [0; 64];
+    halves[32 - items[10].len()..32].copy_from_slice(items[10]);
+    halves[64 - items[11].len()..].copy_from_slice(items[11]);
+    let (tx, _) = UnsignedTx::from_args(asked).unwrap();
+    let id = RecoveryId::new(items[9] == [1], false);
+    let half = Signature::from_slice(&halves).unwrap();
+    address(&VerifyingKey::recover_from_prehash(&tx.signing_hash(), &half, id).unwrap())
+}
+
+fn address(key: &VerifyingKey) -> String {
     let point = key.to_sec1_point(false);
     format!("0x{}", hex::encode(&Keccak256::digest(&point.as_bytes()[1..])[12..]))
 }
@@ -166,6 +190,7 @@ fn a_wallet_moves_in(daemon: &mut Daemon, elsewhere: &[PathBuf]) {
     account.clone_into(&mut daemon.address);
     let paid = daemon.wallet().call("claviger_signPayment", &json!({"transaction": daemon.tx(0, 1)}));
     assert_eq!(code(&paid), "ok", "{paid}");
+    assert_eq!(payer(&daemon.tx(0, 1), paid["result"]["raw"].as_str().unwrap()), account.to_lowercase());
     let said = daemon.wallet().call("personal_sign", &json!(["0x6869", account]));
     let signature = said["result"].as_str().unwrap_or_else(|| panic!("{said}"));
     assert_eq!(signer("hi", signature), account.to_lowercase());

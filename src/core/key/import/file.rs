@@ -86,7 +86,7 @@ pub(super) fn pkcs8(algorithm: Algorithm, file: &[u8], passphrase: &str) -> Resu
     match &scheme.kdf {
         Kdf::Pbkdf2(of) => bounded_rounds(of.iteration_count)?,
         Kdf::Scrypt(of) => {
-            bounded_scrypt(of.cost_parameter, of.block_size.into(), of.parallelization.into())?
+            bounded_scrypt(of.cost_parameter, of.block_size.into(), of.parallelization.into())?;
         }
         _ => return Err(malformed("the file names a way to its key that is not known here")),
     }

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::SecretBytes;
 
-/// The English list of BIP-39: 2048 words in their order, one a line.
-const ENGLISH: &str = include_str!("english.txt");
+/// The English list of BIP-39 (bitcoin/bips, MIT): 2048 words in their order, one a line.
+pub(super) const ENGLISH: &str = include_str!("english.txt");
 /// Rounds of PBKDF2 (BIP-39).
 const ROUNDS: u32 = 2048;
 /// Longest way down from the seed that is taken.

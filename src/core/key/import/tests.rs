@@ -40,6 +40,12 @@ fn the_words_of_the_published_vectors_give_their_seeds_and_master_keys() {
 }
 
 #[test]
+fn the_list_is_the_one_that_was_published() {
+    let said = "2f5eed53a4727b4bf8880d8f3f199efc90e58503646d9ff8eff3a2ed3b24dbda";
+    assert_eq!(hex::encode(crate::core::units::sha256(mnemonic::ENGLISH.as_bytes())), said);
+}
+
+#[test]
 fn the_way_down_is_that_of_bip_32() {
     // BIP-32, test vector 1: m/0'/1/2'/2/1000000000 from a seed of 16 bytes; ours takes 64, so the crate is asked.
     let seed = hex::decode("000102030405060708090a0b0c0d0e0f").unwrap();
