@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::Attribute;
 use zeroize::Zeroize;
 
@@ -24,6 +25,20 @@ fn wipe(template: &mut [Attribute]) {
     }
 }
 
+/// What a module says of a template that it does not take is about the key, and no sign that the token has gone.
+fn refused(error: &Error) -> TokenError {
+    match error {
+        Error::Pkcs11(
+            RvError::AttributeTypeInvalid
+            | RvError::AttributeValueInvalid
+            | RvError::TemplateIncomplete
+            | RvError::DomainParamsInvalid,
+            _,
+        ) => TokenError::Unsupported(format!("it does not take such a key in ({error})")),
+        _ => class(error),
+    }
+}
+
 fn created(
     token: &mut Pkcs11Token,
     spec: &KeySpec,
@@ -37,7 +52,7 @@ fn created(
         let _one_at_a_time = mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = token.context.open_rw_session(token.slot).map_err(|e| class(&e));
         let put = writer.and_then(|writer| {
-            writer.create_object(&hidden).and_then(|_| writer.create_object(&open)).map_err(|e| class(&e))
+            writer.create_object(&hidden).and_then(|_| writer.create_object(&open)).map_err(|e| refused(&e))
         });
         wipe(&mut hidden);
         put?;
@@ -69,4 +84,28 @@ pub(super) fn import(
         tracing::warn!("leftovers of a failed import may be in the token: {e}");
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryptoki::context::Function;
+
+    // [clause 8.7.1-i] test
+    #[test]
+    fn a_key_that_is_not_taken_is_no_sign_that_the_token_has_gone() {
+        let of = |rv| refused(&Error::Pkcs11(rv, Function::CreateObject));
+        for rv in [RvError::AttributeValueInvalid, RvError::TemplateIncomplete] {
+            assert!(matches!(of(rv), TokenError::Unsupported(_)));
+        }
+        assert!(matches!(of(RvError::TemplateInconsistent), TokenError::Refused(_)));
+        assert!(matches!(of(RvError::DeviceRemoved), TokenError::Gone(_)));
+    }
+
+    #[test]
+    fn a_template_that_held_a_key_is_wiped() {
+        let mut template = [Attribute::Token(true), Attribute::Value(vec![7; 32])];
+        wipe(&mut template);
+        assert!(matches!(&template[1], Attribute::Value(v) if v.iter().all(|b| *b == 0)));
+    }
 }
