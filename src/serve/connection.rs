@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::refusal::{Code, Refusal};
 use crate::wire::frame::{FrameError, Limits, Splitter};
@@ -66,7 +67,8 @@ pub async fn run<H: Handler>(
 
     let slots = Arc::new(Semaphore::new(bounds.in_flight));
     let mut splitter = Splitter::new(bounds.frame);
-    let mut chunk = vec![0; 16 * 1024];
+    // What passes through may hold a PIN or a key.
+    let mut chunk = Zeroizing::new(vec![0; 16 * 1024]);
     'reading: loop {
         loop {
             match splitter.take() {
@@ -78,7 +80,7 @@ pub async fn run<H: Handler>(
                     let Ok(slot) = slot else { break 'reading };
                     let (handler, replies, bounds) = (Arc::clone(&handler), replies.clone(), bounds.clone());
                     tokio::spawn(async move {
-                        answer(message, &handler, &bounds, &replies).await;
+                        answer(Zeroizing::new(message), &handler, &bounds, &replies).await;
                         drop(slot);
                     });
                 }
@@ -128,7 +130,7 @@ fn frame_refusal(error: FrameError) -> Refusal {
 }
 
 async fn answer<H: Handler>(
-    message: Vec<u8>,
+    message: Zeroizing<Vec<u8>>,
     handler: &Arc<H>,
     bounds: &Bounds,
     replies: &mpsc::Sender<Vec<u8>>,

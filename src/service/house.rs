@@ -328,6 +328,7 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::KeyExists(_) => Code::KeyExists,
         StoreError::Tampered(_) => Code::StateTampered,
         StoreError::Frozen(_) => Code::StateUnconfirmed,
+        StoreError::KeyTombstone(_) => Code::KeyTombstone,
         _ => Code::StoreFailed,
     }
 }
