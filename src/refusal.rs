@@ -85,6 +85,13 @@ codes! {
     ChangeHeld "change_held" 4001 Later "8.8-b" "enough have agreed and the time for a veto runs; it is carried out by itself at its end";
     KeyUnknown "key_unknown" 4001 Never "8.7.1-a" "list the keys that this app may use with claviger_listKeys";
     KeyExists "key_exists" -32602 Never "8.7.1-a" "choose another name; names are never reused";
+    KeyTombstone "key_tombstone" 4001 Never "8.7.1-h" "this key was destroyed, for good: make a new one";
+    ImportMalformed "import_malformed" -32602 Never "8.7.1-o" "give a mnemonic, 64 hex digits, an encrypted PKCS#8 file or an Ethereum keystore of version 3";
+    ImportMnemonic "import_mnemonic" -32602 Never "8.7.1-o" "compare the words with what was written down, one by one and in their order";
+    ImportPath "import_path" -32602 Never "8.7.1-o" "name the path that the wallet used, such as m/44'/60'/0'/0/0";
+    ImportRange "import_range" -32602 Never "8.7.1-o" "this is no key of the curve; look where it comes from";
+    ImportPassphrase "import_passphrase" -32602 Never "8.7.1-o" "try the passphrase that the file was written with";
+    ImportOther "import_other" -32602 Never "8.7.1-o" "another key than the expected one came out: compare words, passphrase and path with the wallet";
     KeyPurpose "key_purpose" 4001 Never "8.7.2-a" "use a key whose purpose is what is asked; a key has one";
     KeyState "key_state" 4001 Operator "8.7.1-b" "what a key may do ends with its state; see claviger key show";
     KeyEdge "key_edge" 4001 Never "8.7.1-b" "a key's life goes one way; see claviger key show for where it is";

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Who called `connect()`, as the kernel recorded it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +256,7 @@ pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
 
 /// Reads a secret line from the terminal without showing it. Falls back to an error when there is none.
 pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
-    use std::io::{BufRead, Write};
+    use std::io::{Read, Write};
     let mut tty = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     tty.write_all(prompt.as_bytes())?;
     let mut saved = MaybeUninit::<libc::termios>::uninit();
@@ -269,12 +270,29 @@ pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
     hidden.c_lflag &= !libc::ECHO;
     // SAFETY: valid termios for an open terminal.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const hidden) };
-    let mut line = String::with_capacity(1024);
-    let outcome = io::BufReader::new(tty.try_clone()?).read_line(&mut line);
+    // Byte by byte, into memory of its full size: buffers that are in between, or grow, keep what was typed.
+    let mut line = Zeroizing::new(Vec::with_capacity(2048));
+    let mut byte = Zeroizing::new([0u8; 1]);
+    let outcome = loop {
+        match tty.read(&mut *byte) {
+            Ok(0) => break Ok(()),
+            Ok(_) if line.len() == line.capacity() => break Err(io::ErrorKind::InvalidData.into()),
+            Ok(_) => line.extend_from_slice(&*byte),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => break Err(e),
+        }
+        if *byte == *b"\n" {
+            break Ok(());
+        }
+    };
     // SAFETY: puts back what was there.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const saved) };
     tty.write_all(b"\n")?;
-    outcome.map(|_| line)
+    outcome?;
+    String::from_utf8(std::mem::take(&mut *line)).map_err(|e| {
+        e.into_bytes().zeroize();
+        io::ErrorKind::InvalidData.into()
+    })
 }
 
 #[cfg(test)]

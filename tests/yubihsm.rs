@@ -19,11 +19,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use claviger::core::key::import::Incoming;
 use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Operation, Origin, Purpose, State};
 use claviger::core::payment::ToSign;
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
-use claviger::secret::Pin;
+use claviger::secret::{Pin, SecretBytes};
 use claviger::token::check::{CheckRow, Claim};
 use claviger::token::keeper::{
     Backend, Event, Fitness, Keeper, KeeperConfig, KeeperState, Whereabouts, Work,
@@ -285,6 +286,48 @@ async fn data_is_kept_beside_what_was_kept_last_and_is_our_doing() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_nothing_strange(&keeper);
     keeper.stop();
+}
+
+// [clause 8.7.1-o] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_from_outside_is_put_in_by_leave_of_the_device_and_known_for_what_it_is() {
+    let imports = |n: u8, algorithm: Algorithm| {
+        let reference = KeyRef::from([n; 16]);
+        KeySpec { reference, label: "old".into(), algorithm, purpose: Purpose::Payment }
+    };
+    let secret = || SecretBytes::copy_of(&[0x44; 32]);
+    // The daemon's usual rights do not hold this one.
+    let Some(sim) = Sim::start() else { return };
+    let keeper = sim.keeper().await;
+    keeper.check().await.unwrap();
+    let refused = keeper.import(imports(1, Algorithm::Secp256k1), secret()).await;
+    assert!(matches!(&refused, Err(TokenError::Refused(why)) if why.contains("permissions")), "{refused:?}");
+    assert_eq!(keeper.find(KeyRef::from([1; 16])).await.unwrap(), None);
+    keeper.stop();
+
+    let sim = Sim::bare().unwrap();
+    sim.stranger(&["prepare", "put"]);
+    let keeper = sim.keeper().await;
+    keeper.check().await.unwrap();
+    for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
+        let expected = Incoming::new(algorithm, secret()).unwrap().public();
+        let (public, past) = keeper.import(imports(n, algorithm), secret()).await.unwrap();
+        assert_eq!(public, expected, "{algorithm}");
+        assert!(past.sensitive && past.kept && past.other_uses.is_empty() && !past.local, "{past:?}");
+        let reference = KeyRef::from([n; 16]);
+        assert_eq!(keeper.find(reference).await.unwrap(), Some(expected));
+        keeper.prove_possession(reference, public).await.unwrap();
+        assert!(keeper.import(imports(n, algorithm), secret()).await.is_err(), "it is there already");
+        assert_eq!(keeper.find(reference).await.unwrap(), Some(expected), "and stays");
+    }
+    // The device's log holds nothing that we did not ask for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_nothing_strange(&keeper);
+    for n in 1..=3 {
+        keeper.destroy(KeyRef::from([n; 16])).await.unwrap();
+    }
+    keeper.stop();
+    assert_eq!(sim.state()["objects"], json!({"authentication_key": 2}), "everything was removed again");
 }
 
 // [clause 8.7.2-a] test

@@ -149,6 +149,8 @@ pub enum KeyCommand {
         #[arg(long, default_value = "payment")]
         purpose: String,
     },
+    /// Puts a key into the token that was outside. What it is typed from, or read from standard input, nobody else sees.
+    Import(ImportWords),
     /// Makes a key usable: a new one, or one that was suspended.
     Activate(Move),
     /// Stops a key for now.
@@ -179,6 +181,44 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// A key that was outside.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("from").required(true))]
+pub struct ImportWords {
+    /// The name that it gets.
+    pub name: String,
+    /// payment or authentication.
+    #[arg(long, default_value = "payment")]
+    pub purpose: String,
+    /// secp256k1, p256 or ed25519.
+    #[arg(long, default_value = "secp256k1")]
+    pub algorithm: String,
+    /// From the words of a wallet (BIP-39, English).
+    #[arg(long, group = "from")]
+    pub mnemonic: bool,
+    /// From the private key itself, 64 hex digits.
+    #[arg(long, group = "from")]
+    pub private_key: bool,
+    /// From an encrypted PKCS#8 file.
+    #[arg(long, group = "from", value_name = "FILE")]
+    pub pkcs8: Option<PathBuf>,
+    /// From an Ethereum keystore of version 3.
+    #[arg(long, group = "from", value_name = "FILE")]
+    pub keystore: Option<PathBuf>,
+    /// The words have a passphrase of their own: ask for it.
+    #[arg(long, requires = "mnemonic")]
+    pub passphrase: bool,
+    /// The way from the words to the key (BIP-32).
+    #[arg(long, requires = "mnemonic", default_value = "m/44'/60'/0'/0/0")]
+    pub path: String,
+    /// Import this account and no other.
+    #[arg(long)]
+    pub address: Option<String>,
+    /// Ask nothing.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Payments and changes that wait for people.

@@ -25,7 +25,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
     match arguments.command {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
-        Command::Key(command) => key::run(command, &ask),
+        Command::Key(command) => key::run(command, &operator, &ask),
         Command::Approval(command) => approval::run(command, &ask),
         Command::Authority(command) => approval::authority(command, &ask),
         Command::Token(TokenCommand::Inventory) => {

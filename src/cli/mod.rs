@@ -11,6 +11,7 @@ pub mod client;
 pub mod commands;
 pub mod device;
 mod doctor;
+pub mod import;
 pub mod key;
 pub mod log;
 pub mod payment;

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::refusal::{Code, Refusal};
 use crate::service::{Chunk, receive};
@@ -70,7 +71,8 @@ pub async fn run<H: Handler>(
 
     let slots = Arc::new(Semaphore::new(bounds.in_flight));
     let mut splitter = Splitter::new(bounds.frame);
-    let mut chunk = vec![0; 16 * 1024];
+    // What passes through may hold a PIN or a key.
+    let mut chunk = Zeroizing::new(vec![0; 16 * 1024]);
     'reading: loop {
         loop {
             match splitter.take() {
@@ -82,7 +84,7 @@ pub async fn run<H: Handler>(
                     let Ok(slot) = slot else { break 'reading };
                     let (handler, replies, bounds) = (Arc::clone(&handler), replies.clone(), bounds.clone());
                     tokio::spawn(async move {
-                        answer(message, &handler, &bounds, &replies).await;
+                        answer(Zeroizing::new(message), &handler, &bounds, &replies).await;
                         drop(slot);
                     });
                 }
@@ -144,7 +146,7 @@ fn frame_refusal(error: FrameError) -> Refusal {
 }
 
 async fn answer<H: Handler>(
-    message: Vec<u8>,
+    message: Zeroizing<Vec<u8>>,
     handler: &Arc<H>,
     bounds: &Bounds,
     replies: &mpsc::Sender<Vec<u8>>,

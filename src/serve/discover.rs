@@ -206,6 +206,19 @@ pub const OPERATOR: &[Method] = &[
         result: "key",
     },
     Method {
+        name: "operator_keyImport",
+        summary: "Puts a key into the token that was outside; without private it says whether it would",
+        params: &[
+            ("name", true, "key name"),
+            ("purpose", true, "payment or authentication"),
+            ("algorithm", true, "secp256k1, p256, ed25519"),
+            ("public", true, "the public half that was shown, hex"),
+            ("source", true, "mnemonic, private-key, pkcs8, keystore"),
+            ("private", false, "the private half, 32 bytes in hex"),
+        ],
+        result: "key",
+    },
+    Method {
         name: "operator_keyMove",
         summary: "Moves a key along its life: active, suspended, sweep-only, deactivated, compromised, destroyed",
         params: &[

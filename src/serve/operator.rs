@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::connection::Handler;
 use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::approval::Act;
-use crate::core::key::{Algorithm, Purpose, State};
+use crate::core::key::import::Source;
+use crate::core::key::{Algorithm, PublicKey, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
+use crate::service::import::Import;
 use crate::service::sign::{self, Asked, Payer};
 use crate::service::{Chunk, House, Peer, keys};
 use crate::wire::rpc::Request;
@@ -129,6 +132,36 @@ struct AdoptParams {
     purpose: String,
 }
 
+/// The private half is taken over from the parser's own text, and wiped with it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportParams {
+    name: String,
+    purpose: String,
+    algorithm: String,
+    public: String,
+    source: Source,
+    private: Option<Zeroizing<String>>,
+}
+
+/// Nothing that is wrong with these is told in the words of the parser, which repeats what it was given.
+fn imported(params: Value) -> Result<Import, Refusal> {
+    let wrong = |what: &str| Refusal::new(Code::InvalidParams, format!("{what}; compare with rpc.discover"));
+    let params: ImportParams =
+        named(params).map_err(|_| wrong("the parameters are not those of an import"))?;
+    let algorithm = Algorithm::parse(&params.algorithm).ok_or_else(|| wrong("there is no such algorithm"))?;
+    let public = hex::decode(&params.public).ok().and_then(|b| PublicKey::from_bytes(algorithm, &b));
+    let private =
+        params.private.map(|text| SecretBytes::fill(|out| hex::decode_to_slice(text.as_str(), out)));
+    Ok(Import {
+        name: params.name,
+        purpose: Purpose::parse(&params.purpose).ok_or_else(|| wrong("there is no such purpose"))?,
+        public: public.ok_or_else(|| wrong("the public half is none"))?,
+        source: params.source,
+        private: private.transpose().map_err(|_| wrong("the private half is not 32 bytes in hex"))?,
+    })
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewsParams {
@@ -152,7 +185,9 @@ struct PinParams {
 fn acts_of(method: &str, params: &Value) -> &'static [Act] {
     let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
     match method {
-        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyRotate" => &[Act::Make],
+        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyImport" | "operator_keyRotate" => {
+            &[Act::Make]
+        }
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
@@ -200,6 +235,7 @@ impl Operator {
                 let record = house.adopt_key(&params.name, &params.id, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
+            "operator_keyImport" => house.import_key(imported(params)?, uid).await,
             "operator_keyMove" => {
                 let params: MoveParams = named(params)?;
                 let to = State::parse(&params.to).ok_or_else(|| {
@@ -328,6 +364,12 @@ mod tests {
     fn parameters_with_unknown_members_are_refused() {
         assert!(named::<KeyParams>(json!({"name": "a", "extra": 1})).is_err());
         assert!(named::<LogParams>(Value::Null).is_ok());
+        let canary = "c0ffee";
+        for params in [json!([canary]), json!({canary: 1}), json!({"private": 1}), json!({"source": canary})]
+        {
+            let told = imported(params).map(drop).unwrap_err();
+            assert!(!told.to_string().contains(canary), "{told}");
+        }
         assert!(named::<TextParams>(json!([{"text": "x"}])).is_ok());
     }
 }

@@ -16,6 +16,7 @@ use crate::core::approval::Authority;
 use crate::core::key::policy::{KeyPolicy, LifeClock};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::policy::Policy;
+use crate::core::policy::books::BookFile;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
@@ -136,6 +137,8 @@ impl Keys {
 pub struct Rules {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The signed books that it names.
+    pub books: Vec<BookFile>,
     /// Its text.
     pub policy_text: String,
     /// The registered apps.
@@ -330,6 +333,7 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::KeyExists(_) => Code::KeyExists,
         StoreError::Tampered(_) => Code::StateTampered,
         StoreError::Frozen(_) => Code::StateUnconfirmed,
+        StoreError::KeyTombstone(_) => Code::KeyTombstone,
         _ => Code::StoreFailed,
     }
 }

@@ -32,7 +32,7 @@ pub fn now() -> Timestamp {
 }
 
 /// 16 random bytes for a new `CKA_ID`.
-fn fresh_reference() -> Result<KeyRef, Refusal> {
+pub(super) fn fresh_reference() -> Result<KeyRef, Refusal> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;

@@ -9,6 +9,7 @@ pub mod changes;
 pub mod device;
 pub mod house;
 mod http;
+pub mod import;
 pub mod init;
 pub mod keys;
 pub mod ledger;

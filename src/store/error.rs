@@ -25,6 +25,9 @@ pub enum StoreError {
     /// A key's name or public half is registered already.
     #[error("{0}")]
     KeyExists(String),
+    /// This very key, or one of this name, was destroyed.
+    #[error("{0}")]
+    KeyTombstone(String),
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,

@@ -55,21 +55,26 @@ pub(super) fn insert(
     work.settled()?;
     let public = record.public.as_bytes();
     let origin = serde_json::to_string(&record.origin).map_err(|e| StoreError::Failed(e.to_string()))?;
-    let taken: Option<(String, String)> = work
+    let taken: Option<(String, String, bool)> = work
         .db
         .query_row(
-            "SELECT name, state FROM keys WHERE name = ?1 OR public = ?2 ORDER BY public = ?2 DESC LIMIT 1",
+            "SELECT name, state, public = ?2 FROM keys WHERE name = ?1 OR public = ?2 ORDER BY public = ?2 DESC LIMIT 1",
             params![record.name.as_str(), public],
-            |r| Ok((r.get(0)?, r.get(1)?)),
+            |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
         )
         .optional()?;
-    if let Some((name, state)) = taken {
-        let why = if name == record.name.as_str() {
-            format!("a key with the name {name} exists, and names are never used again")
-        } else {
-            format!("this very key is registered as {name} ({state}), and a key has one purpose and one life")
-        };
-        return Ok(Err(StoreError::KeyExists(why)));
+    if let Some((name, state, same_key)) = taken {
+        return Ok(Err(match (same_key, state == State::Destroyed.as_str()) {
+            (true, true) => StoreError::KeyTombstone(format!(
+                "this very key was {name}, which was destroyed: it never comes back"
+            )),
+            (true, false) => StoreError::KeyExists(format!(
+                "this very key is registered as {name} ({state}), and a key has one purpose and one life"
+            )),
+            (false, _) => StoreError::KeyExists(format!(
+                "a key with the name {name} exists ({state}), and names are never used again"
+            )),
+        }));
     }
     work.db.execute(
         "INSERT INTO keys VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",

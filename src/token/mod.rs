@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::core::units::sha256;
+use crate::secret::SecretBytes;
 
 /// What a token says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +232,15 @@ pub trait Token: Send {
     /// What it says of a key, before that is taken over. Other uses than its one are taken away where the token allows.
     fn past(&mut self, _reference: KeyRef) -> Result<Past, TokenError> {
         Err(TokenError::Unsupported("keys of this token cannot be taken over".into()))
+    }
+    /// Puts a key in that was outside: as protected from now on as one that was made here. Tells its public half, and what
+    /// the token says of it. On an error nothing of it is left.
+    fn import(
+        &mut self,
+        _spec: &KeySpec,
+        _private: &SecretBytes<32>,
+    ) -> Result<(PublicKey, Past), TokenError> {
+        Err(TokenError::Unsupported("this token takes no keys in".into()))
     }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;

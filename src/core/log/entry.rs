@@ -133,10 +133,13 @@ pub enum EntryKind {
         /// SHA-256 of its text, which is kept beside the log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<String>,
+        /// SHA-256 of each signed book that it names, with its signatures, as they stand in the log.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        books: Vec<String>,
     },
     /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
     Document {
-        /// `policy`, `key-policy`, `authority` or `apps`.
+        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority` or `apps`.
         what: String,
         /// SHA-256 of the whole text.
         hash: String,
@@ -401,7 +404,7 @@ impl EntryKind {
     /// See [`EntryKind::Policy`].
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None }
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None, books: Vec::new() }
     }
 
     /// The same, of a document whose text is kept under this SHA-256.
@@ -441,6 +444,15 @@ impl EntryKind {
                 text: text.to_owned(),
             })
             .collect()
+    }
+
+    /// The same, of a policy with signed books.
+    #[must_use]
+    pub fn with_books(mut self, hashes: Vec<String>) -> Self {
+        if let Self::Policy { books, .. } = &mut self {
+            *books = hashes;
+        }
+        self
     }
 
     /// See [`EntryKind::Apps`].

@@ -376,6 +376,18 @@ impl Keeper {
         self.call(move |token| token.generate(&spec)).await
     }
 
+    /// Puts a key in that was outside. Every error leaves open whether something of it is there.
+    pub async fn import(
+        &self,
+        spec: KeySpec,
+        private: SecretBytes<32>,
+    ) -> Result<(PublicKey, Past), TokenError> {
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
+        self.call(move |token| token.import(&spec, &private)).await
+    }
+
     /// What is known of a key.
     pub async fn find(&self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         self.call(move |token| token.find(reference)).await

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod data;
+mod import;
 mod inventory;
 mod proving;
 mod session;

@@ -25,6 +25,7 @@ use super::{class, data, inventory};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::core::units::sha256;
+use crate::secret::SecretBytes;
 
 /// The whole tag of AES-GCM.
 const TAG_BITS: u64 = 128;
@@ -396,6 +397,10 @@ impl Token for Pkcs11Token {
         let after = inventory::past(&writer, handle, algorithm).map_err(|e| class(&e))?;
         let narrowed = before.other_uses.into_iter().filter(|u| !after.other_uses.contains(u)).collect();
         Ok(Past { narrowed, ..after })
+    }
+
+    fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
+        super::import::import(self, spec, private)
     }
 
     fn health(&mut self) -> Result<(), TokenError> {

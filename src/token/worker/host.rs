@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::Place;
 use super::message::{Answer, Control, Lane, Reply, Request};
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 use crate::sys;
 use crate::token::audit::Handover;
 use crate::token::profile::Profile;
@@ -213,6 +213,10 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
         }
         Request::Inventory => Reply::Objects(token.inventory()?),
         Request::Past(reference) => Reply::Past(token.past(reference)?),
+        Request::Import { spec, private } => {
+            let (public, past) = token.import(&spec, &SecretBytes::copy_of(&private))?;
+            Reply::Imported { algorithm: public.algorithm(), public: public.as_bytes().to_vec(), past }
+        }
         Request::Health => {
             token.health()?;
             Reply::Done

@@ -54,6 +54,7 @@ pub(super) enum Request {
     Random(usize),
     Inventory,
     Past(KeyRef),
+    Import { spec: KeySpec, private: Zeroizing<[u8; 32]> },
     Health,
     Audit,
     Check,
@@ -72,6 +73,11 @@ pub(super) enum Reply {
     Objects(Vec<Object>),
     Data(Vec<Vec<u8>>),
     Past(Past),
+    Imported {
+        algorithm: Algorithm,
+        public: Vec<u8>,
+        past: Past,
+    },
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;

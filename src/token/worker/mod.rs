@@ -33,7 +33,7 @@ use super::profile::Profile;
 use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError, pkcs11, yubihsm};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 use crate::sys;
 
 /// How long a worker may take to say that its token is there.
@@ -433,6 +433,16 @@ impl Token for RemoteToken {
     fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
         match self.ask(&Request::Past(reference))? {
             Reply::Past(past) => Ok(past),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
+        let private = Zeroizing::new(*private.expose());
+        match self.ask(&Request::Import { spec: spec.clone(), private })? {
+            Reply::Imported { algorithm, public, past } => {
+                Ok((PublicKey::from_bytes(algorithm, &public).ok_or_else(nonsense)?, past))
+            }
             _ => Err(nonsense()),
         }
     }

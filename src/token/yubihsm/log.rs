@@ -11,6 +11,7 @@ use crate::token::audit::{Asked, DeviceEntry, Handover, Mark, Strange};
 pub(super) const GET_LOG_ENTRIES: u8 = 0x4d;
 pub(super) const SET_LOG_INDEX: u8 = 0x67;
 pub(super) const GENERATE_ASYMMETRIC_KEY: u8 = 0x46;
+pub(super) const PUT_ASYMMETRIC_KEY: u8 = 0x45;
 pub(super) const GENERATE_HMAC_KEY: u8 = 0x5a;
 pub(super) const GENERATE_WRAP_KEY: u8 = 0x5b;
 pub(super) const SIGN_ECDSA: u8 = 0x56;
@@ -47,7 +48,7 @@ const HARMLESS: [u8; 18] = [
 
 /// What each use of a key may be called by the device.
 const USES: [u8; 3] = [SIGN_ECDSA, SIGN_EDDSA, SIGN_HMAC];
-const MAKES: [u8; 3] = [GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, GENERATE_WRAP_KEY];
+const MAKES: [u8; 4] = [GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, GENERATE_WRAP_KEY, PUT_ASYMMETRIC_KEY];
 /// How long a command whose answer never came may still be carried out.
 const DOUBT: Duration = Duration::from_secs(60);
 /// The bytes of an entry, and those of its digest.
@@ -62,7 +63,7 @@ fn deed(command: u8) -> String {
         0x5c => "checked a MAC with",
         0x57 => "agreed on a secret with",
         GENERATE_ASYMMETRIC_KEY | GENERATE_HMAC_KEY | GENERATE_WRAP_KEY | 0x66 | 0x6e => "made",
-        PUT_OPAQUE | 0x44 | 0x45 | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
+        PUT_OPAQUE | 0x44 | PUT_ASYMMETRIC_KEY | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
         DELETE_OBJECT => "removed",
         EXPORT_WRAPPED => "exported under the wrap key",
         0x4b => "imported with the wrap key",
