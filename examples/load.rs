@@ -1,6 +1,6 @@
 //! Drives a running daemon as an app would: `cargo run --release --example load -- SOCKET ACCOUNT CHAIN TO CLIENTS SECONDS [NONCE]`.
 //!
-//! Register this executable first (`claviger app add load --path target/release/examples/load`) and permit it.
+//! Register this executable first (`claviger app enrol load --path target/release/examples/load`) and permit it.
 
 #![expect(clippy::unwrap_used, reason = "a load generator that cannot go on stops")]
 

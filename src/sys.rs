@@ -3,6 +3,9 @@
 //! Decides nothing. Each block says why it is sound.
 #![expect(unsafe_code, reason = "this room exists to hold it")]
 
+pub mod memory;
+pub mod peer;
+
 use std::ffi::CString;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -12,6 +15,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Who called `connect()`, as the kernel recorded it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,26 @@ pub fn read_at_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Opt
     }
 }
 
+/// Whether the kernel holds the wall clock for synchronised (`adjtimex(2)`, `STA_UNSYNC`).
+pub fn clock_synchronised() -> io::Result<bool> {
+    let mut state = MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all zeroes is a valid timex that asks for nothing to be changed, and the kernel fills it.
+    let status = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: initialised above, and filled by the kernel.
+    Ok(unsafe { state.assume_init() }.status & libc::STA_UNSYNC == 0)
+}
+
+/// Longest core file of this process, bytes (`RLIMIT_CORE`).
+#[must_use]
+pub fn core_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: room for one rlimit.
+    (unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) } == 0).then_some(limit.rlim_cur)
+}
+
 /// `SO_PEERCRED`.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let raw: libc::ucred = get_option(socket, libc::SO_PEERCRED)?;
@@ -128,6 +152,19 @@ pub fn harden_process() -> io::Result<()> {
         libc::setrlimit(libc::RLIMIT_CORE, &raw const none) != 0
             || libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) != 0
     };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// As many open descriptors as this process may have: a connection costs three here and four where it is looked at.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: room for one rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: a valid rlimit, within what is allowed.
+    let failed = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -187,6 +224,44 @@ pub fn die_with_parent() -> io::Result<()> {
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityWord {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Gives up every capability of this thread but those of the mask, for good; what it does not have it does not get.
+/// Threads and programs that it starts later have no more.
+pub fn limit_capabilities(keep: u64) -> io::Result<()> {
+    // _LINUX_CAPABILITY_VERSION_3: two words of 32 bits.
+    let mut header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+    let mut words = [CapabilityWord::default(); 2];
+    // SAFETY: a header of version 3, and the two words that belong to it.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for (word, shift) in words.iter_mut().zip([0, 32]) {
+        let keep = u32::try_from(keep >> shift & 0xffff_ffff).unwrap_or(0);
+        word.permitted &= keep;
+        word.effective = word.permitted;
+        word.inheritable = 0;
+    }
+    // SAFETY: as above; only this thread's rights change. Then integers.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) != 0
+            || libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Changes the group of a file (`chown(2)` with the user left alone).
 pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
     std::os::unix::fs::chown(path, None, Some(group))
@@ -194,7 +269,7 @@ pub fn change_group(path: &Path, group: u32) -> io::Result<()> {
 
 /// Reads a secret line from the terminal without showing it. Falls back to an error when there is none.
 pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
-    use std::io::{BufRead, Write};
+    use std::io::{Read, Write};
     let mut tty = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     tty.write_all(prompt.as_bytes())?;
     let mut saved = MaybeUninit::<libc::termios>::uninit();
@@ -208,12 +283,29 @@ pub fn read_hidden_line(prompt: &str) -> io::Result<String> {
     hidden.c_lflag &= !libc::ECHO;
     // SAFETY: valid termios for an open terminal.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const hidden) };
-    let mut line = String::with_capacity(1024);
-    let outcome = io::BufReader::new(tty.try_clone()?).read_line(&mut line);
+    // Byte by byte, into memory of its full size: buffers that are in between, or grow, keep what was typed.
+    let mut line = Zeroizing::new(Vec::with_capacity(2048));
+    let mut byte = Zeroizing::new([0u8; 1]);
+    let outcome = loop {
+        match tty.read(&mut *byte) {
+            Ok(0) => break Ok(()),
+            Ok(_) if line.len() == line.capacity() => break Err(io::ErrorKind::InvalidData.into()),
+            Ok(_) => line.extend_from_slice(&*byte),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => break Err(e),
+        }
+        if *byte == *b"\n" {
+            break Ok(());
+        }
+    };
     // SAFETY: puts back what was there.
     unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &raw const saved) };
     tty.write_all(b"\n")?;
-    outcome.map(|_| line)
+    outcome?;
+    String::from_utf8(std::mem::take(&mut *line)).map_err(|e| {
+        e.into_bytes().zeroize();
+        io::ErrorKind::InvalidData.into()
+    })
 }
 
 #[cfg(test)]

@@ -241,6 +241,74 @@ fn everybody_sees_the_rules_and_how_they_came_about() {
     assert_eq!(shown["approvals"], json!([]));
 }
 
+// [clause 8.2.4-e] test
+#[test]
+fn after_a_hello_requests_show_the_nonce_on_the_wire() {
+    let daemon = Daemon::start();
+    let mut wallet = daemon.wallet();
+    assert_eq!(code(&wallet.call("eth_accounts", &json!([]))), "ok", "clients that know no hello are served");
+    let nonce = wallet.call("claviger_hello", &Value::Null)["result"]["nonce"].as_str().unwrap().to_owned();
+    let mut asked = |proof: Value| {
+        let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_accounts"});
+        if !proof.is_null() {
+            request["claviger"] = proof;
+        }
+        wallet.send(request.to_string().as_bytes());
+        code(&wallet.line()).to_owned()
+    };
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 1})), "ok");
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 1})), "app_nonce");
+    assert_eq!(asked(Value::Null), "app_nonce");
+    assert_eq!(asked(json!({"nonce": "00".repeat(16), "seq": 2})), "app_nonce");
+    assert_eq!(asked(json!({"nonce": nonce})), "invalid_request");
+    assert_eq!(asked(json!({"nonce": nonce, "seq": 2})), "ok");
+    let mut other = daemon.wallet();
+    other.send(
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_accounts", "claviger": {"nonce": nonce, "seq": 3}})
+            .to_string()
+            .as_bytes(),
+    );
+    assert_eq!(code(&other.line()), "app_nonce", "a nonce is one connection's");
+}
+
+// [clause 8.2.4-a] test
+#[test]
+fn as_many_connections_as_there_may_be_are_each_known() {
+    let daemon = Daemon::start();
+    let mut wallets: Vec<_> = (0..250).map(|_| daemon.wallet()).collect();
+    for wallet in &mut wallets {
+        assert_eq!(code(&wallet.call("eth_accounts", &json!([]))), "ok");
+    }
+    let last = wallets.last_mut().unwrap();
+    assert_eq!(code(&last.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
+}
+
+// [clause 8.2.4-h] test
+#[test]
+fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {
+    let mut daemon = Daemon::start();
+    let mut wallet = daemon.wallet();
+    assert_eq!(code(&wallet.call("eth_signTransaction", &json!([daemon.tx(0, 1)]))), "ok");
+    let looks = |process: &std::fs::DirEntry| {
+        let read = |name: &str| std::fs::read_to_string(process.path().join(name)).unwrap_or_default();
+        let child = read("status").lines().any(|l| *l == format!("PPid:\t{}", daemon.pid()));
+        child && read("cmdline").split('\0').nth(1) == Some("--attest")
+    };
+    let found = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).find(looks).unwrap();
+    let pid = found.file_name().into_string().unwrap();
+    assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(100));
+    wallet.send(
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_signTransaction", "params": [daemon.tx(1, 1)]})
+            .to_string()
+            .as_bytes(),
+    );
+    // Refused, or told nothing when the daemon was faster.
+    let told = wallet.line();
+    assert!(told.is_null() || code(&told) == "app_unseen" || code(&told) == "stopping", "{told}");
+    assert!(!daemon.wait());
+}
+
 #[test]
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();
@@ -303,7 +371,7 @@ fn a_key_is_made_once_and_listed_only_to_those_who_may_use_it() {
         code(&operator.call("operator_keyCreate", &json!({"name": "other", "algorithm": "p256"}))),
         "ok"
     );
-    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 3);
+    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 4);
     let listed = daemon.wallet().call("claviger_listKeys", &Value::Null);
     assert_eq!(listed["result"].as_array().unwrap().len(), 1);
     assert_eq!(listed["result"][0]["name"], "hot");

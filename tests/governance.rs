@@ -278,6 +278,47 @@ fn stopping_a_key_is_cheap_and_starting_and_destroying_it_takes_people() {
     board.daemon.verify_log();
 }
 
+/// Asks for an import without the private half, or with it: it is all fours, or all sevens.
+fn comes_in(board: &Board, name: &str, digit: &str, whole: bool) -> Result<Value, String> {
+    let digits = digit.repeat(64);
+    let key = k256::ecdsa::SigningKey::from_slice(&hex::decode(&digits).unwrap()).unwrap();
+    let public = hex::encode(key.verifying_key().to_sec1_point(false).as_bytes());
+    let mut words = json!({"name": name, "purpose": "payment", "algorithm": "secp256k1", "public": public,
+        "source": "private-key"});
+    if whole {
+        words["private"] = json!(digits);
+    }
+    board.asks("operator_keyImport", &words)
+}
+
+// [clause 8.7.1-o] test
+#[test]
+fn a_key_from_outside_takes_people_and_is_the_one_that_they_agreed_on() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let board = Board::start(&quorums("0s"), "\"operator\"");
+    let change = comes_in(&board, "old", "4", false).unwrap_err();
+    assert_eq!(comes_in(&board, "old", "4", true).unwrap_err(), change, "asked twice, it waits once");
+    let text = board.shown(&change)["text"].as_str().unwrap().to_owned();
+    for line in ["matter: import", "key: old", "public: 04", "a private key comes in for payment, account 0x"]
+    {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+    assert_eq!(board.says("alice", &change, None), "ok");
+    assert_eq!(comes_in(&board, "old", "4", true).unwrap_err(), change, "one is not enough");
+    assert_eq!(board.says("bob", &change, None), "ok");
+    assert_ne!(comes_in(&board, "old", "7", true).unwrap_err(), change, "another key is another question");
+    assert_ne!(comes_in(&board, "other", "4", true).unwrap_err(), change, "and so is another name");
+    assert_eq!(comes_in(&board, "old", "4", false).unwrap()["ready"], true);
+    let key = comes_in(&board, "old", "4", true).unwrap();
+    assert_eq!(key["origin"]["kind"], "imported", "{key}");
+    assert_eq!(board.status(&change), "made");
+    let again = comes_in(&board, "third", "7", true).unwrap_err();
+    assert_ne!(again, change, "an agreement is used once");
+    board.daemon.verify_log();
+}
+
 // [clause 8.2.3-c] test
 #[test]
 fn each_role_does_its_part_and_root_is_no_role() {

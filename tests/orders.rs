@@ -473,8 +473,8 @@ fn an_old_copy_of_the_state_starts_nothing_as_far_as_the_latch_is_elsewhere() {
         copied_back(&before, &home.join("state"));
         rig.daemon.restart_stopped();
         if !elsewhere {
-            // With all of the disk in his hands, the latch comes back too: it must be kept elsewhere.
-            assert_eq!(rig.says(), "ok");
+            // With all of the disk in his hands, the latch comes back too: the token's anchor alone still tells.
+            rig.becomes("state_rolled_back", Duration::from_secs(20));
             continue;
         }
         assert_eq!(rig.says(), "inactivated");
@@ -505,7 +505,12 @@ fn an_old_copy_of_the_state_starts_nothing_as_far_as_the_latch_is_elsewhere() {
         std::fs::write(home.join("elsewhere/latch"), "clavigerd latch v1\nshows: 7\n").unwrap();
         rig.daemon.restart_stopped();
         assert_eq!(rig.says(), "inactivated");
-        rig.starts_again("all");
+        let told = rig.reactivates(&rig.challenge("all"), &["alice", "bob"]);
+        assert_eq!(code(&told), "ok", "{told}");
+        // It is an older state all the same: the token says so, and an operator settles that.
+        rig.becomes("state_rolled_back", Duration::from_secs(20));
+        cli_ok(&home, &["state", "accept", "--reason", "the newest state was lost"]);
+        cli_ok(&home, &["status", "--wait", "20"]);
         assert_eq!(rig.says(), "ok");
         rig.daemon.restart();
         assert_eq!(rig.says(), "ok");
@@ -566,6 +571,33 @@ fn a_crash_at_any_moment_of_an_order_leaves_what_was_answered() {
     rig.daemon.verify_log();
 }
 
+// [clause 8.2.1-b] test
+#[test]
+fn a_crash_before_the_token_is_open_again_is_not_taken_for_tampering() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "");
+    let home = rig.daemon.home.clone();
+    assert_eq!(rig.says(), "ok");
+    assert_eq!(code(&rig.orders(&["gina"], "inactivate", &[])), "ok");
+    rig.daemon.restart_stopped();
+    let config = std::fs::read_to_string(home.join("clavigerd.toml")).unwrap();
+    let pin =
+        config.lines().find_map(|l| l.strip_prefix("pin_file = ")).unwrap().trim_matches('"').to_owned();
+    let kept = home.join("pin-elsewhere");
+    std::fs::rename(home.join(&pin), &kept).unwrap();
+    // The token stays closed: what people lifted stands behind the seal, and nothing seals it.
+    let told = rig.reactivates(&rig.challenge("all"), &["alice", "bob"]);
+    assert_eq!(code(&told), "ok", "{told}");
+    rig.daemon.signal("KILL");
+    rig.daemon.wait();
+    std::fs::rename(&kept, home.join(&pin)).unwrap();
+    rig.daemon.restart();
+    assert_eq!(rig.says(), "ok");
+    rig.daemon.verify_log();
+}
+
 // [clause 8.2.1-e] test
 #[test]
 fn a_wipe_destroys_what_the_token_holds_and_is_gone_on_with_after_a_crash() {
@@ -611,7 +643,7 @@ fn a_wipe_destroys_what_the_token_holds_and_is_gone_on_with_after_a_crash() {
         assert!(!home.join(&pin).exists(), "the PIN is still on the disk");
         let keys = cli_ok(&home, &["key", "list"]);
         for key in keys.as_array().unwrap() {
-            let stays = key["name"] == "claviger-log";
+            let stays = key["name"] == "claviger-log" || key["name"] == "claviger-state";
             assert_eq!(key["state"] == "destroyed", !stays, "{key}");
             assert!(!key["public_key"].as_str().unwrap().is_empty(), "its public half stays");
         }

@@ -20,11 +20,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("carrier", &["core", "refusal", "secret", "sys"]),
     ("token", &["core", "refusal", "secret", "sys"]),
     ("tpm", &["core", "refusal", "secret", "sys"]),
+    ("device", &["core", "refusal", "secret", "sys"]),
     ("store", &["core", "refusal", "secret", "sys"]),
     ("config", &["core", "refusal", "secret", "sys", "wire"]),
     (
         "service",
-        &["caller", "carrier", "config", "core", "refusal", "secret", "store", "sys", "token", "tpm", "wire"],
+        &[
+            "caller", "carrier", "config", "core", "device", "refusal", "secret", "store", "sys", "token",
+            "tpm", "wire",
+        ],
     ),
     ("serve", &["config", "core", "refusal", "secret", "service", "wire"]),
     ("cli", &["config", "core", "refusal", "secret", "service", "wire"]),

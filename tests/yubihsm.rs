@@ -19,11 +19,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use claviger::core::key::import::Incoming;
 use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Operation, Origin, Purpose, State};
 use claviger::core::payment::ToSign;
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
-use claviger::secret::Pin;
+use claviger::secret::{Pin, SecretBytes};
 use claviger::token::check::{CheckRow, Claim};
 use claviger::token::keeper::{
     Backend, Event, Fitness, Keeper, KeeperConfig, KeeperState, Whereabouts, Work,
@@ -258,6 +259,73 @@ async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
     };
     assert!(matches!(keeper.generate(gone).await, Err(TokenError::Unsupported(_))));
     assert_nothing_strange(&keeper);
+    keeper.stop();
+    assert_eq!(sim.state()["objects"], json!({"authentication_key": 2}), "everything was removed again");
+}
+
+// [clause 8.7.1-j] test
+#[tokio::test(flavor = "multi_thread")]
+async fn data_is_kept_beside_what_was_kept_last_and_is_our_doing() {
+    let Some(sim) = Sim::start() else { return };
+    let keeper = sim.keeper().await;
+    let label = "claviger anchor 0011223344556677".to_owned();
+    assert_eq!(keeper.data(label.clone()).await.unwrap(), Vec::<Vec<u8>>::new());
+    let mut beside = Vec::new();
+    for n in 0..5u8 {
+        keeper.keep_data(label.clone(), vec![n; 100], beside.clone()).await.unwrap();
+        let mut kept = keeper.data(label.clone()).await.unwrap();
+        kept.sort_unstable();
+        let wanted = if n == 0 { vec![vec![0; 100]] } else { vec![beside, vec![n; 100]] };
+        assert_eq!(kept, wanted);
+        beside = vec![n; 100];
+    }
+    assert_eq!(keeper.data("claviger anchor".into()).await.unwrap(), Vec::<Vec<u8>>::new());
+    let there = keeper.inventory().await.unwrap();
+    assert_eq!(there.iter().filter(|o| o.kind == "opaque" && o.label == label).count(), 2, "{there:?}");
+    // The device has written all of this down, and none of it is strange.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_nothing_strange(&keeper);
+    keeper.stop();
+}
+
+// [clause 8.7.1-o] test
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_from_outside_is_put_in_by_leave_of_the_device_and_known_for_what_it_is() {
+    let imports = |n: u8, algorithm: Algorithm| {
+        let reference = KeyRef::from([n; 16]);
+        KeySpec { reference, label: "old".into(), algorithm, purpose: Purpose::Payment }
+    };
+    let secret = || SecretBytes::copy_of(&[0x44; 32]);
+    // The daemon's usual rights do not hold this one.
+    let Some(sim) = Sim::start() else { return };
+    let keeper = sim.keeper().await;
+    keeper.check().await.unwrap();
+    let refused = keeper.import(imports(1, Algorithm::Secp256k1), secret()).await;
+    assert!(matches!(&refused, Err(TokenError::Refused(why)) if why.contains("permissions")), "{refused:?}");
+    assert_eq!(keeper.find(KeyRef::from([1; 16])).await.unwrap(), None);
+    keeper.stop();
+
+    let sim = Sim::bare().unwrap();
+    sim.stranger(&["prepare", "put"]);
+    let keeper = sim.keeper().await;
+    keeper.check().await.unwrap();
+    for (n, algorithm) in (1..).zip(Algorithm::PAIRS) {
+        let expected = Incoming::new(algorithm, secret()).unwrap().public();
+        let (public, past) = keeper.import(imports(n, algorithm), secret()).await.unwrap();
+        assert_eq!(public, expected, "{algorithm}");
+        assert!(past.sensitive && past.kept && past.other_uses.is_empty() && !past.local, "{past:?}");
+        let reference = KeyRef::from([n; 16]);
+        assert_eq!(keeper.find(reference).await.unwrap(), Some(expected));
+        keeper.prove_possession(reference, public).await.unwrap();
+        assert!(keeper.import(imports(n, algorithm), secret()).await.is_err(), "it is there already");
+        assert_eq!(keeper.find(reference).await.unwrap(), Some(expected), "and stays");
+    }
+    // The device's log holds nothing that we did not ask for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_nothing_strange(&keeper);
+    for n in 1..=3 {
+        keeper.destroy(KeyRef::from([n; 16])).await.unwrap();
+    }
     keeper.stop();
     assert_eq!(sim.state()["objects"], json!({"authentication_key": 2}), "everything was removed again");
 }
@@ -656,4 +724,38 @@ fn the_daemon_writes_the_strangers_operation_into_its_log() {
     assert!(report["strange"].as_u64().unwrap() >= 1, "{report}");
     support::cli_ok(&daemon.home, &["token", "check"]);
     assert_eq!(support::code(&wallet.call("eth_signTransaction", &json!([daemon.tx(1, 1)]))), "ok");
+}
+
+// [clause 8.7.1-j] test
+#[test]
+fn an_older_copy_of_the_state_is_found_with_a_yubihsm() {
+    let Some(sim) = Sim::start() else { return };
+    let pin = sim.dir.path().join("pin");
+    std::fs::write(&pin, PIN).unwrap();
+    std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let url = sim.url();
+    let token = ["--profile", "yubihsm2", "--connector", &url, "--pin-file", pin.to_str().unwrap()];
+    let mut daemon = support::Daemon::start_on(&token);
+    let told = support::cli_ok(&daemon.home, &["state", "show"]);
+    assert_eq!((&told["sealed"], &told["anchor"]["kept"]), (&json!(true), &json!(true)), "{told}");
+    let (_, inventory) = support::cli(&daemon.home, &["token", "inventory"]);
+    assert!(inventory.contains("strangers") && !inventory.contains("claviger anchor"), "{inventory}");
+    daemon.stop();
+    let copy = |from: &str, to: &str| {
+        let (from, to) = (daemon.home.join(from), daemon.home.join(to));
+        assert!(Command::new("rm").arg("-rf").arg(&to).status().unwrap().success());
+        assert!(Command::new("cp").arg("-a").arg(&from).arg(&to).status().unwrap().success());
+    };
+    copy("state", "old");
+    let started = daemon.begin();
+    assert_eq!(started["standing"], "confirmed", "{started}");
+    let signed = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 1)]));
+    assert_eq!(support::code(&signed), "ok", "{signed}");
+    daemon.stop();
+    let (from, to) = (daemon.home.join("old"), daemon.home.join("state"));
+    std::fs::remove_dir_all(&to).unwrap();
+    std::fs::rename(from, to).unwrap();
+    assert_eq!(daemon.begin()["code"], "state_rolled_back");
+    let refused = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(1, 1)]));
+    assert_eq!(support::code(&refused), "state_rolled_back");
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use claviger::config::Config;
+use claviger::service::Eyes;
 
 /// Keeps payment-signing keys in a token and signs for wallet apps over a local socket.
 #[derive(Parser)]
@@ -20,7 +21,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = claviger::token::worker::host::run_if_asked() {
+    if let Some(code) =
+        claviger::caller::child::run_if_asked().or_else(claviger::token::worker::host::run_if_asked)
+    {
         return code;
     }
     let arguments = Arguments::parse();
@@ -41,6 +44,17 @@ fn main() -> ExitCode {
     } else {
         lines.init();
     }
+    if let Err(e) = claviger::sys::raise_descriptor_limit() {
+        tracing::warn!("the limit of open descriptors stays as it is: {e}");
+    }
+    // First of all, while there is one thread and nothing is loaded: the privileges go with it.
+    let eyes = match Eyes::apart() {
+        Ok(eyes) => eyes,
+        Err(e) => {
+            tracing::error!("nobody looks at those who ask: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     if let Err(e) = claviger::sys::harden_process() {
         tracing::error!("the process could not be hardened: {e}");
         return ExitCode::FAILURE;
@@ -52,7 +66,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(claviger::serve::daemon::run(config)) {
+    match runtime.block_on(claviger::serve::daemon::run(config, eyes)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!("{why}");

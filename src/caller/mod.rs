@@ -1,259 +1,247 @@
 //! EDGE. Who is on the other end of the socket.
 //!
 //! Decides whether a connection belongs to a registered app, at the request and again before signing. Mints
-//! [`Vouched`]. What it cannot see (other users' processes without the capability) is refused, never guessed.
-//! Tier T1: executable and user observed, process pinned by pidfd; memory of the app is not checked here.
+//! [`Vouched`]. An attestor looks ([`Eyes`]) and gives facts; [`crate::core::app::judge`] judges them. What cannot be
+//! seen lowers the tier and is never guessed.
+//!
+//! A connection is its process, the memory that this had when it was accepted, and the sender of every byte. A program
+//! that is executed later, a child, and whoever was handed the socket are others.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+mod areas;
+pub mod child;
+mod eyes;
+mod files;
+mod host;
+mod look;
+mod message;
+mod status;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
 
-use sha2::{Digest as _, Sha256};
+pub use eyes::Eyes;
+use eyes::Sight;
+pub use files::{executable_digest, file_facts};
 
+use crate::core::app::facts::{Facts, PinFacts};
+use crate::core::app::hello::{Hello, Proof};
+use crate::core::app::judge::{self, Asking, Row};
 use crate::core::app::{App, Apps};
-use crate::core::proof::{Digest, Tier, Vouched};
+use crate::core::proof::{Digest, Vouched};
+use crate::core::units::Timestamp;
 use crate::refusal::{Code, Refusal};
-use crate::sys;
+use crate::sys::memory;
+use crate::sys::peer::Chunk;
 
-/// Executables above this size are refused, in bytes.
-const MAX_EXECUTABLE: u64 = 512 * 1024 * 1024;
+/// `statfs` of a pidfd whose inode number is the process's own for the life of the machine (Linux 6.9).
+const PIDFS: i64 = 0x5049_4446;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FileId {
-    dev: u64,
-    ino: u64,
-    size: u64,
-    mtime_ns: i128,
-    ctime_ns: i128,
+/// What a connection is, for as long as it lasts.
+struct Pin {
+    facts: PinFacts,
+    /// Nothing when the process was gone before it could be held.
+    sight: Option<Sight>,
+    /// Inode of the pidfd, where it names a process for good.
+    process: Option<u64>,
+    hello: Mutex<Hello>,
 }
 
-impl FileId {
-    fn of(meta: &std::fs::Metadata) -> Self {
-        let ns = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
-        Self {
-            dev: meta.dev(),
-            ino: meta.ino(),
-            size: meta.size(),
-            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
-            ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
-/// Digests of executables that only root can change. Others are read each time they connect.
-#[derive(Clone, Default)]
-pub struct DigestCache(Arc<Mutex<HashMap<FileId, [u8; 32]>>>);
-
-const MAX_CACHED: usize = 1024;
-
-impl DigestCache {
-    fn digest(&self, file: &mut File) -> io::Result<(FileId, [u8; 32])> {
-        let meta = file.metadata()?;
-        let id = FileId::of(&meta);
-        if meta.size() > MAX_EXECUTABLE {
-            return Err(io::Error::other("the executable is too large to be checked"));
-        }
-        let trusted = meta.uid() == 0 && meta.mode() & 0o022 == 0;
-        if trusted && let Some(digest) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            return Ok((id, *digest));
-        }
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let n = file.read(&mut buffer)?;
-            if n == 0 {
-                break;
-            }
-            hash.update(buffer.get(..n).unwrap_or_default());
-        }
-        if FileId::of(&file.metadata()?) != id {
-            return Err(io::Error::other("the executable changed while it was read"));
-        }
-        let digest: [u8; 32] = hash.finalize().into();
-        if trusted {
-            let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if cache.len() >= MAX_CACHED {
-                cache.clear();
-            }
-            cache.insert(id, digest);
-        }
-        Ok((id, digest))
-    }
-}
-
-/// SHA-256 of an executable, for registering it.
-pub fn executable_digest(path: &std::path::Path) -> io::Result<[u8; 32]> {
-    DigestCache::default().digest(&mut File::open(path)?).map(|(_, digest)| digest)
-}
-
-/// The process that connected, pinned for the life of the connection.
+/// The process that connected, pinned for the life of the connection; and what this request shows for itself.
+#[derive(Clone)]
 pub struct Peer {
-    pidfd: OwnedFd,
+    pin: Arc<Pin>,
     /// Process id at connect time, for the log.
     pub pid: i32,
     /// User id.
     pub uid: u32,
-    seen: Result<Executable, String>,
-}
-
-struct Executable {
-    path: PathBuf,
-    file: FileId,
-    digest: [u8; 32],
+    proven: bool,
 }
 
 impl Peer {
-    /// Pins the peer of an accepted connection. The order matters: the pidfd first, then what `/proc` says, then
-    /// proof that the process is still the one that the pidfd names.
-    pub fn pin(socket: BorrowedFd<'_>, cache: &DigestCache) -> io::Result<Self> {
-        let who = sys::peer_credentials(socket)?;
-        let pidfd = match sys::peer_pidfd(socket) {
-            Ok(fd) => fd,
-            // Kernels before 6.5: opening by number is sound here only because liveness is checked after reading.
-            Err(_) => sys::pidfd_open(who.pid)?,
-        };
-        let seen = look(who.pid, cache)
-            .and_then(|exe| match sys::pidfd_alive(pidfd.as_fd()) {
-                Ok(true) => Ok(exe),
-                Ok(false) => Err(io::Error::other("the process has ended")),
-                Err(e) => Err(e),
-            })
-            .map_err(|e| e.to_string());
-        Ok(Self { pidfd, pid: who.pid, uid: who.uid, seen })
+    /// Pins the peer of an accepted connection. The executable is read only where `apps` could know it: strangers make
+    /// nobody read their files.
+    pub fn pin(socket: BorrowedFd<'_>, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
+        let (sight, facts) = eyes.pin(socket)?;
+        Self::of(sight, facts, apps)
+    }
+
+    /// Pins a process by its number, for trying it out: nobody is served on account of it.
+    pub fn of_process(pid: i32, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
+        let (sight, facts) = eyes.pin_process(pid)?;
+        Self::of(Some(sight), facts, apps)
+    }
+
+    fn of(sight: Option<Sight>, mut facts: PinFacts, apps: &Apps) -> io::Result<Self> {
+        if let (Ok(exe), Some(sight)) = (&facts.exe, &sight)
+            && exe.digest.is_err()
+            && apps.claimed(&exe.path, facts.uid).is_some()
+        {
+            facts.exe = sight.executable();
+        }
+        let process = sight.as_ref().and_then(|sight| identity(sight.pidfd()));
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+        let (pid, uid) = (facts.pid, facts.uid);
+        let pin = Pin { facts, sight, process, hello: Mutex::new(Hello::new(nonce)) };
+        Ok(Self { pin: Arc::new(pin), pid, uid, proven: false })
     }
 
     /// What is known, for people and the log.
     #[must_use]
     pub fn describe(&self) -> String {
-        let exe = match &self.seen {
+        let exe = match &self.pin.facts.exe {
             Ok(exe) => exe.path.display().to_string(),
             Err(why) => format!("unreadable ({why})"),
         };
         format!("pid {} uid {} executable {exe}", self.pid, self.uid)
     }
 
-    /// Which registered app it is.
+    /// Whether these bytes were written by the process that connected, and by nobody else.
+    // [clause 8.2.4-b] a child, a thief of the descriptor or whoever was handed it is another process
+    pub fn wrote(&self, chunk: &Chunk) -> Result<(), Refusal> {
+        if !chunk.descriptors.is_empty() || chunk.truncated {
+            let why = format!("process {} sent descriptors, or more than fits, beside its bytes", self.pid);
+            return Err(Refusal::new(Code::AppDescriptor, why));
+        }
+        let another = |who: String| {
+            let why = format!("{who} wrote on the connection of process {}", self.pid);
+            Err(Refusal::new(Code::AppSender, why))
+        };
+        let Some(sender) = chunk.sender else {
+            return if chunk.length == 0 { Ok(()) } else { another("an unknown process".into()) };
+        };
+        if sender.pid <= 0 || sender.pid != self.pid {
+            return another(format!("process {}", sender.pid));
+        }
+        match (&chunk.pidfd, self.pin.process) {
+            (Some(pidfd), Some(process)) if identity(pidfd.as_fd()) != Some(process) => {
+                another(format!("another process {} than the one that connected", sender.pid))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the nonce of this connection; from now on each request must show it.
+    #[must_use]
+    pub fn hello(&self) -> [u8; 16] {
+        self.pin.hello.lock().unwrap_or_else(PoisonError::into_inner).say()
+    }
+
+    /// The peer as of one request, by what that shows for itself.
+    pub fn of_request(&self, proof: Option<Proof>) -> Result<Self, Refusal> {
+        let proven = self.pin.hello.lock().unwrap_or_else(PoisonError::into_inner).admit(proof)?;
+        Ok(Self { proven, ..self.clone() })
+    }
+
+    /// Which registered app it is, by what was seen when it connected.
     pub fn app<'a>(&self, apps: &'a Apps) -> Result<&'a App, Refusal> {
-        let exe = self.seen.as_ref().map_err(|why| {
-            Refusal::new(
-                Code::AppUnknown,
-                format!("the executable of pid {} (uid {}) could not be read: {why}", self.pid, self.uid),
-            )
+        let unknown = |why: String| Refusal::new(Code::AppUnknown, why);
+        let exe = self.pin.facts.exe.as_ref().map_err(|why| {
+            unknown(format!("the executable of pid {} (uid {}) could not be read: {why}", self.pid, self.uid))
         })?;
         // [clause 8.2.4-a] an app that is not registered gets nothing
-        apps.find(&exe.path, &exe.digest, self.uid).ok_or_else(|| {
-            Refusal::new(
-                Code::AppUnknown,
-                format!(
-                    "{} (sha256 {}) under uid {} is no registered app",
-                    exe.path.display(),
-                    hex::encode(exe.digest),
-                    self.uid
-                ),
-            )
+        if apps.claimed(&exe.path, self.uid).is_none() {
+            let why = format!("{} under uid {} is no registered app", exe.path.display(), self.uid);
+            return Err(unknown(why));
+        }
+        if let Some(why) = judge::replaced(exe, self.pin.facts.named.as_ref().ok().copied()) {
+            return Err(Refusal::new(Code::AppReplaced, why));
+        }
+        let digest = exe.digest.as_ref().map_err(|why| {
+            unknown(format!("{} could not be read when it connected: {why}", exe.path.display()))
+        })?;
+        apps.find(&exe.path, digest, self.uid).ok_or_else(|| {
+            let (path, digest) = (exe.path.display(), hex::encode(digest));
+            let why = format!("{path} has SHA-256 {digest} under uid {}, not the registered one", self.uid);
+            Refusal::new(Code::AppReplaced, why)
         })
     }
 
-    /// Vouches for this request: the process lives, runs the executable that was pinned, and is a registered app.
-    pub fn vouch(&self, apps: &Apps, digest: Digest) -> Result<Vouched, Refusal> {
-        let app = self.app(apps)?;
-        self.unchanged()?;
-        Ok(Vouched::assertion(app.id.clone(), Tier::T1, digest))
+    fn look(&self, path: &Path, unit: bool) -> Result<Facts, Refusal> {
+        let sight = self.pin.sight.as_ref().ok_or_else(|| self.ended())?;
+        sight
+            .check(path, unit)
+            .map_err(|e| Refusal::new(Code::AppUnseen, format!("nothing can be seen: {e}")))
     }
 
-    /// The quick check before signing: still alive, still the same executable.
+    fn ended(&self) -> Refusal {
+        let why = format!("process {} has ended, or runs another program than when it connected", self.pid);
+        Refusal::new(Code::AppChanged, why)
+    }
+
+    fn asking(&self, now: Timestamp) -> Asking<'_> {
+        Asking { pin: &self.pin.facts, proven: self.proven, now }
+    }
+
+    /// Whether a check may take long: an executable that others than root can change is read as a whole each time.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.pin.facts.exe.as_ref().is_ok_and(|exe| !exe.sealed)
+    }
+
+    /// Vouches for this request, after the full check: the process and what it executes are the registered app's.
+    pub fn vouch(&self, apps: &Apps, digest: Digest, now: Timestamp) -> Result<Vouched, Refusal> {
+        let app = self.app(apps)?;
+        let facts = self.look(&app.path, app.unit.is_some())?;
+        let tier = judge::judge(app, self.asking(now), &facts)?;
+        Ok(Vouched::assertion(app.id.clone(), tier, digest))
+    }
+
+    /// The full check once more, right before the token's answer is opened: it must still be what was vouched for.
     // [clause 8.2.4-b] checked again right before the token signs
-    pub fn unchanged(&self) -> Result<(), Refusal> {
-        let changed = |why: String| Refusal::new(Code::AppChanged, why);
-        let exe = self.seen.as_ref().map_err(|why| changed(why.clone()))?;
-        let now = std::fs::metadata(format!("/proc/{}/exe", self.pid)).map(|m| FileId::of(&m));
-        if !sys::pidfd_alive(self.pidfd.as_fd()).unwrap_or(false) {
-            return Err(changed(format!("process {} has ended", self.pid)));
+    pub fn again(&self, apps: &Apps, vouched: &Vouched, now: Timestamp) -> Result<(), Refusal> {
+        let now = self.vouch(apps, *vouched.digest(), now)?;
+        if now.app() == vouched.app() && now.tier() >= vouched.tier() {
+            return Ok(());
         }
-        match now {
-            Ok(id) if id == exe.file => Ok(()),
-            Ok(_) => {
-                Err(changed(format!("process {} runs another executable than when it connected", self.pid)))
-            }
-            Err(e) => Err(changed(format!("process {} can no longer be read: {e}", self.pid))),
-        }
+        let why = format!(
+            "process {} was {} at {:?} and is {} at {:?}",
+            self.pid,
+            vouched.app(),
+            vouched.tier(),
+            now.app(),
+            now.tier()
+        );
+        Err(Refusal::new(Code::AppChanged, why))
+    }
+
+    /// The quick check before a reply: it lives, in the memory that it had.
+    // [clause 8.2.4-b] what was signed is not handed to a program that took the process over
+    pub fn still(&self) -> Result<(), Refusal> {
+        let same = self.pin.sight.as_ref().is_some_and(Sight::is_same);
+        if same { Ok(()) } else { Err(self.ended()) }
+    }
+
+    /// Every check of the app of this name, with what each came to.
+    pub fn rows(&self, app: &App, proven: bool, now: Timestamp) -> Result<Vec<Row>, Refusal> {
+        let asking = Asking { pin: &self.pin.facts, proven, now };
+        Ok(judge::rows(app, asking, &self.look(&app.path, app.unit.is_some())?))
+    }
+
+    /// What is seen of it now, for registering it at this path.
+    pub fn facts(&self, path: &Path, unit: bool) -> Result<Facts, Refusal> {
+        self.look(path, unit)
+    }
+
+    /// What was seen of it when it was pinned.
+    #[must_use]
+    pub fn seen(&self) -> &PinFacts {
+        &self.pin.facts
     }
 }
 
-fn look(pid: i32, cache: &DigestCache) -> io::Result<Executable> {
-    let link = format!("/proc/{pid}/exe");
-    let path = std::fs::read_link(&link)?;
-    let (file, digest) = cache.digest(&mut File::open(&link)?)?;
-    // The name must lead to the same file in our own view of the file system: a deleted, replaced or bind-mounted
-    // executable has the right name and is not it.
-    let named = std::fs::metadata(&path).map(|m| FileId::of(&m));
-    if named.ok() != Some(file) {
-        return Err(io::Error::other(format!(
-            "{} is not the file that runs (replaced, deleted or hidden by a mount)",
-            path.display()
-        )));
+/// The inode of a pidfd, where it is the process's own.
+fn identity(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    if memory::file_system_of(pidfd).ok()? != PIDFS {
+        return None;
     }
-    Ok(Executable { path, file, digest })
+    let file = fs::File::from(pidfd.try_clone_to_owned().ok()?);
+    file.metadata().ok().map(|meta| meta.ino())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    fn registry(path: &std::path::Path, uid: u32) -> Apps {
-        let sha = hex::encode(executable_digest(path).unwrap());
-        Apps::parse(&format!("[[app]]\nid = \"me\"\npath = {path:?}\nsha256 = \"{sha}\"\nuid = {uid}\n"))
-            .unwrap()
-    }
-
-    // [clause 8.2.4-a] test
-    #[test]
-    fn this_process_is_known_only_when_registered() {
-        let (a, _b) = UnixStream::pair().unwrap();
-        let peer = Peer::pin(a.as_fd(), &DigestCache::default()).unwrap();
-        assert_eq!(peer.vouch(&Apps::default(), [0; 32]).err().unwrap().code, Code::AppUnknown);
-        let me = std::env::current_exe().unwrap().canonicalize().unwrap();
-        let apps = registry(&me, sys::effective_uid());
-        assert_eq!(peer.vouch(&apps, [7; 32]).unwrap().digest(), &[7; 32]);
-        let other_user = registry(&me, sys::effective_uid() + 1);
-        assert_eq!(peer.vouch(&other_user, [0; 32]).err().unwrap().code, Code::AppUnknown);
-    }
-
-    // [clause 8.2.4-b] test
-    #[test]
-    fn a_process_that_execs_or_ends_after_connecting_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = UnixListener::bind(&path).unwrap();
-        let python = "import socket,sys,os,time\ns=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);s.set_inheritable(True)\nsys.stdin.readline();os.execv('/bin/sleep',['sleep','30'])";
-        let mut child = std::process::Command::new("python3")
-            .args(["-c", python])
-            .arg(&path)
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stream, _) = listener.accept().unwrap();
-        let peer = Peer::pin(stream.as_fd(), &DigestCache::default()).unwrap();
-        peer.unchanged().expect("still the same");
-        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
-        let mut refused = false;
-        for _ in 0..200 {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            if let Err(refusal) = peer.unchanged() {
-                assert_eq!(refusal.code, Code::AppChanged);
-                refused = true;
-                break;
-            }
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(refused, "exec after connect went unnoticed");
-        assert_eq!(peer.unchanged().unwrap_err().code, Code::AppChanged);
-    }
-}
+mod tests;

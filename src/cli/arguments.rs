@@ -1,11 +1,14 @@
 //! The words of the command line.
 #![forbid(unsafe_code)]
 
+mod rules;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use self::rules::{AppCommand, Enrol, PolicyCommand};
 use super::order::OrderCommand;
 use crate::config::DEFAULT_TCTI;
 
@@ -66,6 +69,15 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What is known about this machine, and what is demanded of it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -141,6 +153,8 @@ pub enum KeyCommand {
         #[arg(long, default_value = "payment")]
         purpose: String,
     },
+    /// Puts a key into the token that was outside. What it is typed from, or read from standard input, nobody else sees.
+    Import(ImportWords),
     /// Makes a key usable: a new one, or one that was suspended.
     Activate(Move),
     /// Stops a key for now.
@@ -171,6 +185,44 @@ pub enum KeyCommand {
         /// Its name.
         name: String,
     },
+}
+
+/// A key that was outside.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("from").required(true))]
+pub struct ImportWords {
+    /// The name that it gets.
+    pub name: String,
+    /// payment or authentication.
+    #[arg(long, default_value = "payment")]
+    pub purpose: String,
+    /// secp256k1, p256 or ed25519.
+    #[arg(long, default_value = "secp256k1")]
+    pub algorithm: String,
+    /// From the words of a wallet (BIP-39, English).
+    #[arg(long, group = "from")]
+    pub mnemonic: bool,
+    /// From the private key itself, 64 hex digits.
+    #[arg(long, group = "from")]
+    pub private_key: bool,
+    /// From an encrypted PKCS#8 file.
+    #[arg(long, group = "from", value_name = "FILE")]
+    pub pkcs8: Option<PathBuf>,
+    /// From an Ethereum keystore of version 3.
+    #[arg(long, group = "from", value_name = "FILE")]
+    pub keystore: Option<PathBuf>,
+    /// The words have a passphrase of their own: ask for it.
+    #[arg(long, requires = "mnemonic")]
+    pub passphrase: bool,
+    /// The way from the words to the key (BIP-32).
+    #[arg(long, requires = "mnemonic", default_value = "m/44'/60'/0'/0/0")]
+    pub path: String,
+    /// Import this account and no other.
+    #[arg(long)]
+    pub address: Option<String>,
+    /// Ask nothing.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Payments and changes that wait for people.
@@ -270,68 +322,6 @@ pub struct Payment {
     pub simulate: bool,
 }
 
-/// The policy.
-#[derive(Subcommand)]
-pub enum PolicyCommand {
-    /// Reads a text and says what is wrong with it.
-    Check {
-        /// File.
-        file: PathBuf,
-    },
-    /// Shows the policy in force.
-    Show,
-    /// Says what would be decided for a payment of an app, and why.
-    Explain {
-        /// App id.
-        #[arg(long)]
-        app: String,
-        /// The payment.
-        #[command(flatten)]
-        payment: Payment,
-    },
-    /// Compares a text with the policy in force: tightens, loosens or incomparable.
-    Diff {
-        /// File.
-        file: PathBuf,
-    },
-    /// Decides the payments of the past again under a text: which would end otherwise.
-    Replay {
-        /// File.
-        file: PathBuf,
-    },
-    /// Shows who decides what, and how that came about.
-    History,
-    /// Puts a policy in force.
-    Apply {
-        /// File.
-        file: PathBuf,
-    },
-}
-
-/// Apps.
-#[derive(Subcommand)]
-pub enum AppCommand {
-    /// Lists registered apps and the keys that each may use.
-    List,
-    /// Registers an executable; takes effect with the reload that follows.
-    Add {
-        /// App id.
-        id: String,
-        /// Executable; symbolic links are followed.
-        #[arg(long)]
-        path: PathBuf,
-        /// User id that it runs as; this user's when absent.
-        #[arg(long)]
-        uid: Option<u32>,
-        /// Reply shape of eth_signTransaction: string or object.
-        #[arg(long, default_value = "string")]
-        eth_sign_transaction: String,
-        /// What eth_chainId answers, CAIP-2.
-        #[arg(long)]
-        chain: Option<String>,
-    },
-}
-
 /// The log.
 #[derive(Subcommand)]
 pub enum LogCommand {
@@ -348,6 +338,11 @@ pub enum LogCommand {
     Export {
         /// Directory to make.
         dir: PathBuf,
+    },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
     },
     /// Verifies an exported log, offline.
     Verify {
@@ -386,6 +381,64 @@ pub enum TokenCommand {
         /// The daemon's own token (the default without a profile).
         #[arg(long)]
         configured: bool,
+    },
+}
+
+/// The machine.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
+    Facts,
+    /// Has the TPM sign the facts and the boot's PCRs, for another machine to judge.
+    Quote {
+        /// 16 to 64 bytes in hex, drawn by who will judge the quote.
+        #[arg(long)]
+        nonce: String,
+    },
+    /// Judges a quote of another machine, without a daemon.
+    VerifyQuote {
+        /// What `device quote --json` printed there.
+        file: PathBuf,
+        /// The nonce that was sent.
+        #[arg(long)]
+        nonce: String,
+        /// The key of that machine's TPM, as it was seen when the machine was set up.
+        #[arg(long)]
+        key: Option<String>,
+    },
+}
+
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
     },
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Output, client, show};
+use super::{Failure, Output, client, policy, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
-use crate::service::{executable_digest, pin, rules, start};
+use crate::service::{pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -70,12 +70,12 @@ pub fn run(config_file: &Path) -> Result<Output, Failure> {
 }
 
 fn look(found: &mut Findings, config: &Config) {
-    let policy = read_text(&config.policy_file)
+    let rules = read_text(&config.policy_file)
         .map_err(|e| e.to_string())
-        .and_then(|t| rules::parse_policy(&t).map_err(|e| e.to_string()));
+        .and_then(|t| policy::read(&t, &config.policy_file, config.authority_file.as_deref()));
     found.judge(
         "policy",
-        policy,
+        rules,
         config.policy_file.display().to_string(),
         "read it with claviger policy check",
     );
@@ -84,15 +84,14 @@ fn look(found: &mut Findings, config: &Config) {
         .and_then(|t| Apps::parse(&t).map_err(|e| e.to_string()));
     if let Some(apps) = found.judge("apps", apps, config.apps_file.display().to_string(), "mend apps.toml") {
         for app in apps.all() {
-            let now = executable_digest(&app.path);
-            match now {
-                Ok(digest) if digest == app.sha256 => {
+            match super::app::as_registered(app) {
+                Ok(true) => {
                     found.good("app", format!("{} is the executable that was registered", app.id));
                 }
-                Ok(_) => found.bad(
+                Ok(false) => found.bad(
                     "app",
                     format!(
-                        "{}: {} has changed since it was registered; look why, then register it again",
+                        "{}: {} has changed since it was registered; look why, then claviger app update",
                         app.id,
                         app.path.display()
                     ),
@@ -128,10 +127,12 @@ fn look(found: &mut Findings, config: &Config) {
                 found.bad("rules", format!("{why}; claviger reload asks the people for it"));
             }
             let token = status.get("token").cloned().unwrap_or_default();
+            attestation(found, status.get("attestation").unwrap_or(&Value::Null));
             let word = show::text(&token, "state");
             if word == "usable" {
                 found.good("daemon", "answers, and the token is usable");
                 token_of(found, config, &token);
+                state_of(found, &status.get("state").cloned().unwrap_or_default());
             } else {
                 found.bad(
                     "daemon",
@@ -140,6 +141,18 @@ fn look(found: &mut Findings, config: &Config) {
             }
         }
         Err(e) => found.bad("daemon", e.to_string()),
+    }
+}
+
+/// What the daemon can see of those who ask. Less than everything is no fault: apps say which tier they must reach.
+fn attestation(found: &mut Findings, told: &Value) {
+    let lacks: Vec<&str> =
+        told.get("lacks").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let level = format!("level {} of {}", show::text(told, "level"), show::text(told, "of"));
+    if lacks.is_empty() {
+        found.good("attestation", format!("{level}: every check of an app can be made"));
+    } else {
+        found.good("attestation", format!("{level}; lacking {}", lacks.join("; lacking ")));
     }
 }
 
@@ -170,6 +183,38 @@ fn token_of(found: &mut Findings, config: &Config, token: &Value) {
         ),
         Err(Failure::Refused(why, _)) => found.bad("inventory", why),
         Err(_) => {}
+    }
+}
+
+/// Whether the state directory is the one that was left, and how that is known.
+fn state_of(found: &mut Findings, told: &Value) {
+    match show::text(told, "standing").as_str() {
+        "confirmed" => {}
+        "refused" => {
+            let (why, advice) = (show::text(told, "reason"), show::text(told, "advice"));
+            return found.bad("state", format!("nothing is signed: {why}; {advice}"));
+        }
+        other => return found.bad("state", format!("is {other}: the token has not been asked yet")),
+    }
+    if told.get("sealed") == Some(&json!(true)) {
+        found.good("seal", "every commit is sealed under a key in the token");
+    } else {
+        let why = show::text(told, "unsealed_because");
+        found.bad(
+            "seal",
+            format!("who can write the database can rewrite what no checkpoint signs yet: {why}"),
+        );
+    }
+    let anchor = told.get("anchor").cloned().unwrap_or_default();
+    let (mode, why) = (show::text(&anchor, "mode"), show::text(&anchor, "reason"));
+    match (mode.as_str(), anchor.get("kept") == Some(&json!(true)), anchor.get("reason")) {
+        ("none", ..) => found.good("anchor", "anchor.mode is none: an older copy that is put back is not found"),
+        (_, true, Some(Value::Null)) => found.good("anchor", "the token knows how long the log is"),
+        (_, true, _) => found.bad("anchor", format!("the token was not told how long the log is: {why}")),
+        _ => found.bad(
+            "anchor",
+            format!("an older copy that is put back is not found ({why}); make room in the token, or set anchor.mode = \"none\" to say so"),
+        ),
     }
 }
 

@@ -1,14 +1,17 @@
 //! Keys: made, taken over, moved along their lives.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::arguments::{KeyCommand, Move};
-use super::{Failure, Output, show};
+use super::{Failure, Output, import, show};
 
 /// Runs one command; `ask` calls the operator's socket.
 pub fn run(
     command: KeyCommand,
+    socket: &impl Fn() -> Result<PathBuf, Failure>,
     ask: &impl Fn(&str, Value) -> Result<Value, Failure>,
 ) -> Result<Output, Failure> {
     let shown =
@@ -26,6 +29,7 @@ pub fn run(
             let words = json!({"name": name, "id": id, "purpose": purpose});
             Ok(shown("taken over\n", ask("operator_keyAdopt", words)?))
         }
+        KeyCommand::Import(words) => import::run(&words, &socket()?),
         KeyCommand::Activate(of) => go(of, "active"),
         KeyCommand::Suspend(of) => go(of, "suspended"),
         KeyCommand::SweepOnly(of) => go(of, "sweep-only"),

@@ -3,17 +3,23 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the daemon cannot be reached.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod approval;
 pub mod arguments;
+pub mod audit;
 pub mod client;
 pub mod commands;
-pub mod doctor;
+pub mod device;
+mod doctor;
+pub mod import;
 pub mod key;
 pub mod log;
 pub mod order;
 pub mod payment;
+pub mod policy;
 pub mod show;
 pub mod tpm;
+pub mod witness;
 
 use std::process::ExitCode;
 

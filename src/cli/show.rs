@@ -67,14 +67,27 @@ pub fn keys(value: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|k| ["name", "algorithm", "purpose", "state", "account"].iter().map(|m| text(k, m)).collect())
+        .map(|k| {
+            let mut row: Vec<String> =
+                ["name", "algorithm", "purpose", "state"].iter().map(|m| text(k, m)).collect();
+            // A key that was outside, or may have been, is seen at the first glance.
+            row.push(k.get("origin").map(|o| text(o, "kind")).unwrap_or_default());
+            row.push(text(k, "account"));
+            row
+        })
         .collect();
-    table(&["NAME", "ALGORITHM", "PURPOSE", "STATE", "ACCOUNT"], &rows)
+    table(&["NAME", "ALGORITHM", "PURPOSE", "STATE", "ORIGIN", "ACCOUNT"], &rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_a_key_comes_from_is_in_the_table() {
+        let key = serde_json::json!([{"name": "old", "origin": {"kind": "imported"}, "account": "0x1"}]);
+        assert!(keys(&key).contains("imported"));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -39,8 +39,12 @@ pub type Digest = [u8; 32];
 pub enum Tier {
     /// The user id only.
     T0,
-    /// Executable path and digest observed, process pinned for the connection.
+    /// Executable, code in memory, tracers, filters and namespaces observed; process pinned for the connection.
     T1,
+    /// Out of reach of other programs of the same user: not dumpable, and the connection is proven to be its own.
+    T2,
+    /// Under a user of its own, in a unit of the service manager.
+    T3,
 }
 
 /// The caller of this very request was checked just now. Made in `caller/` alone.

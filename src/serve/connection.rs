@@ -5,17 +5,20 @@
 #![forbid(unsafe_code)]
 
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::refusal::{Code, Refusal};
+use crate::service::{Chunk, receive};
 use crate::wire::frame::{FrameError, Limits, Splitter};
 use crate::wire::rpc::{self, Dialect, Message, Request};
 
@@ -23,6 +26,8 @@ use crate::wire::rpc::{self, Dialect, Message, Request};
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request of this connection's peer.
     fn call(&self, request: Request) -> impl Future<Output = Result<Value, Refusal>> + Send;
+    /// Whether what was read came from this connection's peer, and brought nothing else.
+    fn admit(&self, chunk: &Chunk) -> Result<(), Refusal>;
     /// Told of a message that could not be read, for the metrics.
     fn unreadable(&self, refusal: &Refusal);
 }
@@ -49,7 +54,7 @@ pub async fn run<H: Handler>(
     bounds: Bounds,
     mut stop: watch::Receiver<bool>,
 ) {
-    let (mut reader, mut writer) = stream.into_split();
+    let (reader, mut writer) = stream.into_split();
     let (replies, mut outbox) = mpsc::channel::<Vec<u8>>(bounds.in_flight);
     let (gone, mut is_gone) = watch::channel(false);
     let stall = bounds.stall;
@@ -66,7 +71,8 @@ pub async fn run<H: Handler>(
 
     let slots = Arc::new(Semaphore::new(bounds.in_flight));
     let mut splitter = Splitter::new(bounds.frame);
-    let mut chunk = vec![0; 16 * 1024];
+    // What passes through may hold a PIN or a key.
+    let mut chunk = Zeroizing::new(vec![0; 16 * 1024]);
     'reading: loop {
         loop {
             match splitter.take() {
@@ -78,43 +84,55 @@ pub async fn run<H: Handler>(
                     let Ok(slot) = slot else { break 'reading };
                     let (handler, replies, bounds) = (Arc::clone(&handler), replies.clone(), bounds.clone());
                     tokio::spawn(async move {
-                        answer(message, &handler, &bounds, &replies).await;
+                        answer(Zeroizing::new(message), &handler, &bounds, &replies).await;
                         drop(slot);
                     });
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    let refusal = frame_refusal(error);
-                    handler.unreadable(&refusal);
-                    let line = rpc::line(&rpc::error(&Value::Null, &refusal, Dialect::Native));
-                    if replies.send(line).await.is_err() {
-                        tracing::debug!("the peer left before it could be told of its bad frame");
-                    }
+                    last_words(frame_refusal(error), handler.as_ref(), &replies).await;
                     break 'reading;
                 }
             }
         }
         let read = async {
+            let socket = reader.as_ref();
+            // One sender at a time: the kernel does not join what different processes wrote.
+            let read = socket.async_io(Interest::READABLE, || receive(socket.as_fd(), &mut chunk));
             if splitter.is_midway() {
-                timeout(stall, reader.read(&mut chunk)).await.unwrap_or(Ok(0))
+                timeout(stall, read).await.unwrap_or(Ok(Chunk::default()))
             } else {
-                reader.read(&mut chunk).await
+                read.await
             }
         };
-        let count = tokio::select! {
-            count = read => count,
+        let read = tokio::select! {
+            read = read => read,
             _ = stop.wait_for(|s| *s) => break,
             _ = is_gone.changed() => break,
         };
-        match count {
-            Ok(n) if n > 0 => splitter.feed(chunk.get(..n).unwrap_or_default()),
-            _ => break,
+        let Ok(read) = read else { break };
+        if let Err(refusal) = handler.admit(&read) {
+            last_words(refusal, handler.as_ref(), &replies).await;
+            break;
         }
+        if read.length == 0 {
+            break;
+        }
+        splitter.feed(chunk.get(..read.length).unwrap_or_default());
     }
     drop(replies);
     // The writer ends when the last request in flight has been answered.
     if writing.await.is_err() {
         tracing::error!("a connection's writer panicked");
+    }
+}
+
+/// Says why the connection ends.
+async fn last_words<H: Handler>(refusal: Refusal, handler: &H, replies: &mpsc::Sender<Vec<u8>>) {
+    handler.unreadable(&refusal);
+    let line = rpc::line(&rpc::error(&Value::Null, &refusal, Dialect::Native));
+    if replies.send(line).await.is_err() {
+        tracing::debug!("the peer left before it could be told why its connection ends");
     }
 }
 
@@ -128,7 +146,7 @@ fn frame_refusal(error: FrameError) -> Refusal {
 }
 
 async fn answer<H: Handler>(
-    message: Vec<u8>,
+    message: Zeroizing<Vec<u8>>,
     handler: &Arc<H>,
     bounds: &Bounds,
     replies: &mpsc::Sender<Vec<u8>>,
@@ -185,7 +203,7 @@ async fn one<H: Handler>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncBufReadExt;
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
     struct Echo;
 
@@ -198,6 +216,9 @@ mod tests {
                 return Ok(json!("x".repeat(100_000)));
             }
             Ok(json!(request.method))
+        }
+        fn admit(&self, _: &Chunk) -> Result<(), Refusal> {
+            Ok(())
         }
         fn unreadable(&self, _: &Refusal) {}
     }

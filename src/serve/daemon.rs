@@ -16,20 +16,23 @@ use super::operator::Operator;
 use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
-use crate::service::House;
+use crate::service::{Eyes, House};
 
 /// How long requests in flight may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
 
 /// Runs until SIGTERM or SIGINT. `Err` holds the sentence for the operator.
-pub async fn run(config: Config) -> Result<(), String> {
-    let house = House::open(config).await.map_err(|r| r.to_string())?;
+pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
+    let house = House::open(config, eyes).await.map_err(|r| r.to_string())?;
     // A token that is there answers within this; one that is not must not keep the daemon from saying so.
     for _ in 0..200 {
         if house.token_settled() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if let Err(refusal) = house.confirm().await {
+        tracing::info!("the state directory is not confirmed yet: {refusal}");
     }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
@@ -53,18 +56,17 @@ pub async fn run(config: Config) -> Result<(), String> {
     };
     let serving = [
         {
-            let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
-            let cache = house.digests.clone();
+            let (owner, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
             tokio::spawn(listener::accept(
                 "wallet",
                 wallet,
                 limits.connections,
-                cache,
+                Arc::clone(&house),
                 stopping.clone(),
                 move |stream, peer| {
-                    let handler = Arc::new(Wallet { house: Arc::clone(&house), peer });
+                    let handler = Arc::new(Wallet { house: Arc::clone(&owner), peer });
                     let session = connection::run(stream, handler, bounds.clone(), stop.clone());
-                    let house = Arc::clone(&house);
+                    let house = Arc::clone(&owner);
                     // [clause 8.2.1-a] sessions end with an order that closes the token
                     async move {
                         tokio::select! {
@@ -78,16 +80,15 @@ pub async fn run(config: Config) -> Result<(), String> {
         {
             // Operators get their own bound: apps that fill theirs cannot lock them out.
             let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
-            let (house, stop) = (Arc::clone(&house), stopping.clone());
-            let cache = house.digests.clone();
+            let (owner, stop) = (Arc::clone(&house), stopping.clone());
             tokio::spawn(listener::accept(
                 "operator",
                 operator,
                 32,
-                cache,
+                Arc::clone(&house),
                 stopping.clone(),
                 move |stream, peer| {
-                    let handler = Arc::new(Operator { house: Arc::clone(&house), peer });
+                    let handler = Arc::new(Operator { house: Arc::clone(&owner), peer });
                     connection::run(stream, handler, bounds.clone(), stop.clone())
                 },
             ))
@@ -101,10 +102,12 @@ pub async fn run(config: Config) -> Result<(), String> {
             }
         });
     }
+    let looking = tokio::spawn(Arc::clone(&house).keep_looking(stopping.clone()));
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
     let orders = tokio::spawn(Arc::clone(&house).keep_orders(stopping.clone()));
     let asking = tokio::spawn(Arc::clone(&house).keep_asking(stopping.clone()));
+    let outside = tokio::spawn(Arc::clone(&house).keep_outside(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -114,7 +117,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         "ready"
     );
 
-    wait_for_the_end(&house).await.map_err(|e| e.to_string())?;
+    let ends_well = wait_for_the_end(&house).await.map_err(|e| e.to_string())?;
     tell(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping: finishing what is in flight");
     stop.send_replace(true);
@@ -129,36 +132,45 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::warn!("some requests were still in flight after {GRACE:?}");
     }
     house.close();
-    if let Err(e) = lives.await {
-        tracing::error!("the task that looks after keys failed: {e}");
-    }
-    if let Err(e) = changes.await {
-        tracing::error!("the task that carries changes out failed: {e}");
-    }
-    for task in [orders, asking] {
+    for (task, does) in [
+        (lives, "looks after keys"),
+        (looking, "looks at the machine"),
+        (changes, "carries changes out"),
+        (orders, "hears orders"),
+        (asking, "asks for orders"),
+        (outside, "tells of the log"),
+        (checkpoints, "signs checkpoints"),
+    ] {
         if let Err(e) = task.await {
-            tracing::error!("a task that hears orders failed: {e}");
+            tracing::error!("the task that {does} failed: {e}");
         }
-    }
-    if let Err(e) = checkpoints.await {
-        tracing::error!("the checkpoint task failed: {e}");
     }
     house.finish().await;
     bound.iter().for_each(|path| listener::unlink(path));
     tracing::info!("stopped");
-    Ok(())
+    if ends_well {
+        Ok(())
+    } else {
+        Err("whoever looks at those who ask has ended; start the daemon again".into())
+    }
 }
 
-async fn wait_for_the_end(house: &Arc<House>) -> io::Result<()> {
+/// `false` when it ends because it must.
+async fn wait_for_the_end(house: &Arc<House>) -> io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let watchdog = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |d| d / 3);
     let mut tick = tokio::time::interval(watchdog);
+    let mut look = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(true),
+            _ = interrupt.recv() => return Ok(true),
+            // Without it everybody is refused, and its privileges come back with a new start alone.
+            _ = look.tick() => if !house.eyes.alive() {
+                return Ok(false);
+            },
             _ = hangup.recv() => match house.reload(crate::service::effective_uid()).await {
                 Ok(summary) => tracing::info!("reloaded: {}", summary.get("class").unwrap_or(&serde_json::Value::Null)),
                 Err(refusal) => tracing::error!("not reloaded, the old rules stay: {refusal}"),

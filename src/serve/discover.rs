@@ -62,6 +62,13 @@ pub const WALLET: &[Method] = &[
         result: "{raw, tx}",
     },
     Method {
+        name: "claviger_hello",
+        summary: "Gives this connection's nonce; from then on each request shows it, with a number of its own, in a \
+                  member claviger {nonce, seq} beside jsonrpc",
+        params: &[],
+        result: "{nonce}",
+    },
+    Method {
         name: "claviger_status",
         summary: "Whether payments can be signed now",
         params: &[],
@@ -134,7 +141,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_encrypt",
         summary: "Encrypts with AES-256-GCM under a fresh nonce",
         params: &[KEY, ("plaintext", true, "0x bytes"), ("aad", false, "0x bytes, bound and not kept")],
-        result: "{request, ciphertext}: nonce, ciphertext, tag",
+        result: "{request, ciphertext, key}: nonce, ciphertext, tag; the generation that made it",
     },
     Method {
         name: "claviger_decrypt",
@@ -150,7 +157,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_mac",
         summary: "Makes an HMAC-SHA256 with an integrity key",
         params: &[KEY, ("data", true, "0x bytes")],
-        result: "{request, mac}",
+        result: "{request, mac, key}",
     },
     Method {
         name: "claviger_verifyMac",
@@ -195,6 +202,19 @@ pub const OPERATOR: &[Method] = &[
             ("name", true, "key name"),
             ("id", true, "CKA_ID, hex"),
             ("purpose", true, "its one purpose"),
+        ],
+        result: "key",
+    },
+    Method {
+        name: "operator_keyImport",
+        summary: "Puts a key into the token that was outside; without private it says whether it would",
+        params: &[
+            ("name", true, "key name"),
+            ("purpose", true, "payment or authentication"),
+            ("algorithm", true, "secp256k1, p256, ed25519"),
+            ("public", true, "the public half that was shown, hex"),
+            ("source", true, "mnemonic, private-key, pkcs8, keystore"),
+            ("private", false, "the private half, 32 bytes in hex"),
         ],
         result: "key",
     },
@@ -305,6 +325,18 @@ pub const OPERATOR: &[Method] = &[
         result: "{deployment, device, epoch, boot, nonce, latest, namespace, …}",
     },
     Method {
+        name: "operator_deviceFacts",
+        summary: "What is known about the machine, and what is demanded of it",
+        params: &[],
+        result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
+    },
+    Method {
+        name: "operator_deviceQuote",
+        summary: "The facts about the machine, quoted by its TPM",
+        params: &[("nonce", true, "16 to 64 bytes, hex, drawn by who will judge it")],
+        result: "{format, nonce, facts, pcrs, key, attest, signature}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],
@@ -322,13 +354,13 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_policyShow",
         summary: "The policy in force",
         params: &[],
-        result: "{hash, text}",
+        result: "{hash, text, books}",
     },
     Method {
         name: "operator_policyDiff",
         summary: "What a text would change",
         params: &[("text", true, "policy TOML")],
-        result: "{class, text}",
+        result: "{class, text, changes: [{rule, what, class}], notes}",
     },
     Method {
         name: "operator_policyReplay",
@@ -345,7 +377,12 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
-        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        params: &[
+            ("app", true, "app id"),
+            TX,
+            ("key", false, "key name"),
+            ("tier", false, "what is known of the app: T0, T1 (when absent)"),
+        ],
         result: "{payment, decision}",
     },
     Method {
@@ -354,8 +391,21 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
+    },
+    Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
     },
     Method {
         name: "operator_logHead",
@@ -368,6 +418,12 @@ pub const OPERATOR: &[Method] = &[
         summary: "Proves on the device what its profile claims",
         params: &[],
         result: "array of rows",
+    },
+    Method {
+        name: "operator_stateAccept",
+        summary: "Goes on with a state directory that was refused; every window counts as full until it has passed",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{accepted, was, epoch}",
     },
     Method {
         name: "operator_unlock",

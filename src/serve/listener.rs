@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::SocketConfig;
-use crate::service::{DigestCache, Peer};
+use crate::service::{House, Peer};
 
 /// Binds the socket with its mode and group, replacing a stale file but never a live daemon's.
 pub fn bind(config: &SocketConfig) -> io::Result<UnixListener> {
@@ -46,6 +46,8 @@ pub fn bind(config: &SocketConfig) -> io::Result<UnixListener> {
 pub fn adopt(fd: OwnedFd) -> io::Result<UnixListener> {
     let listener = std::os::unix::net::UnixListener::from(fd);
     listener.set_nonblocking(true)?;
+    // On the listener, so that what is accepted has it before its first byte is read.
+    crate::service::stamp_messages(listener.as_fd())?;
     UnixListener::from_std(listener)
 }
 
@@ -54,7 +56,7 @@ pub async fn accept<F, Fut>(
     name: &'static str,
     listener: UnixListener,
     most: usize,
-    cache: DigestCache,
+    house: Arc<House>,
     mut stop: watch::Receiver<bool>,
     serve: F,
 ) where
@@ -87,10 +89,10 @@ pub async fn accept<F, Fut>(
             tracing::warn!(socket = name, "refused a connection: {most} are open already");
             continue;
         };
-        let (cache, serve) = (cache.clone(), Arc::clone(&serve));
+        let (house, serve) = (Arc::clone(&house), Arc::clone(&serve));
         open.spawn(async move {
             let pinned = match stream.as_fd().try_clone_to_owned() {
-                Ok(fd) => tokio::task::spawn_blocking(move || Peer::pin(fd.as_fd(), &cache)).await,
+                Ok(fd) => tokio::task::spawn_blocking(move || house.pin(fd.as_fd())).await,
                 Err(e) => Ok(Err(e)),
             };
             match pinned {

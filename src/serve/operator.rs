@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::connection::Handler;
 use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::approval::Act;
-use crate::core::key::{Algorithm, Purpose, State};
+use crate::core::key::import::Source;
+use crate::core::key::{Algorithm, PublicKey, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
+use crate::service::import::Import;
 use crate::service::sign::{self, Asked, Payer};
-use crate::service::{House, Peer, keys, rules};
+use crate::service::{Chunk, House, Peer, keys};
 use crate::wire::rpc::Request;
 
 /// The operator side of one connection.
@@ -34,6 +37,10 @@ impl Handler for Operator {
             self.dispatch(name, params)
         })
         .await
+    }
+
+    fn admit(&self, chunk: &Chunk) -> Result<(), Refusal> {
+        self.peer.wrote(chunk)
     }
 
     fn unreadable(&self, refusal: &Refusal) {
@@ -59,8 +66,15 @@ struct TextParams {
 #[serde(deny_unknown_fields)]
 struct ExplainParams {
     app: Name,
+    tier: Option<Tier>,
     transaction: Value,
     key: Option<Name>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProveParams {
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +82,7 @@ struct ExplainParams {
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
+    raw: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +97,12 @@ struct MoveParams {
 #[serde(deny_unknown_fields)]
 struct RotateParams {
     name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReasonParams {
     reason: String,
 }
 
@@ -111,11 +132,47 @@ struct AdoptParams {
     purpose: String,
 }
 
+/// The private half is taken over from the parser's own text, and wiped with it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportParams {
+    name: String,
+    purpose: String,
+    algorithm: String,
+    public: String,
+    source: Source,
+    private: Option<Zeroizing<String>>,
+}
+
+/// Nothing that is wrong with these is told in the words of the parser, which repeats what it was given.
+fn imported(params: Value) -> Result<Import, Refusal> {
+    let wrong = |what: &str| Refusal::new(Code::InvalidParams, format!("{what}; compare with rpc.discover"));
+    let params: ImportParams =
+        named(params).map_err(|_| wrong("the parameters are not those of an import"))?;
+    let algorithm = Algorithm::parse(&params.algorithm).ok_or_else(|| wrong("there is no such algorithm"))?;
+    let public = hex::decode(&params.public).ok().and_then(|b| PublicKey::from_bytes(algorithm, &b));
+    let private =
+        params.private.map(|text| SecretBytes::fill(|out| hex::decode_to_slice(text.as_str(), out)));
+    Ok(Import {
+        name: params.name,
+        purpose: Purpose::parse(&params.purpose).ok_or_else(|| wrong("there is no such purpose"))?,
+        public: public.ok_or_else(|| wrong("the public half is none"))?,
+        source: params.source,
+        private: private.transpose().map_err(|_| wrong("the private half is not 32 bytes in hex"))?,
+    })
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewsParams {
     since: Option<u64>,
     timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuoteParams {
+    nonce: String,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +198,9 @@ struct ScopeParams {
 fn acts_of(method: &str, params: &Value) -> &'static [Act] {
     let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
     match method {
-        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyRotate" => &[Act::Make],
+        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyImport" | "operator_keyRotate" => {
+            &[Act::Make]
+        }
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
@@ -203,6 +262,7 @@ impl Operator {
                 let record = house.adopt_key(&params.name, &params.id, purpose, uid).await?;
                 Ok(keys::describe(&record))
             }
+            "operator_keyImport" => house.import_key(imported(params)?, uid).await,
             "operator_keyMove" => {
                 let params: MoveParams = named(params)?;
                 let to = State::parse(&params.to).ok_or_else(|| {
@@ -250,6 +310,11 @@ impl Operator {
                 house.order_reactivate(&params.text, &params.signatures).await
             }
             "operator_leaseRequest" => house.lease_request(),
+            "operator_deviceQuote" => {
+                let params: QuoteParams = named(params)?;
+                house.device_quote(&params.nonce).await
+            }
+            "operator_deviceFacts" => Ok(house.device_facts().await),
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
@@ -269,15 +334,16 @@ impl Operator {
             "operator_appList" => Ok(house.app_list()),
             "operator_policyShow" => {
                 let rules = house.rules();
-                Ok(json!({"hash": hex::encode(rules.policy.hash()), "text": rules.policy_text}))
+                let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();
+                let hash = hex::encode(rules.policy.hash());
+                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books}))
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;
-                let new = rules::parse_policy(&params.text)?;
+                let new = house.read_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
-                Ok(
-                    json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
-                )
+                let (class, text) = (change.class().to_string(), change.to_string());
+                Ok(json!({"class": class, "text": text, "changes": change.changes, "notes": new.lint()}))
             }
             "operator_policyReplay" => {
                 let params: TextParams = named(params)?;
@@ -292,14 +358,29 @@ impl Operator {
                 let (tx, from) = UnsignedTx::from_args(&params.transaction)
                     .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
                 let payer = Payer { account: from, key: params.key };
-                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), payer)).await
+                let tier = params.tier.unwrap_or(Tier::T1);
+                sign::simulate(house, &params.app, tier, Asked::Transaction(Box::new(tx), payer)).await
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;
-                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+                let (from, count) = (params.from.unwrap_or(-20), params.count.unwrap_or(20));
+                house.log_show(from, count, params.raw.unwrap_or(false)).await
+            }
+            "operator_logCheckpoints" => {
+                let params: LogParams = named(params)?;
+                let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
+                house.log_checkpoints(from).await
+            }
+            "operator_logProve" => {
+                let params: ProveParams = named(params)?;
+                house.log_prove(params.index).await
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_stateAccept" => {
+                let params: ReasonParams = named(params)?;
+                house.accept_state(&params.reason, uid).await
+            }
             "operator_unlock" => {
                 let params: PinParams = named(params)?;
                 let pin = Pin::new(params.pin)
@@ -320,6 +401,12 @@ mod tests {
     fn parameters_with_unknown_members_are_refused() {
         assert!(named::<KeyParams>(json!({"name": "a", "extra": 1})).is_err());
         assert!(named::<LogParams>(Value::Null).is_ok());
+        let canary = "c0ffee";
+        for params in [json!([canary]), json!({canary: 1}), json!({"private": 1}), json!({"source": canary})]
+        {
+            let told = imported(params).map(drop).unwrap_err();
+            assert!(!told.to_string().contains(canary), "{told}");
+        }
         assert!(named::<TextParams>(json!([{"text": "x"}])).is_ok());
     }
 }

@@ -21,7 +21,7 @@ use crate::refusal::{Code, Refusal};
 use crate::service::operate;
 use crate::service::pending::Cancel;
 use crate::service::sign::{self, Asked, Payer, Signed};
-use crate::service::{House, Peer};
+use crate::service::{Chunk, House, Peer};
 use crate::wire::rpc::Request;
 
 /// Longest time that `claviger_waitRequest` waits, milliseconds.
@@ -37,10 +37,23 @@ pub struct Wallet {
 
 impl Handler for Wallet {
     async fn call(&self, request: Request) -> Result<Value, Refusal> {
-        serve_listed(&self.house, &self.peer, discover::WALLET, request, |name, params| {
-            self.dispatch(name, params)
+        let house = Arc::clone(&self.house);
+        // What this request shows for itself counts for it alone.
+        let (asking, refused) = match self.peer.of_request(request.proof) {
+            Ok(peer) => (Self { house, peer: Arc::new(peer) }, None),
+            Err(refusal) => (Self { house, peer: Arc::clone(&self.peer) }, Some(refusal)),
+        };
+        serve_listed(&self.house, &self.peer, discover::WALLET, request, |name, params| async move {
+            match refused {
+                Some(refusal) => Err(refusal),
+                None => asking.dispatch(name, params).await,
+            }
         })
         .await
+    }
+
+    fn admit(&self, chunk: &Chunk) -> Result<(), Refusal> {
+        self.peer.wrote(chunk)
     }
 
     fn unreadable(&self, refusal: &Refusal) {
@@ -82,6 +95,7 @@ impl Wallet {
             "rpc.discover" => return Ok(discover::document(discover::WALLET, "claviger wallet API")),
             "web3_clientVersion" => return Ok(json!(concat!("claviger/", env!("CARGO_PKG_VERSION")))),
             "account_version" => return Ok(json!("6.1.0")),
+            "claviger_hello" => return Ok(json!({"nonce": hex::encode(self.peer.hello())})),
             _ => {}
         }
         let app = match self.app() {
@@ -124,7 +138,8 @@ impl Wallet {
             "claviger_simulatePayment" => {
                 let params: PaymentParams = named(params)?;
                 let asked = self.transaction(&params.transaction, params.key).await?;
-                sign::simulate(&self.house, &app.id, asked).await
+                let tier = self.house.tier_of(&self.peer).await?;
+                sign::simulate(&self.house, &app.id, tier, asked).await
             }
             "claviger_waitRequest" => {
                 let params: WaitParams = named(params)?;
@@ -180,6 +195,8 @@ impl Wallet {
     }
 
     fn app(&self) -> Result<App, Refusal> {
+        // What an app may see is nothing for a program that took its process over.
+        self.peer.still()?;
         self.peer.app(&self.house.rules().apps).cloned()
     }
 

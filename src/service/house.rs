@@ -5,16 +5,19 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::anchor;
 use super::inactivate::Orders;
 use super::metrics::Metrics;
 use super::pending::Pending;
-use crate::caller::DigestCache;
+use super::seal::Standing;
+use crate::caller::{Eyes, Peer};
 use crate::config::Config;
 use crate::core::app::Apps;
 use crate::core::approval::Authority;
 use crate::core::key::policy::{KeyPolicy, LifeClock};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::policy::Policy;
+use crate::core::policy::books::BookFile;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
@@ -109,6 +112,17 @@ impl Keys {
         self.by_name.get(name).cloned()
     }
 
+    /// The generations of a line, newest first; of a name that is no line, that key alone.
+    #[must_use]
+    pub fn generations(&self, name: &Name) -> Vec<Arc<Key>> {
+        let mut all: Vec<_> = self.by_name.values().filter(|k| k.record.line == *name).cloned().collect();
+        if !self.current.contains_key(name) {
+            all = self.by_name.get(name).cloned().into_iter().collect();
+        }
+        all.sort_by_key(|k| std::cmp::Reverse(k.record.generation));
+        all
+    }
+
     /// All keys, by line and generation.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Key>> {
@@ -124,6 +138,8 @@ impl Keys {
 pub struct Rules {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The signed books that it names.
+    pub books: Vec<BookFile>,
     /// Its text.
     pub policy_text: String,
     /// The registered apps.
@@ -173,8 +189,8 @@ pub struct House {
     pub metrics: Metrics,
     /// Requests that are waited for.
     pub pending: Pending,
-    /// Digests of executables.
-    pub digests: DigestCache,
+    /// What looks at those who ask.
+    pub eyes: Eyes,
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
@@ -194,7 +210,20 @@ pub struct House {
     pub(super) differing: Mutex<Vec<String>>,
     /// What stands against this device.
     pub(super) orders: Orders,
+    /// The machine.
+    pub(super) device: super::device::DeviceWatch,
+    /// How far those outside are.
+    pub outside: super::outbox::Outside,
     pub(super) stopping: AtomicBool,
+    /// How the state directory stands, and the short of it.
+    pub(super) standing: RwLock<Standing>,
+    pub(super) confirmed: AtomicBool,
+    pub(super) confirming: tokio::sync::Mutex<()>,
+    pub(super) anchored: anchor::Lock,
+    /// Times that the token broke off when it was to seal the log for the first time.
+    pub(super) unsealed_tries: AtomicU64,
+    /// Times that a refused state was accepted.
+    pub(super) epoch: AtomicU64,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,
 }
@@ -212,6 +241,11 @@ impl House {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Pins who connected.
+    pub fn pin(&self, socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Peer> {
+        Peer::pin(socket, &self.eyes, &self.rules().apps)
+    }
+
     /// A fresh request id: 64 random bits of this run, then a counter.
     #[must_use]
     pub fn next_request(&self) -> RequestId {
@@ -226,10 +260,16 @@ impl House {
         }
         self.not_stopped()?;
         self.lease_runs()?;
+        self.token_answers()?;
+        self.keeper.not_strange().map_err(|e| token_refusal(&e))?;
+        self.trusted()?;
+        self.anchor_holds()
+    }
+
+    /// Whether the token can be asked anything.
+    pub(super) fn token_answers(&self) -> Result<(), Refusal> {
         match self.keeper.state() {
-            KeeperState::Usable | KeeperState::Degraded(_) => {
-                self.keeper.not_strange().map_err(|e| token_refusal(&e))
-            }
+            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
             KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
             KeeperState::Unusable(why) => {
                 Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))
@@ -278,6 +318,12 @@ impl House {
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
         self.metrics.inactivation.set(self.level_number());
+        self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
+        let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
+        self.metrics.anchor_behind.set(behind.unwrap_or(-1));
+        for (name, lag, alarmed) in self.outside.lags(store.log_size) {
+            self.metrics.outside(&name, gauge(lag), alarmed);
+        }
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));
@@ -291,6 +337,9 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::Busy => Code::Busy,
         StoreError::ClockStepped(_) => Code::ClockStepped,
         StoreError::KeyExists(_) => Code::KeyExists,
+        StoreError::Tampered(_) => Code::StateTampered,
+        StoreError::Frozen(_) => Code::StateUnconfirmed,
+        StoreError::KeyTombstone(_) => Code::KeyTombstone,
         _ => Code::StoreFailed,
     }
 }

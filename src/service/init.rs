@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::House;
 use super::start::backend;
-use crate::caller::executable_digest;
+use crate::caller::{Eyes, executable_digest};
 use crate::config::Config;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Pin, SecretBytes};
@@ -157,10 +157,13 @@ pub fn init(choices: Choices) -> Result<Value, Refusal> {
 pub async fn make_system_keys(config_file: &Path, allow_volatile: bool) -> Result<Value, Refusal> {
     let mut config = Config::load(config_file).map_err(failed)?;
     config.allow_volatile |= allow_volatile;
-    let house = House::open(config).await?;
-    for _ in 0..100 {
-        if house.open_for_signing().is_ok() {
-            break;
+    let house = House::open(config, Eyes::open()).await?;
+    // A busy machine, a slow token: as long as it is being connected.
+    for _ in 0..400 {
+        match house.confirm().await {
+            Err(refusal)
+                if matches!(refusal.code, Code::TokenGone | Code::TokenTimeout | Code::TokenBusy) => {}
+            _ => break,
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }

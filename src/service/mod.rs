@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod anchor;
 pub mod approvals;
+pub mod apps;
 mod carriers;
 pub mod changes;
+pub mod device;
 pub mod house;
+mod http;
+pub mod import;
 pub mod inactivate;
 pub mod init;
 pub mod keys;
@@ -15,6 +20,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
 pub mod operate;
+pub mod outbox;
 mod path;
 pub mod pending;
 pub mod pin;
@@ -22,13 +28,19 @@ mod reactivate;
 mod replay;
 pub mod report;
 pub mod rules;
+pub mod seal;
 pub mod sign;
+mod sink;
 pub mod start;
 mod wipe;
+mod witness;
+pub mod witnessing;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 
-pub use crate::caller::{DigestCache, Peer, executable_digest};
+pub use crate::caller::{Eyes, Peer, executable_digest};
+/// What the sockets read, with its sender.
+pub use crate::sys::peer::{Chunk, receive, stamp_messages};
 /// What listeners and commands need of the host.
 pub use crate::sys::{
     adopt_descriptor, change_group, effective_uid, file_system_magic, harden_process, read_hidden_line,

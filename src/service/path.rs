@@ -8,14 +8,15 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::keys::now;
 use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
-use super::{House, Key, Peer};
+use super::{House, Key, Peer, Rules};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
@@ -29,7 +30,7 @@ pub(super) trait Deed {
     /// What the token shall do.
     fn work(&self) -> Work;
     /// What the policy decides on.
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts;
     /// What the log says of it.
     fn act(&self) -> Value;
     /// The account nonce that it uses.
@@ -121,6 +122,7 @@ async fn steps<D: Deed>(
     let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
+    house.device_is_fit()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
@@ -129,7 +131,8 @@ async fn steps<D: Deed>(
     timed.stop(Stage::Decode);
 
     let timed = Timer::start(house);
-    let vouched = peer.vouch(&rules.apps, digest)?;
+    let seen = full_check(peer, &rules, move |peer, rules| peer.vouch(&rules.apps, digest, now()));
+    let vouched = Arc::new(seen.await?);
     timed.stop(Stage::Caller);
 
     house.may_use(vouched.app(), &deed.key().record.line)?;
@@ -137,9 +140,9 @@ async fn steps<D: Deed>(
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
-    let app = vouched.app().clone();
     let mut ask = ask(&deed, operation, request, &vouched, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
+    ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -163,8 +166,12 @@ async fn steps<D: Deed>(
     };
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, &app, operation, &reserved, sealed).await {
-        Ok(signed) => Ok(signed),
+    match release(house, peer, &deed, operation, &vouched, &reserved, sealed).await {
+        Ok(signed) => {
+            // What was recorded as signed stays so; a program that took the process over does not get it.
+            peer.still()?;
+            Ok(signed)
+        }
         Err(refusal) => {
             // The reservation stays: whether the token did it is not always known.
             let failed = house.store.fail(request, refusal.code.as_str(), &refusal.sentence).await;
@@ -181,16 +188,18 @@ async fn release<D: Deed>(
     house: &House,
     peer: &Peer,
     deed: &D,
-    app: &Name,
     operation: Operation,
+    vouched: &Arc<Vouched>,
     reserved: &Reserved,
     sealed: Sealed,
 ) -> Result<Signed, Refusal> {
     let timed = Timer::start(house);
-    peer.unchanged()?;
+    // By the rules of now: what was revoked meanwhile gets nothing.
+    let before = Arc::clone(vouched);
+    full_check(peer, &house.rules(), move |peer, rules| peer.again(&rules.apps, &before, now())).await?;
     timed.stop(Stage::Recheck);
 
-    let line = &deed.key().record.line;
+    let (app, line) = (vouched.app(), &deed.key().record.line);
     // [clause 8.2.1-a] an order that came meanwhile: what the token made stays sealed
     house.may_use(app, line)?;
     let timed = Timer::start(house);
@@ -215,9 +224,33 @@ async fn release<D: Deed>(
     Ok(Signed::new(checked, &recorded, line.clone()))
 }
 
+impl House {
+    /// What is known of somebody who only wants to know what would be decided.
+    pub async fn tier_of(&self, peer: &Peer) -> Result<Tier, Refusal> {
+        let rules = self.rules();
+        let seen = full_check(peer, &rules, |peer, rules| peer.vouch(&rules.apps, [0; 32], now())).await?;
+        Ok(seen.tier())
+    }
+}
+
+/// A check that reads large files waits on a thread where nobody else waits.
+async fn full_check<T: Send + 'static>(
+    peer: &Peer,
+    rules: &Arc<Rules>,
+    check: impl FnOnce(&Peer, &Rules) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    if !peer.is_slow() {
+        return check(peer, rules);
+    }
+    let (peer, rules) = (peer.clone(), Arc::clone(rules));
+    let checked = tokio::task::spawn_blocking(move || check(&peer, &rules)).await;
+    checked
+        .unwrap_or_else(|e| Err(Refusal::new(Code::Internal, format!("the check of the caller failed: {e}"))))
+}
+
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
     let key = deed.key().record.name.clone();
-    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
@@ -227,6 +260,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
+        to: facts.payment.as_ref().and_then(|p| p.effect.counterparty()),
         amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
     };
     Ask {
@@ -238,6 +272,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         act: deed.act(),
         digest: *vouched.digest(),
         authority: None,
+        device: [0; 32],
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

@@ -4,22 +4,26 @@
 //! in force before stays, and the difference is shown, or asked for.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::changes::{authority_detail, line_detail};
 use super::ledger::PolicyLedger;
 use super::{House, Rules};
-use crate::config::{Config, read_text};
+use crate::config::{Config, ConfigError, read_text};
 use crate::core::app::Apps;
+use crate::core::app::facts::Host;
 use crate::core::approval::{Act, Authority, Deed, Matter};
 use crate::core::key::policy::{BUILT_IN, KeyPolicy};
+use crate::core::policy::books::{self, BookFile, Sources};
 use crate::core::policy::diff::Class;
-use crate::core::policy::{Policy, diff};
+use crate::core::policy::{Policy, PolicyError, diff};
 use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Store};
+use crate::store::{EntryKind, Store, Text};
 
 /// The four texts that say who may do what.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,6 +47,12 @@ fn invalid(why: impl Into<String>) -> Refusal {
 
 fn read_authority(text: &str) -> Result<Authority, Refusal> {
     Authority::parse(text).map_err(|e| invalid(format!("authority: {e}")))
+}
+
+fn read_apps(text: &str, host: &Host) -> Result<Apps, Refusal> {
+    let apps = Apps::parse(text).map_err(|e| invalid(format!("apps: {e}")))?;
+    apps.within(|uid| host.reach(uid))?;
+    Ok(apps)
 }
 
 impl Texts {
@@ -75,14 +85,20 @@ impl Texts {
     }
 
     /// Compiled, and held against each other.
-    fn compile(self) -> Result<(Rules, KeyPolicy), Refusal> {
-        let policy = parse_policy(&self.policy)?;
-        let apps = Apps::parse(&self.apps).map_err(|e| invalid(format!("apps: {e}")))?;
+    fn compile(self, config: &Config, host: &Host) -> Result<(Rules, KeyPolicy), Refusal> {
+        let apps = read_apps(&self.apps, host)?;
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
+        let books = books_beside(&self.policy, directory(config));
+        let policy =
+            Policy::read(&self.policy, &Sources { files: Some(&books), authority: authority.as_ref() })
+                .map_err(|e| invalid(e.to_string()))?;
+        let books = books.into_values().flatten().collect();
         reachable(&policy, authority.as_ref())?;
+        policy.within(&apps, host)?;
         let rules = Rules {
             policy: Arc::new(policy),
+            books,
             policy_text: self.policy,
             apps,
             apps_text: self.apps,
@@ -96,7 +112,7 @@ impl Texts {
 
 /// What of the files may be in force, given what is: the rest stays as it is, and is named.
 // [clause 8.8-b] what loosens, and who decides on it, is changed by people together, not by who can write a file
-fn settle(files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
+fn settle(config: &Config, files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
     let Some(kept) = kept else { return Ok((files, Vec::new())) };
     let mut held = Vec::new();
     let mut settled = files.clone();
@@ -112,7 +128,8 @@ fn settle(files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refus
         settled.authority.clone_from(&kept.authority);
     }
     if files.policy != kept.policy && ruling.quorum(Matter::Policy).is_some() {
-        let class = diff(&parse_policy(&kept.policy)?, &parse_policy(&files.policy)?).class();
+        let read = |text: &str| beside(text, config, Some(&ruling));
+        let class = diff(&read(&kept.policy)?, &read(&files.policy)?).class();
         if !is_stricter(class) {
             hold(Matter::Policy, files.policy, &format!("it is {class}, and needs a quorum"));
             settled.policy.clone_from(&kept.policy);
@@ -148,23 +165,52 @@ fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refus
     Ok(())
 }
 
-/// Parses a policy text.
-pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
-    Policy::parse(text).map_err(|e| invalid(e.to_string()))
+fn directory(config: &Config) -> &Path {
+    config.policy_file.parent().unwrap_or(Path::new("."))
+}
+
+/// Reads a policy text with the books beside the policy file.
+fn beside(text: &str, config: &Config, authority: Option<&Authority>) -> Result<Policy, Refusal> {
+    parse_policy(text, directory(config), authority).map_err(|e| invalid(e.to_string()))
+}
+
+/// The signed books that a policy names, by file.
+type Books = BTreeMap<String, Result<BookFile, String>>;
+
+/// Reads a policy text, and the signed books that it names from a directory.
+pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
+    Policy::read(text, &Sources { files: Some(&books_beside(text, beside)), authority })
+}
+
+fn books_beside(text: &str, beside: &Path) -> Books {
+    let read = |file: &str| {
+        let at = beside.join(file);
+        let text = read_text(&at).map_err(|e| e.to_string())?;
+        // A book that nobody has signed yet is refused for that, with what to do.
+        let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
+            }
+            other => other.map_err(|e| e.to_string())?,
+        };
+        Ok(BookFile { file: file.to_owned(), text, signatures })
+    };
+    books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect()
 }
 
 /// What the daemon starts with; what differs from that stands in the second part.
 pub(super) async fn at_start(
     config: &Config,
     store: &Store,
+    host: &Host,
 ) -> Result<(Rules, KeyPolicy, Vec<String>), Refusal> {
-    let (texts, held) = settle(Texts::of_files(config)?, Texts::kept(store).await?)?;
+    let (texts, held) = settle(config, Texts::of_files(config)?, Texts::kept(store).await?)?;
     let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
     let notes: Vec<String> = notes.collect();
     for note in &notes {
         tracing::warn!("{note}; claviger reload asks the people for it");
     }
-    let (rules, key_policy) = texts.compile()?;
+    let (rules, key_policy) = texts.compile(config, host)?;
     Ok((rules, key_policy, notes))
 }
 
@@ -184,10 +230,18 @@ impl House {
         }
     }
 
+    /// Reads a policy text with the books beside the policy file, and with the people in force.
+    pub fn read_policy(&self, text: &str) -> Result<Policy, Refusal> {
+        beside(text, &self.config, self.rules().authority.as_deref())
+    }
+
     /// Reads all files again. On any error the old rules stay; what needs people is asked of them.
     pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let (texts, held) = settle(Texts::of_files(&self.config)?, Some(self.texts()))?;
+        let (texts, held) = settle(&self.config, Texts::of_files(&self.config)?, Some(self.texts()))?;
+        for held in &held {
+            self.fits(held.matter, &held.text)?;
+        }
         let before = self.key_policy().hash();
         let mut summary = self.put_in_force(texts, uid).await?;
         let mut asked = Vec::new();
@@ -207,9 +261,10 @@ impl House {
     /// Checks a policy text, and puts it in force or asks the people for it.
     pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let policy = parse_policy(text)?;
+        let policy = self.read_policy(text)?;
         let class = diff(&self.rules().policy, &policy).class();
         reachable(&policy, self.rules().authority.as_deref())?;
+        self.fits(Matter::Policy, text)?;
         // [clause 8.8-b] tightening is for one operator, at once; loosening is for the quorum, after its delay
         if self.quorum(Matter::Policy) && !is_stricter(class) {
             return Err(self.ask_refused(Matter::Policy, text, uid).await?);
@@ -246,6 +301,16 @@ impl House {
         })
     }
 
+    /// People are not asked for what could not be in force on this machine.
+    fn fits(&self, matter: Matter, text: &str) -> Result<(), Refusal> {
+        let (rules, host) = (self.rules(), self.eyes.host());
+        match matter {
+            Matter::Policy => self.read_policy(text)?.within(&rules.apps, host),
+            Matter::Apps => read_apps(text, host)?.follows(&rules.apps),
+            _ => Ok(()),
+        }
+    }
+
     async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
         let change = self.ask_document(matter, text, uid).await?;
         Ok(super::changes::needed(&change))
@@ -261,7 +326,7 @@ impl House {
         let rules = self.rules();
         let detail = match matter {
             Matter::Policy => {
-                let change = diff(&rules.policy, &parse_policy(text)?);
+                let change = diff(&rules.policy, &self.read_policy(text)?);
                 let lines = change.to_string();
                 std::iter::once(format!("all together: {}", change.class()))
                     .chain(lines.lines().map(str::to_owned))
@@ -315,7 +380,8 @@ impl House {
             }
         };
         // Nothing is written before it is known to be whole.
-        texts.clone().compile()?;
+        let (rules, _) = texts.clone().compile(&self.config, self.eyes.host())?;
+        rules.apps.follows(&self.rules().apps)?;
         if let Some(path) = file {
             write_atomically(path, text.as_bytes()).map_err(|e| {
                 Refusal::new(Code::StoreFailed, format!("{} cannot be written: {e}", path.display()))
@@ -326,7 +392,8 @@ impl House {
 
     async fn put_in_force(&self, texts: Texts, uid: u32) -> Result<Value, Refusal> {
         let old = self.rules();
-        let (rules, key_policy) = texts.compile()?;
+        let (rules, key_policy) = texts.compile(&self.config, self.eyes.host())?;
+        rules.apps.follows(&old.apps)?;
         let change = diff(&old.policy, &rules.policy);
         let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
         self.keep_documents(Some(&old), &rules, &class, uid).await?;
@@ -366,18 +433,7 @@ impl House {
     ) -> Result<(), Refusal> {
         let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
         let mut entries = Vec::new();
-        if old.is_none_or(|o| o.policy_text != new.policy_text) {
-            let entry = EntryKind::policy(new.policy.hash(), new.policy_text.len(), uid, class.to_owned());
-            entries.push((entry, "policy", new.policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
-            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: true };
-            entries.push((entry, "key-policy", new.key_policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.apps_text != new.apps_text) {
-            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
-            entries.push((entry, "apps", new.apps_text.clone()));
-        }
+        // People first: a policy's books are read with them.
         let named = match old {
             Some(old) => old.authority_text != new.authority_text,
             None => new.authority_text.is_some() || self.kept_authority().await?,
@@ -387,49 +443,39 @@ impl House {
             let text = new.authority_text.clone().unwrap_or_default();
             let people = new.authority.as_ref().map_or(0, |a| a.people().len());
             entries.push((
-                EntryKind::Authority { hash: hash(&text), people, uid, kept: true },
+                EntryKind::Authority { hash: hash(&text), people, uid, kept: None },
                 "authority",
                 text,
             ));
         }
+        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
+            // An auditor reads the policy with the very books that it came into force with.
+            let mut books = Vec::new();
+            for book in &new.books {
+                let text = serde_json::to_string(book).map_err(|e| invalid(e.to_string()))?;
+                books.push(hash(&text));
+                self.store.keep_text("book", text).await.map_err(|e| self.store_refusal(&e))?;
+            }
+            let (of, length) = (new.policy.hash(), new.policy_text.len());
+            let entry = EntryKind::policy(of, length, uid, class.to_owned()).with_books(books);
+            entries.push((entry, "policy", new.policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
+            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
+            entries.push((entry, "key-policy", new.key_policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.apps_text != new.apps_text) {
+            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
+            entries.push((entry, "apps", new.apps_text.clone()));
+        }
         for (entry, name, text) in entries {
-            self.store.put_document(entry, name, text).await.map_err(|e| self.store_refusal(&e))?;
+            self.store
+                .announce(Text { what: name, text }, entry)
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
         }
         Ok(())
     }
-}
-
-/// Who comes, goes, and changes; which quorums.
-fn authority_detail(old: Option<&Authority>, new: &Authority) -> Vec<String> {
-    let people = |a: &Authority| -> Vec<String> {
-        a.people()
-            .iter()
-            .map(|p| {
-                let roles: Vec<&str> = p.roles.iter().map(|r| r.as_str()).collect();
-                let groups: Vec<&str> = p.groups.iter().map(String::as_str).collect();
-                let keys = a.keys_of(&p.id).join(" ");
-                format!("person {}: {} of [{}], keys {keys}", p.id, roles.join("+"), groups.join(" "))
-            })
-            .chain(a.quorums().map(|(m, q)| {
-                let (n, of, s) = (q.needs.quorum, &q.needs.of, q.delay_ms / 1000);
-                format!("quorum {}: {n} of {of}, then {s} s", m.as_str())
-            }))
-            .chain([format!("files_allowed {}", a.files_allowed), format!("deployment {}", a.deployment)])
-            .collect()
-    };
-    let (before, after) = (old.map(people).unwrap_or_default(), people(new));
-    let gone = before.iter().filter(|l| !after.contains(l)).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l)).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
-}
-
-/// The lines that differ.
-fn line_detail(old: &str, new: &str) -> Vec<String> {
-    let lines = |text: &str| text.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>();
-    let (before, after) = (lines(old), lines(new));
-    let gone = before.iter().filter(|l| !after.contains(l) && !l.is_empty()).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l) && !l.is_empty()).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
 }
 
 /// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.

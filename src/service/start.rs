@@ -11,8 +11,8 @@ use super::inactivate::Orders;
 use super::ledger::PolicyLedger;
 use super::metrics::Metrics;
 use super::pending::Pending;
-use super::{House, Keys};
-use crate::caller::DigestCache;
+use super::{House, Keys, store_code};
+use crate::caller::Eyes;
 use crate::config::{Config, TokenConfig};
 use crate::core::key::policy::LifeClock;
 use crate::refusal::{Code, Refusal};
@@ -57,7 +57,7 @@ pub fn backend(config: &TokenConfig) -> Result<(Backend, KeeperConfig), Refusal>
 
 impl House {
     /// Opens everything. The token may be absent or locked: then the daemon serves and says so.
-    pub async fn open(config: Config) -> Result<Arc<Self>, Refusal> {
+    pub async fn open(config: Config, eyes: Eyes) -> Result<Arc<Self>, Refusal> {
         let state = |why: String| Refusal::new(Code::StoreFailed, why);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|e| state(format!("{} cannot be made: {e}", config.state_dir.display())))?;
@@ -67,8 +67,9 @@ impl House {
             allow_volatile: config.allow_volatile,
             fs_magic: magic,
         })
-        .map_err(|e| state(e.to_string()))?;
-        let (rules, key_policy, differing) = super::rules::at_start(&config, &store).await?;
+        .map_err(|e| Refusal::new(store_code(&e), e.to_string()))?;
+        let device = super::device::DeviceWatch::start(&config, &config.file)?;
+        let (rules, key_policy, differing) = super::rules::at_start(&config, &store, eyes.host()).await?;
         store
             .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
             .await
@@ -91,6 +92,7 @@ impl House {
             keeper.bar(&refusal.sentence);
         }
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
+        let epoch = store.found().epoch;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
         let house = Arc::new(Self {
@@ -99,7 +101,7 @@ impl House {
             keeper,
             metrics: Metrics::default(),
             pending: Pending::default(),
-            digests: DigestCache::default(),
+            eyes,
             started: Instant::now(),
             strangers: Strangers::default(),
             health: Mutex::default(),
@@ -111,7 +113,15 @@ impl House {
             changes: tokio::sync::Mutex::new(()),
             differing: Mutex::new(differing),
             orders,
+            device,
+            outside: super::outbox::Outside::default(),
             stopping: false.into(),
+            standing: RwLock::default(),
+            confirmed: false.into(),
+            confirming: tokio::sync::Mutex::new(()),
+            anchored: Mutex::default(),
+            unsealed_tries: AtomicU64::new(0),
+            epoch: AtomicU64::new(epoch),
             run_id: u64::from_be_bytes(run_id),
             requests: AtomicU64::new(0),
         });
@@ -121,6 +131,7 @@ impl House {
         let uid = sys::effective_uid();
         let entry = EntryKind::start(env!("CARGO_PKG_VERSION"), boot.trim(), std::process::id());
         house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
+        house.write_device_down().await;
         house.keep_documents(None, &in_force, "start", uid).await?;
         Ok(house)
     }
@@ -129,7 +140,16 @@ impl House {
     pub async fn keep_checkpoints(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         let mut quiet = false;
         loop {
-            match self.checkpoint().await {
+            let settled = match self.confirm().await {
+                Ok(()) => self.checkpoint().await,
+                Err(refusal) => Err(refusal),
+            };
+            if settled.is_ok()
+                && let Err(refusal) = self.advance_anchor(false).await
+            {
+                tracing::debug!("the anchor was not written: {refusal}");
+            }
+            match settled {
                 Ok(_) => quiet = false,
                 Err(refusal) if quiet => tracing::debug!("no checkpoint: {refusal}"),
                 Err(refusal) => {
@@ -163,6 +183,12 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        // The last word of this run stands in the token: a copy that was made during it is found when it is put back.
+        if self.trusted().is_ok()
+            && let Err(refusal) = self.advance_anchor(true).await
+        {
+            tracing::warn!("the token was not told how long the log is: {refusal}");
         }
         self.keeper.stop();
         self.store.close().await;

@@ -1,14 +1,14 @@
 //! A wipe: keys are destroyed in the token, the PIN is taken off the disk; names, public halves and the log stay. [clause 8.2.1]
 //!
 //! Begun once it is gone on with, after a crash too, until the token finds none of the keys any more. What cannot be reached
-//! is named. The key of the log stays, so that all of this can be shown.
+//! is named. The keys of the log and of its seal stay, so that all of this can be shown.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::House;
-use super::keys::LOG_KEY;
+use super::seal::is_own;
 use crate::config::PinSource;
 use crate::core::key::State;
 use crate::core::order::Scope;
@@ -66,8 +66,8 @@ impl House {
         for key in self.keys().all() {
             let key = &key.record;
             let meant = match scope {
-                Scope::All => key.name.as_str() != LOG_KEY,
-                Scope::Key(line) => key.line == *line && key.name.as_str() != LOG_KEY,
+                Scope::All => !is_own(&key.line),
+                Scope::Key(line) => key.line == *line && !is_own(line),
                 Scope::App(_) => false,
             };
             if !meant || key.state == State::Destroyed {

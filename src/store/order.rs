@@ -1,10 +1,10 @@
 //! Orders, in the log: what stands against this device is what its entries come to, and nothing else.
 #![forbid(unsafe_code)]
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::writer::Work;
-use super::{EntryKind, Store, StoreError};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::Voice;
 use crate::core::log::orders::follow;
 use crate::core::order::{Effect, NotHeard, Order, Reactivation, Standing};
@@ -45,10 +45,7 @@ pub(super) fn kept(db: &Connection) -> Result<Option<String>, StoreError> {
 fn write(work: &mut Work, kind: &EntryKind) -> Result<u64, StoreError> {
     let index = work.append(kind)?;
     follow(&mut work.standing, kind);
-    work.db.execute(
-        "INSERT OR REPLACE INTO meta(name, value) VALUES('standing', ?1)",
-        params![work.standing.encode().as_bytes()],
-    )?;
+    work.save("standing", work.standing.encode().as_bytes())?;
     Ok(index)
 }
 
@@ -114,11 +111,8 @@ impl Store {
     pub async fn keep_receipt(&self, order: String, receipt: String) -> Result<(), StoreError> {
         self.writer
             .submit(move |work| {
-                work.db.execute(
-                    "INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)",
-                    params![format!("receipt:{order}"), receipt.as_bytes()],
-                )?;
-                Ok(())
+                work.touched.insert(rows::receipt(&order));
+                work.save(&format!("receipt:{order}"), receipt.as_bytes())
             })
             .await
     }

@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::core::units::sha256;
+use crate::secret::SecretBytes;
 
 /// What a token says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,6 +212,15 @@ pub trait Token: Send {
     fn mac(&mut self, _reference: KeyRef, _data: &[u8]) -> Result<[u8; 32], TokenError> {
         Err(TokenError::Unsupported("this token makes no MACs".into()))
     }
+    /// All that is kept under a label; a token that was cut off while it wrote may hold something broken beside it.
+    fn data(&mut self, _label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        Err(TokenError::Unsupported("this token keeps no data".into()))
+    }
+    /// Keeps a few bytes under a label. What was kept there is removed afterwards, save what equals `beside`: a token
+    /// that loses its last write still has the one before.
+    fn keep_data(&mut self, _label: &str, _bytes: &[u8], _beside: &[u8]) -> Result<(), TokenError> {
+        Err(TokenError::Unsupported("this token keeps no data".into()))
+    }
     /// Removes both halves; success means that they are gone.
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError>;
     /// Random bytes of the token's own generator.
@@ -222,6 +232,15 @@ pub trait Token: Send {
     /// What it says of a key, before that is taken over. Other uses than its one are taken away where the token allows.
     fn past(&mut self, _reference: KeyRef) -> Result<Past, TokenError> {
         Err(TokenError::Unsupported("keys of this token cannot be taken over".into()))
+    }
+    /// Puts a key in that was outside: as protected from now on as one that was made here. Tells its public half, and what
+    /// the token says of it. On an error nothing of it is left.
+    fn import(
+        &mut self,
+        _spec: &KeySpec,
+        _private: &SecretBytes<32>,
+    ) -> Result<(PublicKey, Past), TokenError> {
+        Err(TokenError::Unsupported("this token takes no keys in".into()))
     }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;

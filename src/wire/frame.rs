@@ -4,6 +4,8 @@
 //! over a limit ends the connection, because where it ends can no longer be known cheaply.
 #![forbid(unsafe_code)]
 
+use zeroize::Zeroizing;
+
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -33,11 +35,14 @@ pub enum FrameError {
     NotAMessage(u8),
 }
 
+const BUFFER: usize = 16 * 1024;
+
 /// An incremental splitter. Feed bytes, take messages.
 #[derive(Debug)]
 pub struct Splitter {
     limits: Limits,
-    buffer: Vec<u8>,
+    /// Wiped at the end: a PIN or a key may have passed through. Begins large enough not to move for those.
+    buffer: Zeroizing<Vec<u8>>,
     scanned: usize,
     start: usize,
     /// Open brackets of the message being read: `true` for `{`.
@@ -52,7 +57,7 @@ impl Splitter {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            buffer: Vec::new(),
+            buffer: Zeroizing::new(Vec::with_capacity(BUFFER)),
             scanned: 0,
             start: 0,
             open: Vec::new(),

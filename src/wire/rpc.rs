@@ -9,6 +9,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::core::app::hello::Proof;
 use crate::refusal::{Code, Refusal};
 
 /// One request.
@@ -20,6 +21,8 @@ pub struct Request {
     pub method: String,
     /// Array, object, or `Null` when absent.
     pub params: Value,
+    /// The member `claviger`: the nonce of the connection, and a number that is taken once.
+    pub proof: Option<Proof>,
 }
 
 /// A message: one request or a batch. Parts that are no requests carry their refusal and the id to answer with.
@@ -74,10 +77,27 @@ fn request(value: Value) -> Result<Request, (Value, Refusal)> {
     if !matches!(params, Value::Null | Value::Array(_) | Value::Object(_)) {
         return refuse("params must be an array or an object");
     }
+    let proof = match map.remove("claviger") {
+        None => None,
+        Some(member) => match proof(&member) {
+            Some(proof) => Some(proof),
+            None => {
+                return refuse("the member claviger holds nonce, 32 hex digits, and seq, a number from 1 on");
+            }
+        },
+    };
     if let Some(name) = map.keys().next() {
         return refuse(&format!("unknown member {name:?}"));
     }
-    Ok(Request { id, method, params })
+    Ok(Request { id, method, params, proof })
+}
+
+/// `{"nonce": "…", "seq": 1}`, and nothing else.
+fn proof(member: &Value) -> Option<Proof> {
+    let map = member.as_object().filter(|map| map.len() == 2)?;
+    let mut nonce = [0; 16];
+    hex::decode_to_slice(map.get("nonce")?.as_str()?, &mut nonce).ok()?;
+    Some(Proof { nonce, seq: map.get("seq")?.as_u64()? })
 }
 
 /// Which error shape a method's clients expect.
@@ -178,6 +198,23 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, "invalid_request"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":3}"#, "invalid_request"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","extra":3}"#, "invalid_request"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","claviger":{"nonce":"00112233445566778899aabbccddeeff","seq":1}}"#,
+                "ok",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","claviger":{"nonce":"0011","seq":1}}"#,
+                "invalid_request",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","claviger":{"nonce":"00112233445566778899aabbccddeeff","seq":-1}}"#,
+                "invalid_request",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a","claviger":{"nonce":"00112233445566778899aabbccddeeff"}}"#,
+                "invalid_request",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","claviger":null}"#, "invalid_request"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a",}"#, "parse_error"),
             ("[]", "invalid_request"),
             ("[1,2,3,4,5]", "too_large"),

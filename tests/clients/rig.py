@@ -196,7 +196,9 @@ class Rig:
             if path in self.apps:
                 continue
             shape = "string" if name in ("node", "cast") else "object"
-            self.claviger("app", "add", name, "--path", path, "--eth-sign-transaction", shape)
+            # Node makes code while it runs.
+            jit = ["--allow-jit"] if name == "node" else []
+            self.claviger("app", "add", name, "--path", path, "--eth-sign-transaction", shape, *jit)
             self.apps[path] = name
         self.claviger("reload")
 

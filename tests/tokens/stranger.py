@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Somebody else at the YubiHSM, with Yubico's own client.
 
-    python3 tests/tokens/stranger.py URL prepare          the daemon's authentication key 2, and the audit of commands on
+    python3 tests/tokens/stranger.py URL prepare [put]    the daemon's authentication key 2, and the audit of commands on
     python3 tests/tokens/stranger.py URL expel            gives that key another password
     python3 tests/tokens/stranger.py URL sign             signs with every asymmetric key
     python3 tests/tokens/stranger.py URL imitate          the same in a session of the daemon's own authentication key
@@ -41,14 +41,18 @@ RIGHTS = (
     | CAPABILITY.GENERATE_HMAC_KEY
     | CAPABILITY.DELETE_ASYMMETRIC_KEY
     | CAPABILITY.DELETE_HMAC_KEY
+    | CAPABILITY.PUT_OPAQUE
+    | CAPABILITY.GET_OPAQUE
+    | CAPABILITY.DELETE_OPAQUE
     | CAPABILITY.GET_PSEUDO_RANDOM
     | CAPABILITY.GET_LOG_ENTRIES
     | CAPABILITY.GET_OPTION
 )
 
 
-def prepare(session):
-    AuthenticationKey.put_derived(session, 2, "daemon", 0x003F, RIGHTS, USES, "correct horse")
+def prepare(session, more=None):
+    rights = RIGHTS | CAPABILITY.PUT_ASYMMETRIC if more == "put" else RIGHTS
+    AuthenticationKey.put_derived(session, 2, "daemon", 0x003F, rights, USES, "correct horse")
     audited = session.get_command_audit()
     session.set_command_audit({command: AUDIT.OFF if command in QUIET else AUDIT.ON for command in audited})
     session.set_force_audit(AUDIT.ON)

@@ -3,6 +3,7 @@
 //! A key has one purpose, set when it is made and never changed.
 #![forbid(unsafe_code)]
 
+pub mod import;
 mod lifecycle;
 pub mod policy;
 mod purpose;
@@ -152,6 +153,13 @@ pub enum Origin {
     /// Was in the token before; what the token cannot say about its past stands beside it, for good.
     Adopted {
         /// In words: `it may have been outside of a token`.
+        unproven: Vec<String>,
+    },
+    /// Was outside, and was put into the token by an operator; it never counts as one that was made there.
+    Imported {
+        /// What it was kept in, as the operator said.
+        source: import::Source,
+        /// In words: `copies of it may be elsewhere`.
         unproven: Vec<String>,
     },
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Algorithm, KeyRecord, Purpose, State};
+use super::{Algorithm, KeyRecord, Origin, Purpose, State};
 use crate::core::units::{Timestamp, sha256};
 
 const DAY: i64 = 86_400_000;
@@ -39,6 +39,17 @@ pub enum Activation {
     ByHand,
 }
 
+/// Whether keys that were outside of a token may be put into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Import {
+    /// They may.
+    Allow,
+    /// They may not; what a text does not name is refused.
+    #[default]
+    Refuse,
+}
+
 /// What holds for keys of one purpose. Lengths are milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PurposeRule {
@@ -46,6 +57,10 @@ pub struct PurposeRule {
     pub algorithms: BTreeMap<Algorithm, Option<Timestamp>>,
     /// SP 800-57 originator-usage period: how long a key protects, from its activation.
     pub protect: i64,
+    /// Whether keys from outside are taken in.
+    pub import: Import,
+    /// How long those protect, where that is shorter.
+    pub imported: Option<i64>,
     /// How long a payment key sweeps after that.
     pub sweep: i64,
     /// SP 800-57 recipient-usage period beyond the originator's: how long what was protected is processed.
@@ -62,6 +77,7 @@ pub struct PurposeRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPolicy {
     hash: [u8; 32],
+    text: String,
     /// Days before an end on which somebody is told, falling.
     pub warn_days: Vec<u32>,
     rules: BTreeMap<Purpose, PurposeRule>,
@@ -103,6 +119,9 @@ struct RawRule {
     #[serde(default)]
     until: BTreeMap<Algorithm, String>,
     protect: String,
+    #[serde(default)]
+    import: Import,
+    imported: Option<String>,
     sweep: Option<String>,
     process: Option<String>,
     destroy_within: String,
@@ -153,6 +172,16 @@ fn rule(raw: RawRule) -> Result<PurposeRule, String> {
     if protect == 0 {
         return Err("protect = 0 would end every key at once".into());
     }
+    let imported = raw.imported.map(|text| length("imported", &text)).transpose()?;
+    if imported == Some(0) {
+        return Err(
+            "imported = 0 would end every imported key at once; import = \"refuse\" takes none".into()
+        );
+    }
+    let pairs = raw.purpose == Purpose::Payment || raw.purpose == Purpose::Authentication;
+    if raw.import == Import::Allow && !pairs {
+        return Err("only payment and authentication keys are imported".into());
+    }
     let optional = |what, text: Option<String>| text.map_or(Ok(0), |t| length(what, &t));
     let sweep = optional("sweep", raw.sweep)?;
     if sweep > 0 && raw.purpose != Purpose::Payment {
@@ -161,6 +190,8 @@ fn rule(raw: RawRule) -> Result<PurposeRule, String> {
     Ok(PurposeRule {
         algorithms,
         protect,
+        import: raw.import,
+        imported,
         sweep,
         process: optional("process", raw.process)?,
         destroy_within: length("destroy_within", &raw.destroy_within)?,
@@ -191,13 +222,19 @@ impl KeyPolicy {
         if let Some(missing) = Purpose::ALL.into_iter().find(|p| !rules.contains_key(p)) {
             return error(format!("there is no part for purpose {missing}"));
         }
-        Ok(Self { hash: sha256(text.as_bytes()), warn_days: raw.warn_days, rules })
+        Ok(Self { hash: sha256(text.as_bytes()), text: text.to_owned(), warn_days: raw.warn_days, rules })
     }
 
     /// SHA-256 of the text.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// What holds for a purpose.
@@ -218,6 +255,16 @@ impl KeyPolicy {
         }
     }
 
+    /// Whether a key from outside may be put into the token now.
+    // [clause 8.7.1-o] only where the policy says so: whoever had it before may have it still
+    pub fn may_import(&self, purpose: Purpose, algorithm: Algorithm, now: Timestamp) -> Result<(), String> {
+        self.may_make(purpose, algorithm, now)?;
+        match self.rule(purpose).map(|r| r.import) {
+            Some(Import::Allow) => Ok(()),
+            _ => Err(format!("the key policy takes no {purpose} keys in from outside")),
+        }
+    }
+
     /// When a key leaves its state by itself, and where it goes.
     // [clause 8.7.1-f] every state that is not the last has an end
     #[must_use]
@@ -225,7 +272,10 @@ impl KeyPolicy {
         let rule = self.rule(key.purpose)?;
         match key.state {
             State::Active | State::Suspended => {
-                let by_age = key.activated.unwrap_or(key.created).plus(rule.protect);
+                // [clause 8.7.1-o] what was outside is moved away from sooner
+                let cap = rule.imported.filter(|_| matches!(key.origin, Origin::Imported { .. }));
+                let protect = cap.map_or(rule.protect, |cap| cap.min(rule.protect));
+                let by_age = key.activated.unwrap_or(key.created).plus(protect);
                 let sunset = rule.algorithms.get(&key.public.algorithm()).copied().flatten();
                 let at = sunset.map_or(by_age, |day| day.min(by_age));
                 Some((at, if rule.sweep > 0 { State::SweepOnly } else { State::Deactivated }))

@@ -1,4 +1,4 @@
-use super::super::{KeyRef, Origin, PublicKey};
+use super::super::{KeyRef, PublicKey, import};
 use super::*;
 use crate::core::units::Name;
 use proptest::prelude::*;
@@ -43,6 +43,9 @@ fn the_built_in_text_is_a_policy_and_wrong_ones_are_told() {
         ("purpose = \"random\"", "purpose = \"integrity\"", "stands twice"),
         ("activation = \"at-once\"", "activation = \"never\"", "unknown variant"),
         ("process = ", "procces = ", "unknown field"),
+        ("imported = \"90d\"", "imported = \"0d\"", "at once"),
+        ("import = \"allow\"", "import = \"perhaps\"", "unknown variant"),
+        ("process = \"3y\"", "import = \"allow\"", "only payment and authentication"),
     ] {
         assert!(BUILT_IN.contains(from), "{from}");
         let error = KeyPolicy::parse(&BUILT_IN.replacen(from, to, 1)).unwrap_err().to_string();
@@ -108,6 +111,27 @@ fn an_algorithms_day_ends_keys_before_their_age_does() {
     // What is suspended ends all the same.
     enter(&mut key, State::Suspended, Timestamp(DAY));
     assert_eq!(policy.due(&key, None, Timestamp(31 * DAY)), Some(Due::Move(State::SweepOnly)));
+}
+
+// [clause 8.7.1-o] test
+#[test]
+fn a_key_from_outside_comes_in_where_the_policy_says_so_and_ends_sooner() {
+    let policy = KeyPolicy::parse(BUILT_IN).unwrap();
+    let silent = KeyPolicy::parse(&BUILT_IN.replace("import = \"allow\"", "")).unwrap();
+    let may = |p: &KeyPolicy, purpose: Purpose| p.may_import(purpose, Algorithm::Secp256k1, Timestamp(0));
+    assert!(may(&policy, Purpose::Payment).is_ok());
+    assert!(may(&policy, Purpose::Authentication).is_err(), "what is not said is refused");
+    assert!(may(&silent, Purpose::Payment).is_err());
+    let imported = Origin::Imported { source: import::Source::Mnemonic, unproven: Vec::new() };
+    let mut from_outside = KeyRecord { origin: imported, ..key(Purpose::Payment) };
+    let mut made_here = key(Purpose::Payment);
+    enter(&mut from_outside, State::Active, Timestamp(0));
+    enter(&mut made_here, State::Active, Timestamp(0));
+    assert_eq!(policy.end(&from_outside), Some((Timestamp(90 * DAY), State::SweepOnly)));
+    assert_eq!(policy.end(&made_here), Some((Timestamp(730 * DAY), State::SweepOnly)));
+    // A longer cap lengthens nothing.
+    let longer = KeyPolicy::parse(&BUILT_IN.replace("\"90d\"                   #", "\"9y\" #")).unwrap();
+    assert_eq!(longer.end(&from_outside), Some((Timestamp(730 * DAY), State::SweepOnly)));
 }
 
 #[test]

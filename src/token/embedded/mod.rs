@@ -4,6 +4,7 @@
 //! purpose and public half, so that none of them can be changed. Files are replaced as a whole and fsynced.
 #![forbid(unsafe_code)]
 
+mod data;
 mod private;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::check::{self, CheckRow, Claim};
 use super::profile::Profile;
-use super::{Description, KeySpec, Nonce, Object, RawSignature, Token, TokenError};
+use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
 use crate::secret::{Pin, SecretBytes};
@@ -223,6 +224,40 @@ impl EmbeddedToken {
 }
 
 impl EmbeddedToken {
+    /// Writes a key down, sealed.
+    fn seal(
+        &self,
+        spec: &KeySpec,
+        private: &Private,
+        bytes: &SecretBytes<32>,
+    ) -> Result<PublicKey, TokenError> {
+        let public = private.public().ok_or_else(|| corrupt("the new key has no public half"))?;
+        let nonce = random::<24>()?;
+        let mut sealed = Sealed {
+            reference: spec.reference.to_string(),
+            label: spec.label.clone(),
+            algorithm: spec.algorithm,
+            purpose: spec.purpose,
+            public: hex::encode(public.as_bytes()),
+            nonce: hex::encode(nonce),
+            sealed: String::new(),
+        };
+        let aad = Self::bound(&sealed);
+        // [clause 8.2.5-a] the private half touches the disk sealed, and only sealed
+        let body = self
+            .opened
+            .cipher
+            .encrypt(&XNonce::from(nonce), Payload { msg: bytes.expose(), aad: &aad })
+            .map_err(corrupt)?;
+        sealed.sealed = hex::encode(body);
+        write_file(
+            &self.opened.dir,
+            &Self::name(spec.reference),
+            &serde_json::to_vec_pretty(&sealed).map_err(corrupt)?,
+        )?;
+        Ok(public)
+    }
+
     fn there(&self, reference: KeyRef) -> Result<Arc<(Private, PublicKey)>, TokenError> {
         self.load(reference)?.ok_or_else(|| TokenError::Refused("the key is not in the token".into()))
     }
@@ -253,31 +288,7 @@ impl Token for EmbeddedToken {
                 break (private, bytes);
             }
         };
-        let public = private.public().ok_or_else(|| corrupt("the new key has no public half"))?;
-        let nonce = random::<24>()?;
-        let mut sealed = Sealed {
-            reference: spec.reference.to_string(),
-            label: spec.label.clone(),
-            algorithm: spec.algorithm,
-            purpose: spec.purpose,
-            public: hex::encode(public.as_bytes()),
-            nonce: hex::encode(nonce),
-            sealed: String::new(),
-        };
-        let aad = Self::bound(&sealed);
-        // [clause 8.2.5-a] the private half touches the disk sealed, and only sealed
-        let body = self
-            .opened
-            .cipher
-            .encrypt(&XNonce::from(nonce), Payload { msg: bytes.expose(), aad: &aad })
-            .map_err(corrupt)?;
-        sealed.sealed = hex::encode(body);
-        write_file(
-            &self.opened.dir,
-            &Self::name(spec.reference),
-            &serde_json::to_vec_pretty(&sealed).map_err(corrupt)?,
-        )?;
-        Ok(public)
+        self.seal(spec, &private, &bytes)
     }
 
     fn find(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
@@ -318,6 +329,16 @@ impl Token for EmbeddedToken {
         self.there(reference)?.0.mac(data)
     }
 
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        data::read(&self.opened.dir, &self.opened.cipher, label)
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], _beside: &[u8]) -> Result<(), TokenError> {
+        // Replaced as a whole and synced: there is never none.
+        let sealed = data::seal(&self.opened.cipher, label, bytes)?;
+        write_file(&self.opened.dir, &data::name(label), &sealed)
+    }
+
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         let _one_at_a_time = self.opened.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         self.opened.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference);
@@ -325,6 +346,19 @@ impl Token for EmbeddedToken {
         fs::remove_file(&path)
             .and_then(|()| fs::File::open(&self.opened.dir)?.sync_all())
             .map_err(|e| gone(&path, &e))
+    }
+
+    fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
+        let _one_at_a_time = self.opened.mutation.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.opened.dir.join(Self::name(spec.reference)).exists() {
+            return Err(TokenError::Refused("a key with this id exists already".into()));
+        }
+        let key = Private::from_bytes(spec.algorithm, private.expose())
+            .ok_or_else(|| TokenError::Refused("this is no key of its curve".into()))?;
+        let public = self.seal(spec, &key, private)?;
+        // Sealed files are never given out, and what they hold is bound to one purpose.
+        let past = Past { sensitive: true, kept: true, fixed: true, ..Past::default() };
+        Ok((public, past))
     }
 
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError> {

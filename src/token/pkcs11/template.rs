@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::Attribute;
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
 
 use super::super::profile::{Omit, Profile};
 use super::super::{KeySpec, Use};
-use crate::core::key::Algorithm;
+use crate::core::key::{Algorithm, PublicKey};
 
 /// DER object identifiers for `CKA_EC_PARAMS`, or the curve's name as a `PrintableString` (PKCS#11 3.0, 6.3.5).
 pub(super) fn curve(algorithm: Algorithm, by_name: bool) -> Vec<u8> {
@@ -136,6 +136,41 @@ pub(super) fn making(spec: &KeySpec, profile: &Profile, wanted: Option<Use>) -> 
         Attribute::Label(spec.label.clone().into_bytes()),
     ];
     Making::Pair(mechanism, public, private)
+}
+
+/// How a pair from outside is put in: the private half, then the public one. The caller wipes the value.
+// [clause 8.7.1-o] from now on it is as protected as a key that was made in the token
+pub(super) fn putting(
+    spec: &KeySpec,
+    profile: &Profile,
+    value: Vec<u8>,
+    public: &PublicKey,
+) -> (Vec<Attribute>, Vec<Attribute>) {
+    let kind = if spec.algorithm == Algorithm::Ed25519 { KeyType::EC_EDWARDS } else { KeyType::EC };
+    let curve = curve(spec.algorithm, profile.template.ed25519_by_name);
+    let mut hidden = private(spec, profile, Some(Use::Sign), true);
+    hidden.extend([
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::KeyType(kind),
+        Attribute::EcParams(curve.clone()),
+        Attribute::Value(value),
+    ]);
+    // DER OCTET STRING.
+    let raw = public.as_bytes();
+    let mut point = vec![0x04, u8::try_from(raw.len()).unwrap_or(u8::MAX)];
+    point.extend(raw);
+    let open = vec![
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::KeyType(kind),
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::Verify(true),
+        Attribute::EcParams(curve),
+        Attribute::EcPoint(point),
+        Attribute::Id(spec.reference.as_bytes().to_vec()),
+        Attribute::Label(spec.label.clone().into_bytes()),
+    ];
+    (hidden, open)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::Place;
 use super::message::{Answer, Control, Lane, Reply, Request};
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 use crate::sys;
 use crate::token::audit::Handover;
 use crate::token::profile::Profile;
@@ -197,6 +197,11 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
             Reply::Bytes(token.decrypt(reference, nonce, &aad, &sealed)?)
         }
         Request::Mac { reference, data } => Reply::Bytes(token.mac(reference, &data)?.to_vec().into()),
+        Request::Data(label) => Reply::Data(token.data(&label)?),
+        Request::KeepData { label, bytes, beside } => {
+            token.keep_data(&label, &bytes, &beside)?;
+            Reply::Done
+        }
         Request::Destroy(reference) => {
             token.destroy(reference)?;
             Reply::Done
@@ -208,6 +213,10 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
         }
         Request::Inventory => Reply::Objects(token.inventory()?),
         Request::Past(reference) => Reply::Past(token.past(reference)?),
+        Request::Import { spec, private } => {
+            let (public, past) = token.import(&spec, &SecretBytes::copy_of(&private))?;
+            Reply::Imported { algorithm: public.algorithm(), public: public.as_bytes().to_vec(), past }
+        }
         Request::Health => {
             token.health()?;
             Reply::Done

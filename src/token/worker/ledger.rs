@@ -44,8 +44,9 @@ impl Ledger {
         let asked = match request {
             // Of a secret key its check value is made anew.
             Request::Sign { .. } | Request::Mac { .. } | Request::Find(_) => Asked::Use,
-            Request::Generate(_) => Asked::Make,
+            Request::Generate(_) | Request::Import { .. } => Asked::Make,
             Request::Destroy(_) => Asked::Remove,
+            Request::KeepData { .. } => Asked::Keep,
             Request::Check => Asked::Check,
             _ => return None,
         };

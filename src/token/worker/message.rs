@@ -48,10 +48,13 @@ pub(super) enum Request {
     Encrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, plain: Zeroizing<Vec<u8>> },
     Decrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, sealed: Vec<u8> },
     Mac { reference: KeyRef, data: Vec<u8> },
+    Data(String),
+    KeepData { label: String, bytes: Vec<u8>, beside: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
     Inventory,
     Past(KeyRef),
+    Import { spec: KeySpec, private: Zeroizing<[u8; 32]> },
     Health,
     Audit,
     Check,
@@ -68,7 +71,13 @@ pub(super) enum Reply {
     Audit(Audit),
     Rows(Vec<CheckRow>),
     Objects(Vec<Object>),
+    Data(Vec<Vec<u8>>),
     Past(Past),
+    Imported {
+        algorithm: Algorithm,
+        public: Vec<u8>,
+        past: Past,
+    },
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;

@@ -33,7 +33,7 @@ use super::profile::Profile;
 use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError, pkcs11, yubihsm};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 use crate::sys;
 
 /// How long a worker may take to say that its token is there.
@@ -397,6 +397,18 @@ impl Token for RemoteToken {
         tag.as_slice().try_into().map_err(|_| nonsense())
     }
 
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        match self.ask(&Request::Data(label.to_owned()))? {
+            Reply::Data(all) => Ok(all),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
+        let (bytes, beside) = (bytes.to_vec(), beside.to_vec());
+        self.done(&Request::KeepData { label: label.to_owned(), bytes, beside })
+    }
+
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         self.done(&Request::Destroy(reference))
     }
@@ -421,6 +433,16 @@ impl Token for RemoteToken {
     fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {
         match self.ask(&Request::Past(reference))? {
             Reply::Past(past) => Ok(past),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
+        let private = Zeroizing::new(*private.expose());
+        match self.ask(&Request::Import { spec: spec.clone(), private })? {
+            Reply::Imported { algorithm, public, past } => {
+                Ok((PublicKey::from_bytes(algorithm, &public).ok_or_else(nonsense)?, past))
+            }
             _ => Err(nonsense()),
         }
     }

@@ -11,12 +11,14 @@ use crate::token::audit::{Asked, DeviceEntry, Handover, Mark, Strange};
 pub(super) const GET_LOG_ENTRIES: u8 = 0x4d;
 pub(super) const SET_LOG_INDEX: u8 = 0x67;
 pub(super) const GENERATE_ASYMMETRIC_KEY: u8 = 0x46;
+pub(super) const PUT_ASYMMETRIC_KEY: u8 = 0x45;
 pub(super) const GENERATE_HMAC_KEY: u8 = 0x5a;
 pub(super) const GENERATE_WRAP_KEY: u8 = 0x5b;
 pub(super) const SIGN_ECDSA: u8 = 0x56;
 pub(super) const SIGN_EDDSA: u8 = 0x6a;
 pub(super) const SIGN_HMAC: u8 = 0x53;
 pub(super) const DELETE_OBJECT: u8 = 0x58;
+pub(super) const PUT_OPAQUE: u8 = 0x42;
 pub(super) const EXPORT_WRAPPED: u8 = 0x4a;
 const SET_OPTION: u8 = 0x4f;
 const RESET_DEVICE: u8 = 0x08;
@@ -46,7 +48,7 @@ const HARMLESS: [u8; 18] = [
 
 /// What each use of a key may be called by the device.
 const USES: [u8; 3] = [SIGN_ECDSA, SIGN_EDDSA, SIGN_HMAC];
-const MAKES: [u8; 3] = [GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, GENERATE_WRAP_KEY];
+const MAKES: [u8; 4] = [GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, GENERATE_WRAP_KEY, PUT_ASYMMETRIC_KEY];
 /// How long a command whose answer never came may still be carried out.
 const DOUBT: Duration = Duration::from_secs(60);
 /// The bytes of an entry, and those of its digest.
@@ -61,7 +63,7 @@ fn deed(command: u8) -> String {
         0x5c => "checked a MAC with",
         0x57 => "agreed on a secret with",
         GENERATE_ASYMMETRIC_KEY | GENERATE_HMAC_KEY | GENERATE_WRAP_KEY | 0x66 | 0x6e => "made",
-        0x42 | 0x44 | 0x45 | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
+        PUT_OPAQUE | 0x44 | PUT_ASYMMETRIC_KEY | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
         DELETE_OBJECT => "removed",
         EXPORT_WRAPPED => "exported under the wrap key",
         0x4b => "imported with the wrap key",
@@ -167,6 +169,12 @@ impl Book {
                 // A secret key that was made is used at once, for its check value.
                 Asked::Make => self.inherited.extend([(MAKES.as_slice(), until), (USES.as_slice(), until)]),
                 Asked::Remove => self.inherited.push((&[DELETE_OBJECT], until)),
+                // One is written, and at most two of before are removed.
+                Asked::Keep => self.inherited.extend([
+                    ([PUT_OPAQUE].as_slice(), until),
+                    ([DELETE_OBJECT].as_slice(), until),
+                    ([DELETE_OBJECT].as_slice(), until),
+                ]),
                 Asked::Check => self.forgiving = true,
             }
         }

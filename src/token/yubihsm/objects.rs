@@ -10,6 +10,10 @@ use crate::core::key::{Algorithm, KeyRef, Purpose};
 /// With the 32 hex digits of a reference it fills the 40 bytes of a label.
 const PREFIX: &str = "claviger";
 
+/// The same for a key that came from outside. The label says what the device must say too, so that a key that was made
+/// inside is never taken for granted where one was put in its place.
+const PREFIX_IN: &str = "imported";
+
 /// What the daemon's authentication key needs, and no more.
 pub(super) const NEEDED: Capability = Capability::GENERATE_ASYMMETRIC_KEY
     .union(Capability::GENERATE_HMAC_KEY)
@@ -18,6 +22,9 @@ pub(super) const NEEDED: Capability = Capability::GENERATE_ASYMMETRIC_KEY
     .union(Capability::SIGN_HMAC)
     .union(Capability::DELETE_ASYMMETRIC_KEY)
     .union(Capability::DELETE_HMAC_KEY)
+    .union(Capability::PUT_OPAQUE)
+    .union(Capability::GET_OPAQUE)
+    .union(Capability::DELETE_OPAQUE)
     .union(Capability::GET_PSEUDO_RANDOM)
     .union(Capability::GET_LOG_ENTRIES)
     .union(Capability::GET_OPTION);
@@ -31,11 +38,20 @@ pub(super) struct Known {
     pub(super) sequence: u8,
 }
 
+fn labelled(prefix: &str, reference: KeyRef) -> Label {
+    let mut bytes = [0; object::LABEL_SIZE];
+    bytes.iter_mut().zip(format!("{prefix}{reference}").bytes()).for_each(|(to, from)| *to = from);
+    Label(bytes)
+}
+
 /// A key's label is its reference: the device can be asked for it, and it holds whatever the key is called outside.
 pub(super) fn label(reference: KeyRef) -> Label {
-    let mut bytes = [0; object::LABEL_SIZE];
-    bytes.iter_mut().zip(format!("{PREFIX}{reference}").bytes()).for_each(|(to, from)| *to = from);
-    Label(bytes)
+    labelled(PREFIX, reference)
+}
+
+/// The label of a key that was put in.
+pub(super) fn label_in(reference: KeyRef) -> Label {
+    labelled(PREFIX_IN, reference)
 }
 
 /// What an inventory names, and how.
@@ -47,9 +63,23 @@ pub(super) const KINDS: [(object::Type, &str); 5] = [
     (object::Type::Opaque, "opaque"),
 ];
 
+/// The label of data.
+pub(super) fn data_label(text: &str) -> Result<Label, TokenError> {
+    if text.len() > object::LABEL_SIZE {
+        return Err(TokenError::Unsupported(format!(
+            "a label in a YubiHSM has {} bytes",
+            object::LABEL_SIZE
+        )));
+    }
+    let mut bytes = [0; object::LABEL_SIZE];
+    bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    Ok(Label(bytes))
+}
+
 /// The inverse of [`label`].
 pub(super) fn reference(label: &str) -> Option<KeyRef> {
-    label.strip_prefix(PREFIX).and_then(KeyRef::parse).filter(|reference| is_ours(*reference))
+    let digits = label.strip_prefix(PREFIX).or_else(|| label.strip_prefix(PREFIX_IN));
+    digits.and_then(KeyRef::parse).filter(|reference| is_ours(*reference))
 }
 
 /// Whether a reference is one of ours: 16 bytes. Others fit no label, and nothing in a YubiHSM is taken over.
@@ -126,7 +156,8 @@ pub(super) fn recognise(info: &Info, reference: KeyRef) -> Result<Known, TokenEr
             info.object_id
         )))
     };
-    if info.label != label(reference) {
+    let put_in = info.label == label_in(reference);
+    if !put_in && info.label != label(reference) {
         return wrong("is labelled otherwise in its own words");
     }
     let Some(algorithm) = algorithm(info) else {
@@ -136,9 +167,9 @@ pub(super) fn recognise(info: &Info, reference: KeyRef) -> Result<Known, TokenEr
     if info.object_type != kind {
         return wrong("is of another type than its algorithm");
     }
-    // [clause 8.2.5-a] a key that came from outside, or may leave, is not taken for one of ours
-    if info.origin != Origin::Generated {
-        return wrong("was not generated in this device");
+    // [clause 8.2.5-a] a key that came from outside, or may leave, is not taken for one that was made here
+    if info.origin != if put_in { Origin::Imported } else { Origin::Generated } {
+        return wrong("does not come from where its label says");
     }
     if info.capabilities != capability(algorithm)? || !info.delegated_capabilities.is_empty() {
         return wrong("may do something else than its one thing");
@@ -166,6 +197,17 @@ mod tests {
             label: label(reference),
             delegated_capabilities: Capability::empty(),
         }
+    }
+
+    // [clause 8.2.5-a] test
+    #[test]
+    fn a_key_that_was_put_in_says_so_twice() {
+        let reference = KeyRef::from([0xab; 16]);
+        let put = Info { origin: Origin::Imported, label: label_in(reference), ..info(reference) };
+        assert!(recognise(&put, reference).is_ok());
+        assert!(recognise(&Info { origin: Origin::Generated, ..put.clone() }, reference).is_err());
+        assert!(recognise(&Info { label: label(reference), ..put }, reference).is_err());
+        assert_eq!(super::reference(&label_in(reference).to_string()), Some(reference));
     }
 
     // [clause 8.2.5-a] test

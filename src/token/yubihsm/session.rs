@@ -4,20 +4,23 @@
 use std::sync::Arc;
 
 use yubihsm::object::{Filter, Type};
-use yubihsm::{hmac, object};
+use yubihsm::{Capability, Client, client, hmac, object, opaque};
 
 use super::device::{Device, Inner};
 use super::log::{
-    DELETE_OBJECT, GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, SIGN_ECDSA, SIGN_EDDSA, SIGN_HMAC,
+    DELETE_OBJECT, GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, PUT_ASYMMETRIC_KEY, PUT_OPAQUE, SIGN_ECDSA,
+    SIGN_EDDSA, SIGN_HMAC,
 };
 use super::objects::{self, Known};
 use super::{TokenError, proving};
-use crate::core::key::{Algorithm, KeyRef, PublicKey};
+use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
+use crate::core::units::sha256;
+use crate::secret::SecretBytes;
 use crate::token::audit::Audit;
 use crate::token::check::CheckRow;
 use crate::token::{
-    CHECK_INPUT, Description, KeySpec, MOST_OBJECTS, Object, RawSignature, Token, check_value,
+    CHECK_INPUT, Description, KeySpec, MOST_OBJECTS, Object, Past, RawSignature, Token, check_value,
 };
 
 /// Most bytes of one message: the frame of every firmware holds them with all that goes around them.
@@ -59,9 +62,11 @@ impl YubihsmToken {
         let mut found = Vec::new();
         // By type: the crate drops the rest of a list at the first type that it does not know.
         for kind in [Type::AsymmetricKey, Type::HmacKey] {
-            found.extend(self.device.run(inner, true, None, |client| {
-                client.list_objects(&[Filter::Type(kind), Filter::Label(objects::label(reference))])
-            })?);
+            for label in [objects::label(reference), objects::label_in(reference)] {
+                found.extend(self.device.run(inner, true, None, |client| {
+                    client.list_objects(&[Filter::Type(kind), Filter::Label(label.clone())])
+                })?);
+            }
         }
         let entry = match found.as_slice() {
             [] => return Ok(None),
@@ -125,30 +130,87 @@ impl YubihsmToken {
         spec: &KeySpec,
         capability: yubihsm::Capability,
     ) -> Result<object::Id, TokenError> {
-        let taken = |e: &TokenError| *e == super::refusal(0x11);
         let (label, domain) = (objects::label(spec.reference), objects::domain(spec.purpose));
         let command = if spec.algorithm.is_pair() { GENERATE_ASYMMETRIC_KEY } else { GENERATE_HMAC_KEY };
-        for id in objects::ids(spec.reference) {
-            let made = self.device.run(inner, false, Some((command, id)), |client| {
-                match objects::curve(spec.algorithm) {
-                    Some(curve) => {
-                        client.generate_asymmetric_key(id, label.clone(), domain, capability, curve)
-                    }
-                    None => client.generate_hmac_key(
-                        id,
-                        label.clone(),
-                        domain,
-                        capability,
-                        hmac::Algorithm::Sha256,
-                    ),
+        self.under_a_free_id(inner, spec.reference, command, |client, id| {
+            match objects::curve(spec.algorithm) {
+                Some(curve) => client.generate_asymmetric_key(id, label.clone(), domain, capability, curve),
+                None => {
+                    client.generate_hmac_key(id, label.clone(), domain, capability, hmac::Algorithm::Sha256)
                 }
-            });
-            match made {
-                Err(e) if taken(&e) => {}
+            }
+        })
+    }
+
+    fn under_a_free_id(
+        &self,
+        inner: &mut Inner,
+        reference: KeyRef,
+        command: u8,
+        make: impl Fn(&Client, object::Id) -> Result<object::Id, client::Error>,
+    ) -> Result<object::Id, TokenError> {
+        let taken = super::refusal(0x11);
+        for id in objects::ids(reference) {
+            match self.device.run(inner, false, Some((command, id)), |client| make(client, id)) {
+                Err(e) if e == taken => {}
                 made => return made,
             }
         }
         Err(TokenError::Refused("no object id is free for the key".into()))
+    }
+
+    /// What is kept under a label, with the ids where it is.
+    fn opaque(&self, inner: &mut Inner, label: &str) -> Result<Vec<(object::Id, Vec<u8>)>, TokenError> {
+        let label = objects::data_label(label)?;
+        let entries = self.device.run(inner, true, None, |client| {
+            client.list_objects(&[Filter::Type(Type::Opaque), Filter::Label(label.clone())])
+        })?;
+        let mut all = Vec::new();
+        for entry in entries {
+            let bytes = self.device.run(inner, true, None, |client| client.get_opaque(entry.object_id))?;
+            all.push((entry.object_id, bytes));
+        }
+        Ok(all)
+    }
+
+    fn put(&self, inner: &mut Inner, label: &str, bytes: &[u8]) -> Result<(), TokenError> {
+        fits(bytes)?;
+        let label = objects::data_label(label)?;
+        let domain = objects::domain(Purpose::Integrity);
+        let first = KeyRef::from(*sha256(&label.0).first_chunk().unwrap_or(&[0; 16]));
+        for id in objects::ids(first) {
+            let made = self.device.run(inner, false, Some((PUT_OPAQUE, id)), |client| {
+                let (label, kind) = (label.clone(), opaque::Algorithm::Data);
+                client.put_opaque(id, label, domain, Capability::empty(), kind, bytes)
+            });
+            match made {
+                Err(e) if e == super::refusal(0x11) => {}
+                made => return made.map(drop),
+            }
+        }
+        Err(TokenError::Refused("no object id is free for the data".into()))
+    }
+
+    fn put_key(
+        &self,
+        inner: &mut Inner,
+        spec: &KeySpec,
+        private: &SecretBytes<32>,
+    ) -> Result<PublicKey, TokenError> {
+        let curve = objects::curve(spec.algorithm).ok_or_else(|| objects::unsupported(spec.algorithm))?;
+        let capability = objects::capability(spec.algorithm)?;
+        let (label, domain) = (objects::label_in(spec.reference), objects::domain(spec.purpose));
+        let put = self.under_a_free_id(inner, spec.reference, PUT_ASYMMETRIC_KEY, |client, id| {
+            let value = private.expose().as_slice();
+            client.put_asymmetric_key(id, label.clone(), domain, capability, curve, value)
+        });
+        match put {
+            // Whether it is there is seen below.
+            Ok(_) | Err(TokenError::Gone(_) | TokenError::Corrupt(_)) => {}
+            Err(e) => return Err(e),
+        }
+        let known = self.there(inner, spec.reference)?;
+        self.public(inner, known)
     }
 
     pub(super) fn delete(&self, inner: &mut Inner, id: object::Id, kind: Type) -> Result<(), TokenError> {
@@ -230,6 +292,22 @@ impl Token for YubihsmToken {
         self.tag(&mut inner, known.id, data)
     }
 
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        let mut inner = self.device.lock();
+        Ok(self.opaque(&mut inner, label)?.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
+        let mut inner = self.device.lock();
+        self.put(&mut inner, label, bytes)?;
+        for (id, value) in self.opaque(&mut inner, label)? {
+            if value != bytes && value != beside {
+                self.delete(&mut inner, id, Type::Opaque)?;
+            }
+        }
+        Ok(())
+    }
+
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         let mut inner = self.device.lock();
         let Some(known) = self.locate(&mut inner, reference)? else { return Ok(()) };
@@ -242,6 +320,31 @@ impl Token for YubihsmToken {
             Some(_) => Err(deleted.err().unwrap_or_else(|| {
                 TokenError::Corrupt(format!("the key {reference} is still there after it was removed"))
             })),
+        }
+    }
+
+    // [clause 8.7.1-o] one use, one domain, not exportable: [`objects::recognise`] has asked the device for all of it
+    fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
+        if !objects::is_ours(spec.reference) {
+            return Err(TokenError::Unsupported("a key's id in a YubiHSM has 16 bytes".into()));
+        }
+        let mut inner = self.device.lock();
+        if self.locate(&mut inner, spec.reference)?.is_some() {
+            return Err(TokenError::Refused("a key with this id exists already".into()));
+        }
+        let put = self.put_key(&mut inner, spec, private);
+        drop(inner);
+        match put {
+            Ok(public) => {
+                let past = Past { sensitive: true, kept: true, fixed: true, ..Past::default() };
+                Ok((public, past))
+            }
+            Err(e) => {
+                if let Err(left) = self.destroy(spec.reference) {
+                    tracing::warn!("leftovers of a failed import may be in the YubiHSM: {left}");
+                }
+                Err(e)
+            }
         }
     }
 

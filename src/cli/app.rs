@@ -1,0 +1,194 @@
+//! `claviger app`: what is registered, what would be, and what a running process is found to be.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::arguments::{AppCommand, Enrol};
+use super::{Failure, Output, client, show};
+use crate::config::{Config, read_text};
+use crate::core::app::{App, Apps, ReplyShape, render};
+use crate::core::payment::Chain;
+use crate::core::proof::Tier;
+use crate::core::units::{Name, Timestamp};
+use crate::service::{apps, rules};
+
+/// Runs one command.
+pub fn run(
+    command: AppCommand,
+    config: &dyn Fn() -> Result<Config, Failure>,
+    ask: &dyn Fn(&str, Value) -> Result<Value, Failure>,
+) -> Result<Output, Failure> {
+    match command {
+        AppCommand::List => {
+            let value = ask("operator_appList", Value::Null)?;
+            let columns = ["id", "uid", "tier", "path", "keys"];
+            let rows: Vec<Vec<String>> = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|a| columns.iter().map(|m| show::text(a, m)).collect())
+                .collect();
+            Ok(Output { text: show::table(&["ID", "UID", "TIER", "PATH", "KEYS"], &rows), value })
+        }
+        AppCommand::Show { id } => {
+            let (_, registered) = read(&config()?)?;
+            let app = of(&registered, &id)?;
+            Ok(Output { text: app.to_toml(), value: apps::describe(app) })
+        }
+        AppCommand::Enrol(words) => enrol(&config()?, *words),
+        AppCommand::Update { id, pid, yes } => update(&config()?, &id, pid, yes),
+        AppCommand::Verify { pid } => verify(&config()?, pid),
+    }
+}
+
+fn read(config: &Config) -> Result<(String, Apps), Failure> {
+    let text = read_text(&config.apps_file).map_err(Failure::plain)?;
+    let apps = Apps::parse(&text).map_err(Failure::plain)?;
+    Ok((text, apps))
+}
+
+fn of<'a>(apps: &'a Apps, id: &str) -> Result<&'a App, Failure> {
+    apps.all()
+        .iter()
+        .find(|a| a.id.as_str() == id)
+        .ok_or_else(|| Failure::Usage(format!("there is no app {id}")))
+}
+
+fn tier(text: &str) -> Result<Tier, Failure> {
+    serde_json::from_value(json!(text)).map_err(|_| Failure::Usage("a tier is T0, T1, T2 or T3".into()))
+}
+
+/// Writes a registration and has the daemon read it; says whether it did.
+fn write(config: &Config, text: &str, app: &App) -> Result<&'static str, Failure> {
+    let text = render::put(text, app);
+    Apps::parse(&text).map_err(Failure::plain)?;
+    rules::write_atomically(&config.apps_file, text.as_bytes()).map_err(Failure::plain)?;
+    match client::call(&config.operator.path, "operator_reload", Value::Null) {
+        Ok(_) => Ok("and is in force"),
+        Err(Failure::Unreachable(_)) => Ok("and takes effect when the daemon starts"),
+        Err(e) => Err(e),
+    }
+}
+
+fn enrol(config: &Config, words: Enrol) -> Result<Output, Failure> {
+    let (text, registered) = read(config)?;
+    let id = Name::parse(&words.id)
+        .ok_or_else(|| Failure::Usage("an id is 1 to 64 of A-Z a-z 0-9 . _ -".into()))?;
+    if of(&registered, &words.id).is_ok() {
+        return Err(Failure::Usage(format!("app {id} is registered already: see claviger app update")));
+    }
+    let chain =
+        |text: String| Chain::parse(&text).ok_or_else(|| Failure::Usage("a chain is eip155:N".into()));
+    let day = |text: String| {
+        Timestamp::parse_day(&text).ok_or_else(|| Failure::Usage("a day is written 2030-12-31".into()))
+    };
+    let shape = match words.eth_sign_transaction.as_str() {
+        "string" => ReplyShape::String,
+        "object" => ReplyShape::Object,
+        other => return Err(Failure::Usage(format!("{other:?} is neither string nor object"))),
+    };
+    let (app, notes) = apps::propose(apps::Choices {
+        id,
+        path: words.path,
+        pid: words.pid,
+        uid: words.uid,
+        tier: words.tier.as_deref().map(tier).transpose()?,
+        unit: words.unit,
+        allow_jit: words.allow_jit,
+        exact: words.exact,
+        not_after: words.not_after.map(day).transpose()?,
+        shape,
+        chain: words.chain.map(chain).transpose()?,
+    })?;
+    let when = if words.dry_run { "would be registered" } else { write(config, &text, &app)? };
+    let mut said = format!("app {} is what follows, {when}:\n\n{}", app.id, app.to_toml());
+    if words.dry_run {
+        said = format!("# app {} {when}:\n{}", app.id, app.to_toml());
+    }
+    notes.iter().for_each(|note| said.push_str(&format!("\nnote: {note}")));
+    let mut value = apps::describe(&app);
+    if let Some(map) = value.as_object_mut() {
+        map.insert("notes".into(), json!(notes));
+    }
+    Ok(Output { text: said, value })
+}
+
+fn update(config: &Config, id: &str, pid: Option<i32>, yes: bool) -> Result<Output, Failure> {
+    let (text, registered) = read(config)?;
+    let old = of(&registered, id)?;
+    let exact = matches!(old.libs, crate::core::app::Libs::Exact(_));
+    if exact && pid.is_none() {
+        let why = "its libraries stand with their digests: name a process that runs it (--pid)";
+        return Err(Failure::Usage(why.into()));
+    }
+    let (mut new, notes) = apps::propose(apps::Choices {
+        id: old.id.clone(),
+        path: Some(old.path.clone()),
+        pid,
+        uid: Some(old.uid),
+        tier: old.tier,
+        unit: old.unit.clone(),
+        allow_jit: old.allow_jit,
+        exact,
+        not_after: old.not_after,
+        shape: old.eth_sign_transaction,
+        chain: old.chain,
+    })?;
+    if pid.is_none() {
+        new.seccomp = old.seccomp;
+    }
+    // A revoked app stays revoked, and each change counts up.
+    (new.revoked, new.serial) = (old.revoked, old.serial);
+    let changes = old.differences(&new);
+    if changes.is_empty() {
+        let value = json!({"id": id, "changed": false, "differences": [], "notes": notes});
+        return Ok(Output { text: format!("{id} is what was registered"), value });
+    }
+    new.serial = old.serial.saturating_add(1);
+    let when =
+        if yes { write(config, &text, &new)? } else { "and nothing was written: look at it, then say --yes" };
+    let mut said = format!("{id} is another than was registered, {when}\n{}", changes.join("\n"));
+    notes.iter().for_each(|note| said.push_str(&format!("\nnote: {note}")));
+    let value = json!({"id": id, "changed": true, "written": yes, "differences": changes, "notes": notes});
+    Ok(Output { text: said, value })
+}
+
+fn verify(config: &Config, pid: i32) -> Result<Output, Failure> {
+    let (_, registered) = read(config)?;
+    let value = apps::verify(&registered, pid)?;
+    let rows: Vec<Vec<String>> = value
+        .get("checks")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|row| ["verdict", "check", "code", "sentence"].iter().map(|m| show::text(row, m)).collect())
+        .collect();
+    let table = show::table(&["", "CHECK", "CODE", "FOUND"], &rows);
+    let tell = |member: &str| {
+        let told = value.get(member).cloned().unwrap_or_default();
+        match told.get("tier") {
+            Some(_) => show::text(&told, "tier"),
+            None => format!("refused, {}: {}", show::text(&told, "refused"), show::text(&told, "sentence")),
+        }
+    };
+    let text = format!(
+        "{} as {}\n{table}\nwith claviger_hello: {}\nwithout: {}",
+        show::text(&value, "process"),
+        show::text(&value, "app"),
+        tell("with_hello"),
+        tell("without_hello")
+    );
+    if value.get("accepted") == Some(&json!(true)) {
+        Ok(Output { text, value })
+    } else {
+        Err(Failure::Refused(text, value))
+    }
+}
+
+/// What the executable of an app is now, for doctor.
+pub(super) fn as_registered(app: &App) -> Result<bool, String> {
+    let path: &PathBuf = &app.path;
+    crate::service::executable_digest(path).map(|digest| digest == app.sha256).map_err(|e| e.to_string())
+}

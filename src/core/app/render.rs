@@ -1,0 +1,150 @@
+//! Writes registrations: the text that [`super::Apps::parse`] reads back, and what differs between two.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{App, Libs, ReplyShape, Seccomp};
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+impl App {
+    /// Its members and their values as TOML, in order; what has its default is left out.
+    fn members(&self) -> Vec<(&'static str, String)> {
+        let mut members = vec![
+            ("id", quoted(self.id.as_str())),
+            ("path", path(&self.path)),
+            ("sha256", quoted(&hex::encode(self.sha256))),
+            ("uid", self.uid.to_string()),
+        ];
+        let mut also = |name, value: Option<String>| {
+            if let Some(value) = value {
+                members.push((name, value));
+            }
+        };
+        also("gid", self.gid.map(|gid| gid.to_string()));
+        also("unit", self.unit.as_deref().map(quoted));
+        also("tier", self.tier.map(|tier| quoted(&format!("{tier:?}"))));
+        also("allow_jit", self.allow_jit.then(|| "true".into()));
+        also("seccomp", (self.seccomp == Seccomp::Filter).then(|| quoted("filter")));
+        also("serial", (self.serial > 0).then(|| self.serial.to_string()));
+        also("not_after", self.not_after.map(|t| quoted(t.to_string().get(..10).unwrap_or_default())));
+        also("revoked", self.revoked.then(|| "true".into()));
+        also(
+            "eth_sign_transaction",
+            (self.eth_sign_transaction == ReplyShape::Object).then(|| quoted("object")),
+        );
+        also("chain", self.chain.map(|chain| quoted(&chain.to_string())));
+        members
+    }
+
+    fn files(&self) -> Vec<(String, String)> {
+        match &self.libs {
+            Libs::RootOwned => Vec::new(),
+            Libs::Exact(files) => {
+                files.iter().map(|(file, digest)| (path(file), quoted(&hex::encode(digest)))).collect()
+            }
+        }
+    }
+
+    /// The whole registration as TOML.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::from("[[app]]\n");
+        for (name, value) in self.members() {
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        if matches!(self.libs, Libs::Exact(_)) {
+            text.push_str("[app.libs]\n");
+        }
+        for (file, digest) in self.files() {
+            let _ = writeln!(text, "{file} = {digest}");
+        }
+        text
+    }
+
+    /// What another registration says otherwise, a line each: `-` what goes, `+` what comes.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let lines = |app: &Self| -> Vec<String> {
+            let members = app.members().into_iter().map(|(name, value)| format!("{name} = {value}"));
+            members
+                .chain(app.files().into_iter().map(|(file, digest)| format!("{file} = {digest}")))
+                .collect()
+        };
+        let (before, after) = (lines(self), lines(other));
+        let gone = before.iter().filter(|line| !after.contains(line)).map(|line| format!("- {line}"));
+        gone.chain(after.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}")))
+            .collect()
+    }
+}
+
+/// The text with the registration of this app's id in the place of the one before, or at the end.
+#[must_use]
+pub fn put(text: &str, app: &App) -> String {
+    let mut blocks: Vec<String> = vec![String::new()];
+    for line in text.lines() {
+        if line.trim_start().starts_with("[[app]]") {
+            blocks.push(String::new());
+        }
+        if let Some(block) = blocks.last_mut() {
+            block.push_str(line);
+            block.push('\n');
+        }
+    }
+    let ours =
+        |block: &String| super::parse::parse(block).is_ok_and(|apps| apps.iter().any(|a| a.id == app.id));
+    match blocks.iter_mut().find(|block| ours(block)) {
+        // The comments after it belong to what follows.
+        Some(block) => {
+            let kept: Vec<&str> =
+                block.lines().rev().take_while(|l| l.is_empty() || l.starts_with('#')).collect();
+            let after: String = kept.iter().rev().map(|line| format!("{line}\n")).collect();
+            *block = app.to_toml() + &after;
+        }
+        None => blocks.push(format!("\n{}", app.to_toml())),
+    }
+    blocks.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Apps;
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_takes_the_place_of_what_was() {
+        let text = "# apps\n\n[[app]]\nid = \"a\"\npath = \"/a\"\nsha256 = \"00\"\nuid = 1\n\n# the other\n[[app]]\nid = \"b\"\npath = \"/b\"\nsha256 = \"11\"\nuid = 2\n"
+            .replace("\"00\"", &quoted(&"00".repeat(32)))
+            .replace("\"11\"", &quoted(&"11".repeat(32)));
+        let mut app = Apps::parse(&text).unwrap().all()[0].clone();
+        app.serial = 7;
+        app.tier = Some(crate::core::proof::Tier::T2);
+        app.not_after = crate::core::units::Timestamp::parse_day("2031-01-31");
+        app.libs = Libs::Exact([("/lib/x y.so".into(), [3; 32])].into());
+        app.unit = Some("a.service".into());
+        app.seccomp = Seccomp::Filter;
+        app.eth_sign_transaction = ReplyShape::Object;
+        app.chain = crate::core::payment::Chain::parse("eip155:1");
+        let new = put(&text, &app);
+        let apps = Apps::parse(&new).unwrap();
+        assert_eq!(apps.all()[0], app);
+        assert_eq!(apps.all().len(), 2);
+        assert!(new.starts_with("# apps\n") && new.contains("# the other\n[[app]]\nid = \"b\""), "{new}");
+        let old = Apps::parse(&text).unwrap().all()[0].clone();
+        let differences = old.differences(&app);
+        assert!(
+            differences.contains(&"+ serial = 7".to_owned())
+                && !differences.iter().any(|l| l.starts_with('-'))
+        );
+        app.id = crate::core::units::Name::parse("c").unwrap();
+        app.path = "/c".into();
+        assert_eq!(Apps::parse(&put(&new, &app)).unwrap().all().len(), 3);
+    }
+}
