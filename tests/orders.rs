@@ -126,6 +126,16 @@ impl Rig {
         cli_ok(&self.daemon.home, &["status", "--wait", "20"]);
     }
 
+    /// What people lift is an older state all the same: the token says so, and an operator settles that.
+    fn starts_again_with_an_older_state(&self) {
+        let told = self.reactivates(&self.challenge("all"), &["alice", "bob"]);
+        assert_eq!(code(&told), "ok", "{told}");
+        self.becomes("state_rolled_back", Duration::from_secs(20));
+        cli_ok(&self.daemon.home, &["state", "accept", "--reason", "the newest state was lost"]);
+        cli_ok(&self.daemon.home, &["status", "--wait", "20"]);
+        assert_eq!(self.says(), "ok");
+    }
+
     fn status(&self) -> Value {
         cli_ok(&self.daemon.home, &["order", "status"])
     }
@@ -505,13 +515,7 @@ fn an_old_copy_of_the_state_starts_nothing_as_far_as_the_latch_is_elsewhere() {
         std::fs::write(home.join("elsewhere/latch"), "clavigerd latch v1\nshows: 7\n").unwrap();
         rig.daemon.restart_stopped();
         assert_eq!(rig.says(), "inactivated");
-        let told = rig.reactivates(&rig.challenge("all"), &["alice", "bob"]);
-        assert_eq!(code(&told), "ok", "{told}");
-        // It is an older state all the same: the token says so, and an operator settles that.
-        rig.becomes("state_rolled_back", Duration::from_secs(20));
-        cli_ok(&home, &["state", "accept", "--reason", "the newest state was lost"]);
-        cli_ok(&home, &["status", "--wait", "20"]);
-        assert_eq!(rig.says(), "ok");
+        rig.starts_again_with_an_older_state();
         rig.daemon.restart();
         assert_eq!(rig.says(), "ok");
         rig.daemon.verify_log();
@@ -956,8 +960,7 @@ fn a_tpm_latch_closes_sealed_pins_and_tells_an_old_copy_of_the_whole_disk() {
     rig.daemon.restart_stopped();
     assert_eq!(rig.says(), "inactivated");
     assert!(rig.log().contains("\"kind\":\"latch\""));
-    rig.starts_again("all");
-    assert_eq!(rig.says(), "ok");
+    rig.starts_again_with_an_older_state();
     // A counter that is gone is no counter that shows nothing.
     tpm.delete_counter();
     rig.daemon.restart_stopped();
