@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::backup::{BackupCommand, Recover};
+use super::ceremony::CeremonyCommand;
 use crate::config::DEFAULT_TCTI;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
@@ -62,6 +64,14 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Gives the secret of all backups to people.
+    #[command(subcommand)]
+    Ceremony(CeremonyCommand),
+    /// Backups of payment keys.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Brings keys back: shares of the quorum, bundles, and one place of the vault.
+    Recover(Recover),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),

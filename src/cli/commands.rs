@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::{Failure, Output, approval, backup, ceremony, client, doctor, key, log, payment, show, tpm};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -69,6 +69,9 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Ceremony(command) => ceremony::run(command, &config_file),
+        Command::Backup(command) => backup::run(command, &ask),
+        Command::Recover(words) => backup::recover(words, &config_file),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
@@ -150,7 +153,7 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
     Ok(Output { text, value })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::plain)
 }
 

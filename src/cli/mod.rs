@@ -5,6 +5,8 @@
 
 pub mod approval;
 pub mod arguments;
+pub mod backup;
+pub mod ceremony;
 pub mod client;
 pub mod commands;
 pub mod doctor;

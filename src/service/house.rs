@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::backup::Backups;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use crate::caller::DigestCache;
@@ -168,6 +169,8 @@ pub struct House {
     pub store: Store,
     /// The token.
     pub keeper: Keeper,
+    /// Backups of payment keys, where they are switched on.
+    pub backup: Option<Backups>,
     /// Seen from outside.
     pub metrics: Metrics,
     /// Requests that are waited for.

@@ -3,6 +3,8 @@
 
 pub mod adopt;
 pub mod approvals;
+pub mod backup;
+pub mod ceremony;
 pub mod changes;
 pub mod house;
 pub mod init;
@@ -14,11 +16,13 @@ pub mod operate;
 mod path;
 pub mod pending;
 pub mod pin;
+pub mod recover;
 mod replay;
 pub mod report;
 pub mod rules;
 pub mod sign;
 pub mod start;
+mod vault;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 

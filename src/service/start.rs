@@ -75,6 +75,7 @@ impl House {
         let (backend, keeper_config) = backend(&config.token)?;
         let pin = super::pin::fetch(&config.token.pin)?;
         let keeper = Keeper::start(backend, pin, keeper_config);
+        let backup = super::backup::Backups::open(&config, &keeper, &store).await?;
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let mut run_id = [0; 8];
         getrandom::fill(&mut run_id).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
@@ -82,6 +83,7 @@ impl House {
             config,
             store,
             keeper,
+            backup,
             metrics: Metrics::default(),
             pending: Pending::default(),
             digests: DigestCache::default(),
@@ -147,6 +149,9 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        if let Some(backups) = &self.backup {
+            backups.stop();
         }
         self.keeper.stop();
         self.store.close().await;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod approvals;
+mod backups;
 mod changes;
 mod keys;
 mod open;

@@ -132,6 +132,12 @@ impl Story {
                     }
                 }
             }
+            EntryKind::KeyRestored { key, token_serial, reference, .. } => {
+                if let Some(told) = self.keys.get_mut(&key) {
+                    let [_, _, _, serial, id, _] = &mut told.facts;
+                    (*serial, *id) = (token_serial, reference);
+                }
+            }
             EntryKind::KeyDestroying { key, .. } => {
                 if let Some(told) = self.keys.get_mut(&key) {
                     told.destroying = true;

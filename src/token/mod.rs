@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod backup;
 pub mod check;
 pub mod embedded;
 pub mod keeper;
@@ -222,6 +223,10 @@ pub trait Token: Send {
     /// What it says of a key, before that is taken over. Other uses than its one are taken away where the token allows.
     fn past(&mut self, _reference: KeyRef) -> Result<Past, TokenError> {
         Err(TokenError::Unsupported("keys of this token cannot be taken over".into()))
+    }
+    /// Makes keys that may leave for a backup, lets them leave under one wrapping key, and takes them back.
+    fn backup(&mut self, _ask: &backup::Ask) -> Result<backup::Made, TokenError> {
+        Err(TokenError::Unsupported("keys of this token cannot be backed up".into()))
     }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;

@@ -154,6 +154,11 @@ pub enum Origin {
         /// In words: `it may have been outside of a token`.
         unproven: Vec<String>,
     },
+    /// Came back from a backup, into a register that did not know it.
+    Restored {
+        /// Serial of the token that it was made in.
+        from_serial: String,
+    },
 }
 
 /// What the daemon knows about a key.

@@ -301,6 +301,62 @@ pub enum EntryKind {
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
     },
+    /// A quorum came together: what it left behind for everybody to see.
+    Ceremony {
+        /// Which, from 1.
+        epoch: u32,
+        /// SHA-256 of its public half.
+        quorum: String,
+        /// Groups that are needed.
+        groups_needed: u8,
+        /// Threshold and shares of each group.
+        groups: Vec<(u8, u8)>,
+        /// Commitment of each share, group by group.
+        commitments: Vec<Vec<String>>,
+        /// Serial of the token that took the wrapping key.
+        token_serial: String,
+        /// Who held it.
+        uid: u32,
+    },
+    /// A bundle was made, and opened again but for the quorum's part.
+    BackupMade {
+        /// Key.
+        key: String,
+        /// Which ceremony it is for.
+        epoch: u32,
+        /// SHA-256 of the file.
+        bundle: String,
+        /// What the lock is known again by.
+        lock: String,
+        /// Places of the vault that hold the lock.
+        vaults: Vec<String>,
+        /// In how many directories the file stands.
+        copies: usize,
+    },
+    /// The lock of a key was destroyed in every place of the vault: no bundle of it opens any more.
+    LockDestroyed {
+        /// Key.
+        key: String,
+        /// The places.
+        vaults: Vec<String>,
+    },
+    /// A key came back from a bundle, and signed in its token.
+    KeyRestored {
+        /// Key.
+        key: String,
+        /// Public half, hex.
+        public: String,
+        /// Serial of the token that it was made in.
+        from_serial: String,
+        /// Serial of the token that holds it now.
+        token_serial: String,
+        /// Its id there, hex.
+        reference: String,
+        /// SHA-256 of the bundle.
+        bundle: String,
+        /// Who restored it.
+        uid: u32,
+    },
     /// An operator did something.
     Operator {
         /// Who.

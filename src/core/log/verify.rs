@@ -123,6 +123,7 @@ struct Story {
     requests: HashMap<String, Stage>,
     keys: BTreeMap<String, State>,
     policies: HashSet<String>,
+    shredded: HashSet<String>,
     totals: BTreeMap<String, U256>,
 }
 
@@ -188,8 +189,22 @@ impl Story {
             }
             EntryKind::Refusal { .. } => self.report.refusals += 1,
             EntryKind::StrangeOperation { .. } => self.report.strange += 1,
+            // [clause 8.7.1-s] what was destroyed with its backups does not come back, and a log that says so is wrong
+            EntryKind::LockDestroyed { key, .. } => {
+                self.shredded.insert(key);
+            }
+            EntryKind::KeyRestored { key, .. } => {
+                if self.shredded.contains(&key) {
+                    return wrong("a key came back whose lock had been destroyed");
+                }
+                if !matches!(self.keys.get(&key), Some(state) if *state != State::Active) {
+                    return wrong("a key came back and was not stopped first");
+                }
+            }
             EntryKind::Start { .. }
             | EntryKind::Stop {}
+            | EntryKind::Ceremony { .. }
+            | EntryKind::BackupMade { .. }
             | EntryKind::Apps { .. }
             | EntryKind::Waiting { .. }
             | EntryKind::Voice { .. }

@@ -40,6 +40,17 @@ impl Private {
         })
     }
 
+    /// The 32 bytes that it is made of.
+    pub(super) fn expose(&self) -> SecretBytes<32> {
+        let copy = |bytes: [u8; 32]| SecretBytes::copy_of(&Zeroizing::new(bytes));
+        match self {
+            Self::Secp256k1(key) => copy(key.to_bytes().into()),
+            Self::P256(key) => copy(key.to_bytes().into()),
+            Self::Ed25519(key) => copy(key.to_bytes()),
+            Self::Secret(_, key) => SecretBytes::copy_of(key.expose()),
+        }
+    }
+
     /// The public half, or what stands for it.
     pub(super) fn public(&self) -> Option<PublicKey> {
         match self {

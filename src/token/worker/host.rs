@@ -208,6 +208,7 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
         }
         Request::Inventory => Reply::Objects(token.inventory()?),
         Request::Past(reference) => Reply::Past(token.past(reference)?),
+        Request::Backup(ask) => Reply::Backup(token.backup(&ask)?),
         Request::Health => {
             token.health()?;
             Reply::Done

@@ -19,6 +19,7 @@ use crate::core::payment::ToSign;
 use crate::secret::MAX_PIN_BYTES;
 use crate::sys;
 use crate::token::audit::{Audit, Handover};
+use crate::token::backup::{Ask, Made};
 use crate::token::check::CheckRow;
 use crate::token::profile::Profile;
 use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
@@ -52,6 +53,7 @@ pub(super) enum Request {
     Random(usize),
     Inventory,
     Past(KeyRef),
+    Backup(Ask),
     Health,
     Audit,
     Check,
@@ -69,6 +71,7 @@ pub(super) enum Reply {
     Rows(Vec<CheckRow>),
     Objects(Vec<Object>),
     Past(Past),
+    Backup(Made),
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;

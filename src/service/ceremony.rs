@@ -1,0 +1,237 @@
+//! The ceremony: a secret comes about, is given to people in shares, and is proved to be theirs before anything depends on
+//! it. [clause 8.2.2]
+//!
+//! Held with the daemon stopped, on the machine of the token. One custodian at a time sees one share, writes it down and
+//! types it again from the sheet. What they typed, and nothing else, is put together and must give the secret.
+#![forbid(unsafe_code)]
+
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::backup::{QUORUM, QUORUM_FILE, random};
+use super::keys::now;
+use super::vault::{self, replace};
+use super::{House, token_refusal};
+use crate::core::backup::age::Identity;
+use crate::core::backup::quorum::{Quorum, WRAP_INFO, commitment, mixed, wrap_reference};
+use crate::core::backup::slip39::{Scheme, Share, ShareError, combine, split};
+use crate::refusal::{Code, Refusal};
+use crate::secret::SecretBytes;
+use crate::store::EntryKind;
+use crate::token::keeper::KeeperState;
+
+/// The refusal for a share, or a set of them. Says where, and never what was typed.
+#[must_use]
+pub fn share_refusal(error: &ShareError) -> Refusal {
+    let code = match error {
+        ShareError::Few { .. } | ShareError::FewGroups { .. } => Code::SharesLacking,
+        ShareError::Scheme(_) => Code::InvalidParams,
+        _ => Code::ShareWrong,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// The identity that shares give.
+pub fn identity_of(shares: &[Share]) -> Result<Identity, Refusal> {
+    let secret = combine(shares, b"").map_err(|e| share_refusal(&e))?;
+    let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_| {
+        Refusal::new(
+            Code::ShareWrong,
+            "these shares are of a secret of another length: not of a quorum for backups",
+        )
+    })?;
+    Ok(Identity::new(SecretBytes::copy_of(secret)))
+}
+
+impl House {
+    /// Waits until the token is there and was tried; for commands that open the house by themselves.
+    pub async fn settled(&self) -> Result<(), Refusal> {
+        for _ in 0..400 {
+            let there = self.keeper.state() != KeeperState::Probing;
+            if there && !matches!(self.keeper.fitness(), crate::token::keeper::Fitness::Untried) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        self.open_for_signing()?;
+        if let Some(backups) = &self.backup {
+            backups.connected().await;
+        }
+        self.keeper.fit_for_payments().map_err(|e| token_refusal(&e))
+    }
+}
+
+/// A ceremony under way. Everything secret is wiped when it ends, however it ends.
+pub struct Ceremony {
+    scheme: Scheme,
+    secret: SecretBytes<32>,
+    identity: Identity,
+    shares: Vec<Vec<Share>>,
+    typed: Vec<Vec<Option<Share>>>,
+    epoch: u32,
+}
+
+impl Ceremony {
+    /// Draws the secret and splits it. Nothing is written down yet.
+    pub async fn begin(house: &House, scheme: Scheme) -> Result<Self, Refusal> {
+        scheme.check().map_err(|e| share_refusal(&e))?;
+        if scheme.groups_needed == 1 && scheme.groups.iter().any(|(threshold, _)| *threshold < 2) {
+            let why = "one person alone could open every backup: let two shares be needed at least";
+            return Err(Refusal::new(Code::InvalidParams, why));
+        }
+        if let Some(quorum) = house.backups()?.quorum() {
+            let why = format!("the quorum of ceremony {} is in force", quorum.epoch);
+            return Err(Refusal::new(Code::QuorumExists, why));
+        }
+        house.settled().await?;
+        let drawn = house.keeper.draw(32).await.map_err(|e| token_refusal(&e))?;
+        let kernel = Zeroizing::new(random::<32>()?);
+        let secret = mixed(&drawn, &kernel, b"claviger/quorum/v1")
+            .ok_or_else(|| Refusal::new(Code::Internal, "the token gave too few random bytes"))?;
+        let mut coins = Zeroizing::new(vec![0; scheme.random_bytes(32)]);
+        getrandom::fill(&mut coins).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        let shares = split(&scheme, secret.expose(), b"", true, &coins).map_err(|e| share_refusal(&e))?;
+        let typed = shares.iter().map(|group| group.iter().map(|_| None).collect()).collect();
+        let identity = Identity::new(SecretBytes::copy_of(secret.expose()));
+        Ok(Self { scheme, secret, identity, shares, typed, epoch: 1 })
+    }
+
+    /// Group and share of each custodian, from 0, in the order in which they are called.
+    #[must_use]
+    pub fn custodians(&self) -> Vec<(usize, usize)> {
+        let members =
+            |(g, group): (usize, &Vec<Share>)| (0..group.len()).map(move |m| (g, m)).collect::<Vec<_>>();
+        self.shares.iter().enumerate().flat_map(members).collect()
+    }
+
+    /// The words of one share.
+    #[must_use]
+    pub fn words(&self, group: usize, member: usize) -> Option<Zeroizing<String>> {
+        self.shares.get(group)?.get(member).map(Share::words)
+    }
+
+    /// What is written down of it for everybody to see.
+    #[must_use]
+    pub fn commitment(&self, group: usize, member: usize) -> Option<String> {
+        self.shares.get(group)?.get(member).map(|share| commitment(self.epoch, share))
+    }
+
+    /// Takes what a custodian typed from the sheet.
+    // [clause 8.2.2-b] a sheet counts when it was read back, word by word
+    pub fn read_back(&mut self, group: usize, member: usize, typed: &str) -> Result<(), Refusal> {
+        let words = self
+            .words(group, member)
+            .ok_or_else(|| Refusal::new(Code::Internal, "there is no such share"))?;
+        let mut wanted = words.split(' ');
+        for (at, word) in (1..).zip(typed.split_ascii_whitespace()) {
+            if wanted.next() != Some(word.to_ascii_lowercase().as_str()) {
+                return Err(Refusal::new(Code::ShareWrong, format!("word {at} is not the one on the sheet")));
+            }
+        }
+        let left = wanted.count();
+        if left > 0 {
+            return Err(Refusal::new(Code::ShareWrong, format!("{left} words are missing at the end")));
+        }
+        let share = Share::parse(typed).map_err(|e| share_refusal(&e))?;
+        let slot = self.typed.get_mut(group).and_then(|g| g.get_mut(member));
+        *slot.ok_or_else(|| Refusal::new(Code::Internal, "there is no such share"))? = Some(share);
+        Ok(())
+    }
+
+    /// Puts sets of typed shares together that touch each share at least once.
+    // [clause 8.2.2-b] what people hold gives the secret, or nothing is ever locked with it
+    fn recombine(&self) -> Result<usize, Refusal> {
+        let mut sets = 0;
+        for (group, _) in self.scheme.groups.iter().enumerate() {
+            let most = self.typed.get(group).map_or(0, Vec::len);
+            for member in 0..most {
+                let mut set = Vec::new();
+                let groups = self.typed.iter().zip(&self.scheme.groups).cycle().skip(group);
+                for (shares, (threshold, _)) in groups.take(usize::from(self.scheme.groups_needed)) {
+                    for share in shares.iter().cycle().skip(member).take(usize::from(*threshold)) {
+                        let share = share.as_ref().ok_or_else(|| {
+                            Refusal::new(Code::SharesLacking, "not every share was typed again")
+                        })?;
+                        set.push(Share::parse(&share.words()).map_err(|e| share_refusal(&e))?);
+                    }
+                }
+                let given = combine(&set, b"").map_err(|e| share_refusal(&e))?;
+                if !bool::from(given.as_slice().ct_eq(self.secret.expose())) {
+                    return Err(Refusal::new(Code::ShareWrong, "a set of shares gives another secret"));
+                }
+                sets += 1;
+            }
+        }
+        Ok(sets)
+    }
+
+    /// Proves the shares, puts the wrapping key into the token, and the quorum in force.
+    pub async fn finish(self, house: &House, uid: u32) -> Result<Value, Refusal> {
+        let sets = self.recombine()?;
+        let backups = house.backups()?;
+        let recipient = self.identity.recipient();
+        let quorum = Quorum {
+            epoch: self.epoch,
+            recipient: recipient.text().map_err(|e| Refusal::new(Code::Internal, e.to_string()))?,
+            groups_needed: self.scheme.groups_needed,
+            groups: self.scheme.groups.clone(),
+            commitments: self
+                .shares
+                .iter()
+                .map(|g| g.iter().map(|s| commitment(self.epoch, s)).collect())
+                .collect(),
+            made_ms: now().0,
+        };
+        house.take_quorum(&self.identity, &quorum, uid).await?;
+        Ok(json!({
+            "epoch": quorum.epoch,
+            "quorum": hex::encode(recipient.id()),
+            "recipient": quorum.recipient,
+            "groups_needed": quorum.groups_needed,
+            "groups": quorum.groups,
+            "commitments": quorum.commitments,
+            "sets_proved": sets,
+            "vaults": backups.places.iter().map(|p| &p.name).collect::<Vec<_>>(),
+        }))
+    }
+}
+
+impl House {
+    /// Puts a quorum in force: its wrapping key into the token, the vault into all places, its public half everywhere.
+    pub(super) async fn take_quorum(
+        &self,
+        identity: &Identity,
+        quorum: &Quorum,
+        uid: u32,
+    ) -> Result<(), Refusal> {
+        let backups = self.backups()?;
+        let recipient = identity.recipient();
+        let wrapping = identity.derive(WRAP_INFO).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        let _turn = backups.turn.lock().await;
+        // Writable before anything is begun.
+        let text = serde_json::to_string(quorum).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        for dir in &backups.config.directories {
+            let path = dir.join(QUORUM_FILE);
+            replace(&path, format!("{text}\n").as_bytes())
+                .map_err(|e| Refusal::new(Code::StoreFailed, format!("{}: {e}", path.display())))?;
+        }
+        vault::apply(&backups.places, |_| ()).await?;
+        self.keeper
+            .take_wrapping_key(wrap_reference(&recipient), &wrapping)
+            .await
+            .map_err(|e| token_refusal(&e))?;
+        let entry = EntryKind::Ceremony {
+            epoch: quorum.epoch,
+            quorum: hex::encode(recipient.id()),
+            groups_needed: quorum.groups_needed,
+            groups: quorum.groups.clone(),
+            commitments: quorum.commitments.clone(),
+            token_serial: self.keeper.describe().map(|d| d.serial).unwrap_or_default(),
+            uid,
+        };
+        self.store.put_document(entry, QUORUM, text).await.map_err(|e| self.store_refusal(&e))?;
+        backups.set_quorum(quorum.clone());
+        Ok(())
+    }
+}
