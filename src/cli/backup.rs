@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::ceremony::{close, house, read_line};
+use super::ceremony::{close, house, officer_pin, read_line};
 use super::{Failure, Output, show};
 use crate::core::backup::slip39::{Share, ShareError};
 use crate::refusal::Code;
@@ -34,6 +34,9 @@ pub struct Recover {
     /// Bundles, or directories that hold some. Shares are typed, or read from standard input, a line each.
     #[arg(required = true)]
     bundles: Vec<PathBuf>,
+    /// File with the PIN of the token's security officer, where only that one makes keys trusted (PKCS#11).
+    #[arg(long)]
+    so_pin_file: Option<PathBuf>,
 }
 
 /// Runs one command; `ask` calls the operator's socket.
@@ -132,13 +135,20 @@ fn gather(at_terminal: bool) -> Result<Vec<Share>, Failure> {
 /// Restores keys into the token of a configuration. The daemon is stopped meanwhile.
 pub fn recover(words: Recover, config_file: &Path) -> Result<Output, Failure> {
     let files = bundles(words.bundles)?;
+    let officer = officer_pin(words.so_pin_file)?;
     let mut opened = house(config_file)?;
     let outcome = (|| {
         opened.runtime.block_on(opened.house.settled())?;
         let shares = gather(std::io::stdin().is_terminal())?;
         let identity = identity_of(&shares)?;
         let uid = crate::service::effective_uid();
-        Ok::<Value, Failure>(opened.runtime.block_on(opened.house.recover(&identity, &shares, &files, uid))?)
+        Ok::<Value, Failure>(opened.runtime.block_on(opened.house.recover(
+            &identity,
+            &shares,
+            &files,
+            officer.as_ref(),
+            uid,
+        ))?)
     })();
     close(&mut opened);
     let value = outcome?;

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Failure, Output, show};
-use crate::config::Config;
+use crate::config::{Config, PinSource};
 use crate::core::backup::slip39::Scheme;
+use crate::secret::Pin;
 use crate::service::ceremony::Ceremony;
 use crate::service::{House, init};
 
@@ -46,9 +47,16 @@ pub struct Held {
     /// How many groups are needed.
     #[arg(long, default_value_t = 1)]
     groups_needed: u8,
+    /// File with the PIN of the token's security officer, where only that one makes keys trusted (PKCS#11).
+    #[arg(long)]
+    so_pin_file: Option<PathBuf>,
     /// Speak JSON lines in place of a terminal: for tests and rehearsals.
     #[arg(long)]
     script: bool,
+}
+
+pub(super) fn officer_pin(file: Option<PathBuf>) -> Result<Option<Pin>, Failure> {
+    file.map_or(Ok(None), |file| PinSource::File(file).read().map_err(Failure::plain))
 }
 
 fn group(text: &str) -> Result<(u8, u8), String> {
@@ -112,6 +120,7 @@ struct Custodian {
 }
 
 fn hold(opened: &Opened, held: Held) -> Result<Output, Failure> {
+    let officer = officer_pin(held.so_pin_file)?;
     let scheme = Scheme { groups_needed: held.groups_needed, groups: held.groups };
     let mut room: Box<dyn Room> = if held.script {
         Box::new(Script)
@@ -139,7 +148,11 @@ fn hold(opened: &Opened, held: Held) -> Result<Output, Failure> {
             }
         }
     }
-    let value = opened.runtime.block_on(ceremony.finish(&opened.house, crate::service::effective_uid()))?;
+    let value = opened.runtime.block_on(ceremony.finish(
+        &opened.house,
+        officer.as_ref(),
+        crate::service::effective_uid(),
+    ))?;
     let text = format!(
         "the quorum is in force; {} sets of shares were put together and gave the secret\n\nepoch: {}\nquorum: {}\n\nnext: start the daemon; each payment key is backed up when it is made",
         show::text(&value, "sets_proved"),

@@ -16,10 +16,13 @@ use super::{House, token_refusal};
 use crate::core::backup::age::Identity;
 use crate::core::backup::quorum::{Quorum, WRAP_INFO, commitment, mixed, wrap_reference};
 use crate::core::backup::slip39::{Scheme, Share, ShareError, combine, split};
+use crate::core::key::{KeyRef, Purpose};
 use crate::refusal::{Code, Refusal};
-use crate::secret::SecretBytes;
+use crate::secret::{Pin, SecretBytes};
 use crate::store::EntryKind;
-use crate::token::keeper::KeeperState;
+use crate::token::keeper::{Backend, KeeperState};
+use crate::token::pkcs11::{Place as Pkcs11Place, officer};
+use crate::token::{KeySpec, TokenError};
 
 /// The refusal for a share, or a set of them. Says where, and never what was typed.
 #[must_use]
@@ -55,9 +58,6 @@ impl House {
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
         self.open_for_signing()?;
-        if let Some(backups) = &self.backup {
-            backups.connected().await;
-        }
         self.keeper.fit_for_payments().map_err(|e| token_refusal(&e))
     }
 }
@@ -167,7 +167,7 @@ impl Ceremony {
     }
 
     /// Proves the shares, puts the wrapping key into the token, and the quorum in force.
-    pub async fn finish(self, house: &House, uid: u32) -> Result<Value, Refusal> {
+    pub async fn finish(self, house: &House, officer: Option<&Pin>, uid: u32) -> Result<Value, Refusal> {
         let sets = self.recombine()?;
         let backups = house.backups()?;
         let recipient = self.identity.recipient();
@@ -183,7 +183,7 @@ impl Ceremony {
                 .collect(),
             made_ms: now().0,
         };
-        house.take_quorum(&self.identity, &quorum, uid).await?;
+        house.take_quorum(&self.identity, &quorum, officer, uid).await?;
         Ok(json!({
             "epoch": quorum.epoch,
             "quorum": hex::encode(recipient.id()),
@@ -203,6 +203,7 @@ impl House {
         &self,
         identity: &Identity,
         quorum: &Quorum,
+        officer: Option<&Pin>,
         uid: u32,
     ) -> Result<(), Refusal> {
         let backups = self.backups()?;
@@ -217,10 +218,10 @@ impl House {
                 .map_err(|e| Refusal::new(Code::StoreFailed, format!("{}: {e}", path.display())))?;
         }
         vault::apply(&backups.places, |_| ()).await?;
-        self.keeper
-            .take_wrapping_key(wrap_reference(&recipient), &wrapping)
-            .await
-            .map_err(|e| token_refusal(&e))?;
+        let by = wrap_reference(&recipient);
+        self.take_as_officer(by, &wrapping, officer).await?;
+        self.keeper.take_wrapping_key(by, &wrapping).await.map_err(|e| token_refusal(&e))?;
+        self.prove_wrapping(by, &wrapping).await?;
         let entry = EntryKind::Ceremony {
             epoch: quorum.epoch,
             quorum: hex::encode(recipient.id()),
@@ -233,5 +234,57 @@ impl House {
         self.store.put_document(entry, QUORUM, text).await.map_err(|e| self.store_refusal(&e))?;
         backups.set_quorum(quorum.clone());
         Ok(())
+    }
+
+    /// Where only a security officer makes keys trusted, the key is put there by one, beside the daemon's own login.
+    async fn take_as_officer(
+        &self,
+        by: KeyRef,
+        wrapping: &SecretBytes<32>,
+        officer: Option<&Pin>,
+    ) -> Result<(), Refusal> {
+        let refused = |e| token_refusal(&e);
+        let (Backend::Pkcs11 { place, profile, .. }, _) = super::start::backend(&self.config.token)? else {
+            return Ok(());
+        };
+        if self.keeper.find(by).await.map_err(refused)?.is_some() {
+            return Ok(());
+        }
+        let officer = officer.ok_or_else(|| {
+            let why = "only the security officer of this token can make the wrapping key a trusted one: name --so-pin-file";
+            Refusal::new(Code::TokenRefused, why)
+        })?;
+        let serial = self.keeper.describe().map(|d| d.serial);
+        let place = Pkcs11Place { serial: serial.or(place.serial), ..place };
+        officer::take(place, profile, officer, by, wrapping.expose()).map_err(refused)
+    }
+
+    /// A trial key leaves under the wrapping key, comes back, and signs: what every later bundle relies on.
+    // [clause 8.2.2-e] the way back is walked once with the quorum there, before the first key depends on it
+    async fn prove_wrapping(&self, by: KeyRef, wrapping: &SecretBytes<32>) -> Result<(), Refusal> {
+        let refused = |e| token_refusal(&e);
+        let algorithm = self.keeper.profile().algorithms.iter().copied().find(|a| a.is_pair());
+        let algorithm =
+            algorithm.ok_or_else(|| Refusal::new(Code::TokenRefused, "the token has no payment keys"))?;
+        let spec = || -> Result<KeySpec, Refusal> {
+            let reference = KeyRef::from(random::<16>()?);
+            Ok(KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose: Purpose::Payment })
+        };
+        let (there, back) = (spec()?, spec()?);
+        let (one, two) = (there.reference, back.reference);
+        let tried = async {
+            let public = self.keeper.make_for_backup(there, by).await?;
+            let wrapped = self.keeper.wrap_for_backup(one, by).await?;
+            let came = self.keeper.unwrap_from_backup(back, by, wrapping, public, wrapped).await?;
+            self.keeper.prove_possession(two, public).await?;
+            if came == public { Ok(()) } else { Err(TokenError::Corrupt("another key came back".into())) }
+        }
+        .await;
+        for reference in [one, two] {
+            if self.keeper.find(reference).await.map_err(refused)?.is_some() {
+                self.keeper.destroy(reference).await.map_err(refused)?;
+            }
+        }
+        tried.map_err(refused)
     }
 }

@@ -12,12 +12,13 @@ use super::vault;
 use super::{House, token_refusal};
 use crate::core::backup::age::Identity;
 use crate::core::backup::bundle::{self, Head, lock_mark};
-use crate::core::backup::quorum::{Quorum, commitment, wrap_reference};
+use crate::core::backup::quorum::{Quorum, WRAP_INFO, commitment, wrap_reference};
 use crate::core::backup::slip39::Share;
 use crate::core::backup::vault::{Found, Table};
 use crate::core::key::{KeyRecord, KeyRef, Origin, State};
 use crate::core::units::{Timestamp, sha256};
 use crate::refusal::{Code, Refusal};
+use crate::secret::Pin;
 use crate::store::{Because, EntryKind};
 use crate::token::KeySpec;
 
@@ -44,6 +45,7 @@ impl House {
         identity: &Identity,
         shares: &[Share],
         files: &[PathBuf],
+        officer: Option<&Pin>,
         uid: u32,
     ) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
@@ -54,7 +56,7 @@ impl House {
                 let by = wrap_reference(&identity.recipient());
                 // The token may be a fresh one.
                 if self.keeper.find(by).await.map_err(|e| token_refusal(&e))?.is_none() {
-                    self.take_quorum(identity, &ours, uid).await?;
+                    self.take_quorum(identity, &ours, officer, uid).await?;
                 }
             }
             Some(_) => {
@@ -76,7 +78,7 @@ impl House {
                         made_ms: now().0,
                     },
                 };
-                self.take_quorum(identity, &quorum, uid).await?;
+                self.take_quorum(identity, &quorum, officer, uid).await?;
             }
         }
         let table = {
@@ -168,11 +170,9 @@ impl House {
             purpose: head.purpose,
         };
         let by = wrap_reference(&identity.recipient());
-        let came = self
-            .keeper
-            .unwrap_from_backup(spec, by, wrapped.to_vec())
-            .await
-            .map_err(|e| token_refusal(&e))?;
+        let under = identity.derive(WRAP_INFO).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        let came = self.keeper.unwrap_from_backup(spec, by, &under, public, wrapped.to_vec()).await;
+        let came = came.map_err(|e| token_refusal(&e))?;
         let made = Made {
             epoch: head.epoch,
             bundle: hex::encode(sha256(&file)),

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::token_refusal;
 use crate::core::backup::vault::{self, Table, VaultFile};
@@ -15,7 +16,7 @@ use crate::core::key::KeyRef;
 use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
 use crate::secret::SecretBytes;
-use crate::token::keeper::Keeper;
+use crate::token::keeper::{Keeper, KeeperState};
 
 /// One place of the vault.
 pub(super) struct Place {
@@ -51,6 +52,16 @@ impl Place {
             Code::VaultFailed,
             format!("the vault at {} ({}): {what}", self.name, self.file.display()),
         )
+    }
+
+    /// Waits a moment for a token that is being connected.
+    pub(super) async fn connected(&self) {
+        for _ in 0..200 {
+            if self.keeper.state() != KeeperState::Probing {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
     }
 
     fn token(&self, error: &crate::token::TokenError) -> Refusal {
@@ -174,6 +185,7 @@ pub(super) async fn apply(
 ) -> Result<Table, Refusal> {
     let mut serials: Vec<String> = Vec::new();
     for place in places {
+        place.connected().await;
         let serial = place.keeper.describe().map(|d| d.serial);
         let serial = serial.ok_or_else(|| place.failed("its token is not connected"))?;
         if serials.contains(&serial) {

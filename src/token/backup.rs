@@ -1,16 +1,18 @@
 //! How keys leave a token for a backup and come back: wrapped, under one key, and in no other way. [clause 8.2.2]
 #![forbid(unsafe_code)]
 
+use aes_gcm::KeyInit;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{KeySpec, TokenError};
+use super::{CHECK_INPUT, KeySpec, TokenError, check_value};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
+use crate::core::units::sha256;
 
 /// What a token is asked.
 #[derive(Clone, Serialize, Deserialize)]
 pub enum Ask {
-    /// To take the key in that backups are wrapped under: 32 bytes for RFC 5649. It wraps, unwraps, and never leaves.
+    /// To take the key in that backups are wrapped under: 32 bytes for RFC 5649. It wraps, and never leaves.
     /// A key that is there already must be the same.
     Take {
         /// Its id.
@@ -32,12 +34,17 @@ pub enum Ask {
         /// The wrapping key.
         by: KeyRef,
     },
-    /// To take a wrapped pair in, protected as one that was made there.
+    /// To take a wrapped pair in, protected as one that was made there. The quorum brings the key itself along: the one
+    /// in the token wraps and does not unwrap, or whoever has the PIN could take keys out and put them back unprotected.
     Unwrap {
         /// What it shall be.
         spec: KeySpec,
-        /// The wrapping key.
+        /// The wrapping key under which it may leave again.
         by: KeyRef,
+        /// That key's value, 32 bytes; it does not stay.
+        under: Zeroizing<Vec<u8>>,
+        /// The public half that it must have.
+        public: Vec<u8>,
         /// What [`Ask::Wrap`] gave, there or elsewhere.
         wrapped: Vec<u8>,
     },
@@ -75,4 +82,12 @@ impl Made {
             Self::Public(..) => Err(TokenError::Corrupt("it gave no wrapped key".into())),
         }
     }
+}
+
+/// What a token must find for the wrapping key of this value.
+#[must_use]
+pub fn check_of(key: &[u8; 32]) -> Option<PublicKey> {
+    let mut wrapped = [0; 40];
+    aes_kw::KwAes256::new(key.into()).wrap_key(&sha256(CHECK_INPUT), &mut wrapped).ok()?;
+    Some(check_value(Algorithm::Aes256Kw, &wrapped))
 }

@@ -24,7 +24,10 @@ impl EmbeddedToken {
                 self.make(spec, Some(*by)).map(|p| Made::of(&p))
             }
             Ask::Wrap { reference, by } => self.wrap(*reference, *by).map(Made::Wrapped),
-            Ask::Unwrap { spec, by, wrapped } => self.unwrap(spec, *by, wrapped).map(|p| Made::of(&p)),
+            Ask::Unwrap { spec, by, under, public, wrapped } => {
+                let key = self.unwrap(spec, *by, under, wrapped, public)?;
+                Ok(Made::of(&key))
+            }
         }
     }
 
@@ -68,15 +71,25 @@ impl EmbeddedToken {
             .map_err(|e| corrupt(format!("the key was not wrapped: {e}")))
     }
 
-    fn unwrap(&self, spec: &KeySpec, by: KeyRef, wrapped: &[u8]) -> Result<PublicKey, TokenError> {
-        let under = self.wrapping(by)?;
+    fn unwrap(
+        &self,
+        spec: &KeySpec,
+        by: KeyRef,
+        under: &[u8],
+        wrapped: &[u8],
+        public: &[u8],
+    ) -> Result<PublicKey, TokenError> {
+        let under: &[u8; 32] = under.try_into().map_err(|_| corrupt("a wrapping key has 32 bytes"))?;
         let refused = || TokenError::Invalid("it was not wrapped under this key, or was changed".into());
         let mut room = Zeroizing::new([0; LONGEST]);
-        let plain = aes_kw::KwpAes256::new(under.expose().into())
+        let plain = aes_kw::KwpAes256::new(under.into())
             .unwrap_key(wrapped, room.as_mut_slice())
             .map_err(|_| refused())?;
         let bytes = pkcs8::decode(spec.algorithm, plain).ok_or_else(refused)?;
         let private = Private::from_bytes(spec.algorithm, bytes.expose()).ok_or_else(refused)?;
+        if private.public().is_none_or(|p| p.as_bytes() != public) {
+            return Err(TokenError::Invalid("it is another key than was said".into()));
+        }
         self.keep(spec, &private, &bytes, Some(by))
     }
 }
@@ -118,17 +131,23 @@ mod tests {
             let wrapped = one.backup(&wrap(by)).unwrap().wrapped().unwrap();
             assert!(matches!(one.backup(&wrap(other)), Err(TokenError::Refused(_))));
             assert!(matches!(one.backup(&wrap(spec.reference)), Err(TokenError::Refused(_))));
-            let unwrap = |wrapped: Vec<u8>, by| Ask::Unwrap { spec: spec.clone(), by, wrapped };
-            assert!(matches!(two.backup(&unwrap(wrapped.clone(), other)), Err(TokenError::Invalid(_))));
+            let unwrap = |wrapped: Vec<u8>, under: u8| Ask::Unwrap {
+                spec: spec.clone(),
+                by,
+                under: vec![under; 32].into(),
+                public: public.as_bytes().to_vec(),
+                wrapped,
+            };
+            assert!(matches!(two.backup(&unwrap(wrapped.clone(), 8)), Err(TokenError::Invalid(_))));
             let mut changed = wrapped.clone();
             changed[3] ^= 1;
-            assert!(matches!(two.backup(&unwrap(changed, by)), Err(TokenError::Invalid(_))));
-            assert!(two.backup(&unwrap(vec![0; 4096], by)).is_err());
-            assert_eq!(two.backup(&unwrap(wrapped.clone(), by)).unwrap().public().unwrap(), public);
+            assert!(matches!(two.backup(&unwrap(changed, 7)), Err(TokenError::Invalid(_))));
+            assert!(two.backup(&unwrap(vec![0; 4096], 7)).is_err());
+            assert_eq!(two.backup(&unwrap(wrapped.clone(), 7)).unwrap().public().unwrap(), public);
             assert_eq!(two.find(spec.reference).unwrap(), Some(public));
             // It can be backed up from there as well, and does not come in twice under one id.
             assert_eq!(two.backup(&wrap(by)).unwrap().wrapped().unwrap(), wrapped);
-            assert!(two.backup(&unwrap(wrapped, by)).is_err());
+            assert!(two.backup(&unwrap(wrapped, 7)).is_err());
         }
         // A key that was made without a backup stays, whatever its file is made to say.
         let stays = spec(100, Algorithm::Ed25519);

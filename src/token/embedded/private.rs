@@ -8,11 +8,11 @@ use k256::ecdsa::signature::hazmat::PrehashSigner;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::super::backup::check_of;
 use super::super::{CHECK_INPUT, CHECK_NONCE, Nonce, RawSignature, TokenError, check_value};
 use super::corrupt;
 use crate::core::key::{Algorithm, PublicKey};
 use crate::core::payment::ToSign;
-use crate::core::units::sha256;
 use crate::secret::SecretBytes;
 
 pub(super) enum Private {
@@ -65,13 +65,7 @@ impl Private {
             Self::Secret(algorithm @ Algorithm::Aes256Gcm, _) => {
                 Some(check_value(*algorithm, &self.encrypt(CHECK_NONCE, CHECK_INPUT, &[]).ok()?))
             }
-            Self::Secret(algorithm @ Algorithm::Aes256Kw, key) => {
-                let mut wrapped = [0; 40];
-                aes_kw::KwAes256::new(key.expose().into())
-                    .wrap_key(&sha256(CHECK_INPUT), &mut wrapped)
-                    .ok()?;
-                Some(check_value(*algorithm, &wrapped))
-            }
+            Self::Secret(Algorithm::Aes256Kw, key) => check_of(key.expose()),
             Self::Secret(algorithm, _) => Some(check_value(*algorithm, &self.mac(CHECK_INPUT).ok()?)),
         }
     }

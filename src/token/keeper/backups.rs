@@ -38,15 +38,19 @@ impl Keeper {
         self.call(move |token| token.backup(&Ask::Wrap { reference, by })?.wrapped()).await
     }
 
-    /// Takes a wrapped key in.
+    /// Takes a wrapped key in; `under` is the wrapping key itself, and does not stay.
     pub async fn unwrap_from_backup(
         &self,
         spec: KeySpec,
         by: KeyRef,
+        under: &SecretBytes<32>,
+        public: PublicKey,
         wrapped: Vec<u8>,
     ) -> Result<PublicKey, TokenError> {
         self.fit_for_payments()?;
-        self.call(move |token| token.backup(&Ask::Unwrap { spec, by, wrapped })?.public()).await
+        let under = Zeroizing::new(under.expose().to_vec());
+        let ask = Ask::Unwrap { spec, by, under, public: public.as_bytes().to_vec(), wrapped };
+        self.call(move |token| token.backup(&ask)?.public()).await
     }
 
     /// Makes a root of the vault.

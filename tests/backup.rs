@@ -1,0 +1,428 @@
+//! Backups as people make and use them: a ceremony, bundles, a token that is lost, a key that shall stay destroyed.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use support::{Daemon, cli, cli_ok, code};
+
+/// A house with backups: two places of the vault, two directories for bundles.
+struct Rig {
+    dir: tempfile::TempDir,
+    home: PathBuf,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).parent().unwrap();
+        let dir = tempfile::Builder::new().prefix("backup.").tempdir_in(target).unwrap();
+        for name in ["media-a", "media-b", "site-b"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let home = dir.path().join("home");
+        let rig = Self { dir, home };
+        rig.vault_token();
+        rig
+    }
+
+    /// On the embedded token.
+    fn embedded() -> Self {
+        let rig = Self::new();
+        rig.init(&rig.home);
+        rig
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn vault_token(&self) {
+        let (dir, pin) = (self.at("site-b/token"), self.at("site-b/pin"));
+        let words =
+            ["ceremony", "vault", "--directory", dir.to_str().unwrap(), "--pin-file", pin.to_str().unwrap()];
+        cli_ok(&self.home, &words);
+    }
+
+    /// A fresh register and a fresh token, with backups switched on.
+    fn init(&self, home: &Path) {
+        self.init_on(home, &["--profile", "embedded"]);
+    }
+
+    fn init_on(&self, home: &Path, token: &[&str]) {
+        cli_ok(home, &[&["init", "--yes", "--dir", home.to_str().unwrap()], token].concat());
+        let config = home.join("clavigerd.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let shown = |name: &str| self.at(name).to_str().unwrap().to_owned();
+        let backup = format!(
+            "\n[backup]\nenabled = true\ndirectories = [{:?}, {:?}]\n[[backup.vault]]\nname = \"here\"\nfile = \"vault.json\"\n\
+             [[backup.vault]]\nname = \"site-b\"\nfile = {:?}\n[backup.vault.token]\nprofile = \"embedded\"\ndirectory = {:?}\npin_file = {:?}\n",
+            shown("media-a"),
+            shown("media-b"),
+            shown("site-b/vault.json"),
+            shown("site-b/token"),
+            shown("site-b/pin"),
+        );
+        std::fs::write(config, text + &backup).unwrap();
+    }
+
+    /// Holds a ceremony and gives the shares back.
+    fn ceremony(&self, words: &[&str], spoil: bool) -> Result<Vec<String>, String> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_claviger"))
+            .args([
+                "--json",
+                "--config",
+                self.home.join("clavigerd.toml").to_str().unwrap(),
+                "ceremony",
+                "init",
+                "--script",
+            ])
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut shares = Vec::new();
+        let mut rest = String::new();
+        let mut line = String::new();
+        while output.read_line(&mut line).unwrap() > 0 {
+            let told: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(words) = told["words"].as_str() {
+                if spoil && shares.is_empty() {
+                    let mut typed: Vec<&str> = words.split(' ').collect();
+                    typed.swap(6, 7);
+                    writeln!(input, "{}", typed.join(" ")).unwrap();
+                    let mut wrong = String::new();
+                    output.read_line(&mut wrong).unwrap();
+                    assert!(wrong.contains("word 7 is not the one on the sheet"), "{wrong}");
+                    assert!(!words.split(' ').any(|w| w.len() > 5 && wrong.contains(w)), "{wrong}");
+                }
+                writeln!(input, "{}", words.to_uppercase()).unwrap();
+                shares.push(words.to_owned());
+            } else {
+                rest.push_str(&line);
+            }
+            line.clear();
+        }
+        drop(input);
+        let out = child.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&out.stderr).into_owned();
+        if out.status.success() { Ok(shares) } else { Err(rest + &words) }
+    }
+
+    /// Runs `recover` in a house with these shares.
+    fn recover(&self, home: &Path, shares: &[&str], from: &str) -> (bool, Value) {
+        self.recover_with(home, shares, from, &[])
+    }
+
+    fn recover_with(&self, home: &Path, shares: &[&str], from: &str, more: &[&str]) -> (bool, Value) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_claviger"))
+            .args(["--json", "--config", home.join("clavigerd.toml").to_str().unwrap(), "recover"])
+            .arg(self.at(from))
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all((shares.join("\n") + "\n").as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.success(), serde_json::from_slice(&out.stdout).unwrap_or_default())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, all: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, all);
+                } else if path.is_file() {
+                    all.push(path);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        walk(self.dir.path(), &mut all);
+        all
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|w| w == part)
+}
+
+// [clause 8.2.2-b] test
+// [clause 8.2.2-e] test
+// [clause 8.2.2-f] test
+#[test]
+fn a_lost_token_comes_back_from_shares_and_bundles() {
+    let rig = Rig::embedded();
+    // Without a quorum nobody could open a backup, and so no payment key is made.
+    let daemon = Daemon::on(&rig.home);
+    let (made, text) = cli(&rig.home, &["key", "create", "hot"]);
+    assert!(!made && text.contains("quorum_missing"), "{text}");
+    let busy = rig.ceremony(&[], false).unwrap_err();
+    assert!(busy.contains("another daemon uses"), "{busy}");
+    drop(daemon);
+    for (words, why) in
+        [(["--group", "1/1"], "one person alone"), (["--group", "6/5"], "at most all of them")]
+    {
+        let refused = rig.ceremony(&words, false).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    let shares = rig.ceremony(&["--group", "2/3"], true).unwrap();
+    assert_eq!(shares.len(), 3);
+    assert!(rig.ceremony(&[], false).unwrap_err().contains("quorum_exists"));
+
+    let mut daemon = Daemon::on(&rig.home);
+    daemon.set_up("hot");
+    let more = cli_ok(&rig.home, &["key", "create", "cold", "--algorithm", "ed25519"]);
+    assert_eq!(more["state"], "active");
+    let signed = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 100)]));
+    assert_eq!(code(&signed), "ok");
+    let listed = cli_ok(&rig.home, &["backup", "list"]);
+    assert_eq!(
+        (listed["keys"][0]["backed_up"].clone(), listed["keys"][1]["backed_up"].clone()),
+        (json!(true), json!(true))
+    );
+    assert_eq!(cli_ok(&rig.home, &["backup", "verify"])["ok"], true);
+    assert_eq!(cli_ok(&rig.home, &["token", "inventory"])["equal"], true);
+    daemon.verify_log();
+    // A copy that rots is found while the others are whole.
+    let copy = rig.at("media-b/hot.e1.bundle");
+    let whole = std::fs::read(&copy).unwrap();
+    std::fs::write(&copy, &whole[..whole.len() - 1]).unwrap();
+    let (good, text) = cli(&rig.home, &["backup", "verify"]);
+    assert!(!good && text.contains("media-b/hot.e1.bundle is not the bundle"), "{text}");
+    cli_ok(&rig.home, &["backup", "make", "hot"]);
+    assert_eq!(cli_ok(&rig.home, &["backup", "verify"])["ok"], true);
+    let address = daemon.address.clone();
+    drop(daemon);
+
+    // The machine is gone: register, token, the vault's place there.
+    std::fs::remove_dir_all(&rig.home).unwrap();
+    let new = rig.at("new");
+    rig.init(&new);
+    let (good, told) = rig.recover(&new, &[&shares[1]], "media-a");
+    assert!(!good && told["data"].is_null(), "{told}");
+    let foreign: Vec<&str> = shares[0].split(' ').rev().collect();
+    let (good, told) = rig.recover(&new, &[&foreign.join(" ")], "media-a");
+    assert!(!good && told["data"]["code"] == "share_wrong", "{told}");
+    let (good, told) = rig.recover(&new, &[&shares[2], &shares[0]], "media-a");
+    assert!(good, "{told}");
+    assert_eq!((&told["restored"], &told["unknown_shares"]), (&json!(2), &json!([])));
+
+    let mut daemon = Daemon::on(&new);
+    let shown = cli_ok(&new, &["key", "show", "hot"]);
+    assert_eq!((&shown["state"], &shown["address"]), (&json!("suspended"), &json!(address)));
+    assert_eq!(shown["origin"]["kind"], "restored");
+    daemon.set_up_again(&address);
+    let tx = json!([daemon.tx(1, 100)]);
+    assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &tx)), "key_state");
+    cli_ok(&new, &["key", "activate", "hot", "--reason", "the rehearsal is over"]);
+    assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &tx)), "ok");
+    assert_eq!(cli_ok(&new, &["backup", "verify"])["ok"], true);
+    assert_eq!(cli_ok(&new, &["token", "inventory"])["equal"], true);
+    daemon.verify_log();
+    drop(daemon);
+    // Once more: what is there is not brought back over itself.
+    let (good, told) = rig.recover(&new, &[&shares[1], &shares[0]], "media-b");
+    assert!(!good);
+    assert!(told["data"]["bundles"].as_array().unwrap().iter().all(|b| b["code"] == "key_exists"), "{told}");
+}
+
+// [clause 8.7.1-s] test
+#[test]
+fn a_destroyed_key_stays_destroyed_whatever_is_brought_along() {
+    let rig = Rig::embedded();
+    let shares = rig.ceremony(&["--group", "2/2", "--group", "2/2", "--groups-needed", "2"], false).unwrap();
+    let daemon = Daemon::on(&rig.home);
+    cli_ok(&rig.home, &["key", "create", "hot"]);
+    cli_ok(&rig.home, &["key", "create", "stays"]);
+    drop(daemon);
+    // Everything that a thief or a careful operator could keep: all media, all vaults, with their tokens.
+    let kept = rig.at("kept");
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .arg(rig.dir.path().join("site-b"))
+            .arg(&kept)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let daemon = Daemon::on(&rig.home);
+    let words = ["key", "destroy", "hot", "--confirm", "hot", "--reason", "it was compromised"];
+    // A place of the vault that is away keeps the key from being called destroyed.
+    let file = rig.at("site-b/vault.json");
+    let text = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let (good, told) = cli(&rig.home, &words);
+    assert!(!good && told.contains("vault_failed"), "{told}");
+    assert_ne!(cli_ok(&rig.home, &["key", "show", "hot"])["state"], "destroyed");
+    std::fs::write(&file, text).unwrap();
+    cli_ok(&rig.home, &words);
+    assert_eq!(cli_ok(&rig.home, &["key", "show", "hot"])["state"], "destroyed");
+    daemon.verify_log();
+    drop(daemon);
+    let all: Vec<&str> = shares.iter().map(String::as_str).collect();
+    let codes = |told: &Value| -> Vec<String> {
+        let rows = told["data"]["bundles"].as_array().unwrap();
+        rows.iter().map(|b| b["code"].as_str().unwrap_or("ok").to_owned()).collect()
+    };
+    // Into the same register, and into one that knows nothing.
+    let (_, told) = rig.recover(&rig.home, &all, "media-a");
+    assert_eq!(codes(&told), ["key_shredded", "key_exists"]);
+    let new = rig.at("new");
+    rig.init(&new);
+    let (good, told) = rig.recover(&new, &all, "media-a");
+    assert!(!good);
+    assert_eq!(codes(&told), ["key_shredded", "ok"]);
+    // The old table of the vault, put back: its root is gone from the token, so that it opens no more.
+    std::fs::copy(kept.join("vault.json"), &file).unwrap();
+    let newer = rig.at("newer");
+    rig.init(&newer);
+    let (good, told) = rig.recover(&newer, &all, "media-a");
+    assert!(!good && told["data"]["code"] == "vault_failed", "{told}");
+    assert!(told["error"].as_str().unwrap().contains("an old copy"), "{told}");
+}
+
+// [clause 8.2.2-a] test
+#[test]
+fn shares_below_the_threshold_with_all_media_and_the_disk_hold_no_key() {
+    let rig = Rig::embedded();
+    let shares = rig.ceremony(&["--group", "3/4"], false).unwrap();
+    let daemon = Daemon::on(&rig.home);
+    cli_ok(&rig.home, &["key", "create", "hot", "--algorithm", "ed25519"]);
+    drop(daemon);
+    // What the thief has not: the third share. What the owner can make of all of it, as canaries.
+    let parsed: Vec<_> =
+        shares.iter().map(|s| claviger::core::backup::slip39::Share::parse(s).unwrap()).collect();
+    let identity = claviger::service::ceremony::identity_of(&parsed[..3]).unwrap();
+    let bundle = std::fs::read(rig.at("media-a/hot.e1.bundle")).unwrap();
+    let opened = claviger::core::backup::bundle::open(&identity, &bundle).unwrap();
+    assert_eq!(opened.head.key.as_str(), "hot");
+    let wrapping = identity.derive(claviger::core::backup::quorum::WRAP_INFO).unwrap();
+    let secret = identity.text().unwrap();
+    let mut canaries: Vec<Vec<u8>> = vec![
+        wrapping.expose().to_vec(),
+        hex::encode(wrapping.expose()).into_bytes(),
+        secret.as_bytes().to_vec(),
+        secret.to_lowercase().into_bytes(),
+    ];
+    canaries.extend(shares.iter().map(|s| s.clone().into_bytes()));
+    for share in &shares {
+        // Any six words in a row.
+        let words: Vec<&str> = share.split(' ').collect();
+        canaries.push(words[10..16].join(" ").into_bytes());
+    }
+    let files = rig.files();
+    assert!(files.len() > 15, "{files:?}");
+    for file in &files {
+        let bytes = std::fs::read(file).unwrap();
+        for canary in &canaries {
+            assert!(!contains(&bytes, canary), "{}", file.display());
+        }
+        // The search sees what is there.
+        if file.ends_with("media-a/hot.e1.bundle") {
+            assert!(contains(&bytes, b"mlkem768x25519"));
+        }
+    }
+    for pair in [[0, 1], [2, 3], [1, 3]] {
+        let two: Vec<_> =
+            pair.iter().map(|n| claviger::core::backup::slip39::Share::parse(&shares[*n]).unwrap()).collect();
+        let refused = claviger::service::ceremony::identity_of(&two).err().unwrap();
+        assert_eq!(refused.code.as_str(), "shares_lacking");
+    }
+    // The token itself lets the key out under its wrapping key alone, and a bundle for others does not open.
+    let other = claviger::core::backup::age::Identity::new(claviger::secret::SecretBytes::copy_of(&[1; 32]));
+    assert!(claviger::core::backup::bundle::open(&other, &bundle).is_err());
+}
+
+/// Starts this test again with a SoftHSM of its own; `true` in the outer run.
+fn again_with_softhsm(name: &str) -> bool {
+    if std::env::var_os("SOFTHSM2_CONF").is_some_and(|c| c.to_string_lossy().contains("claviger-backup")) {
+        return false;
+    }
+    let dir = tempfile::Builder::new().prefix("claviger-backup").tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tokens")).unwrap();
+    let conf = dir.path().join("softhsm2.conf");
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&conf, format!("directories.tokendir = {}\nlog.level = ERROR\n", tokens.display()))
+        .unwrap();
+    for label in ["one", "two"] {
+        let made = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", "1234"])
+            .env("SOFTHSM2_CONF", &conf)
+            .output()
+            .expect("softhsm2-util is needed: install the package softhsm2");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let again = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("SOFTHSM2_CONF", &conf)
+        .status()
+        .unwrap();
+    assert!(again.success(), "{name} failed under SoftHSM");
+    true
+}
+
+// [clause 8.2.2-d] test
+// [clause 8.2.2-f] test
+#[test]
+fn keys_of_a_pkcs11_token_leave_under_a_trusted_key_and_come_back_there_and_elsewhere() {
+    if again_with_softhsm(
+        "keys_of_a_pkcs11_token_leave_under_a_trusted_key_and_come_back_there_and_elsewhere",
+    ) {
+        return;
+    }
+    let rig = Rig::new();
+    let (pin, officer) = (rig.at("pin"), rig.at("so-pin"));
+    for (file, text) in [(&pin, "1234"), (&officer, "12345678")] {
+        std::fs::write(file, text).unwrap();
+        assert!(Command::new("chmod").arg("600").arg(file).status().unwrap().success());
+    }
+    let (pin, officer) = (pin.to_str().unwrap(), officer.to_str().unwrap());
+    let on = |label: &'static str| ["--profile", "softhsm2", "--token-label", label, "--pin-file", pin];
+    rig.init_on(&rig.home, &on("one"));
+    let refused = rig.ceremony(&["--group", "2/3"], false).unwrap_err();
+    assert!(refused.contains("--so-pin-file"), "{refused}");
+    let shares = rig.ceremony(&["--group", "2/3", "--so-pin-file", officer], false).unwrap();
+    let mut daemon = Daemon::on(&rig.home);
+    daemon.set_up("hot");
+    cli_ok(&rig.home, &["key", "create", "other", "--algorithm", "p256"]);
+    assert_eq!(code(&daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 100)]))), "ok");
+    assert_eq!(cli_ok(&rig.home, &["backup", "verify"])["ok"], true);
+    assert_eq!(cli_ok(&rig.home, &["token", "inventory"])["equal"], true);
+    // What SoftHSM does not wrap gets no bundle, and without one it is not active.
+    let (made, told) = cli(&rig.home, &["key", "create", "ed", "--algorithm", "ed25519"]);
+    assert!(!made && told.contains("backup_missing"), "{told}");
+    assert_eq!(cli_ok(&rig.home, &["key", "show", "ed"])["state"], "pre-active");
+    daemon.verify_log();
+    let address = daemon.address.clone();
+    drop(daemon);
+
+    let places: [(&str, Vec<&str>); 2] =
+        [("second", on("two").to_vec()), ("third", vec!["--profile", "embedded"])];
+    for (name, token) in places {
+        let home = rig.at(name);
+        rig.init_on(&home, &token);
+        let (good, told) =
+            rig.recover_with(&home, &[&shares[2], &shares[1]], "media-b", &["--so-pin-file", officer]);
+        assert!(good && told["restored"] == 2, "{told}");
+        let mut daemon = Daemon::on(&home);
+        daemon.set_up_again(&address);
+        cli_ok(&home, &["key", "activate", "hot", "--reason", "it is needed"]);
+        let signed = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(1, 50)]));
+        assert_eq!(code(&signed), "ok", "{signed}");
+        // A key that came back can be backed up where it is now.
+        cli_ok(&home, &["backup", "make", "hot"]);
+        assert_eq!(cli_ok(&home, &["backup", "verify"])["ok"], true);
+        drop(daemon);
+    }
+}
