@@ -426,3 +426,137 @@ fn keys_of_a_pkcs11_token_leave_under_a_trusted_key_and_come_back_there_and_else
         drop(daemon);
     }
 }
+
+/// A Python with the packages of `tests/clients/requirements-backup.txt`.
+fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("CLAVIGER_BACKUP_PYTHON").map(PathBuf::from);
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/backup/bin/python");
+    let found = named.into_iter().chain([made]).find(|python| {
+        let words = ["-c", "import argon2, bech32, cryptography, Crypto, shamir_mnemonic"];
+        Command::new(python).args(words).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    });
+    if found.is_none() {
+        println!("skipped: no Python with shamir-mnemonic (./test makes one in .venv/backup)");
+    }
+    found
+}
+
+// [clause 8.2.2-f] test
+#[test]
+fn the_way_without_this_program_is_walked_word_by_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let modules = root.join("tests/clients/node_modules");
+    let Some(python) = python() else { return };
+    if !modules.join("age-encryption").exists() {
+        println!("skipped: npm ci has not been run in tests/clients (./test does it)");
+        return;
+    }
+    let rig = Rig::embedded();
+    let shares = rig.ceremony(&["--group", "2/2", "--group", "2/3", "--groups-needed", "2"], false).unwrap();
+    let daemon = Daemon::on(&rig.home);
+    let made: Vec<Value> = ["secp256k1", "p256", "ed25519"]
+        .into_iter()
+        .map(|algorithm| cli_ok(&rig.home, &["key", "create", algorithm, "--algorithm", algorithm]))
+        .collect();
+    drop(daemon);
+    let bench = rig.at("bench");
+    std::fs::create_dir(&bench).unwrap();
+    let text = std::fs::read_to_string(root.join("docs/recovery-without-claviger.md")).unwrap();
+    let mut files = 0;
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let (first, body) = block.split_once('\n').unwrap();
+        let (_, name) = first.split_once(' ').unwrap();
+        std::fs::write(bench.join(name), body.to_owned() + "\n").unwrap();
+        files += 1;
+    }
+    assert_eq!(files, 5);
+    let four = [&shares[0], &shares[1], &shares[2], &shares[4]].map(|s| s.as_str()).join("\n");
+    std::fs::write(bench.join("shares.txt"), four).unwrap();
+    std::os::unix::fs::symlink(&modules, bench.join("node_modules")).unwrap();
+    std::fs::copy(rig.at("site-b/vault.json"), bench.join("vault.json")).unwrap();
+    std::fs::copy(rig.at("site-b/pin"), bench.join("pin")).unwrap();
+    std::os::unix::fs::symlink(rig.at("site-b/token"), bench.join("token")).unwrap();
+    let path = format!("{}:{}", python.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    for key in made {
+        let name = key["name"].as_str().unwrap();
+        std::fs::copy(rig.at(&format!("media-a/{name}.e1.bundle")), bench.join("hot.e1.bundle")).unwrap();
+        let done =
+            Command::new("sh").arg("recover.sh").current_dir(&bench).env("PATH", &path).output().unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        let told: String =
+            String::from_utf8_lossy(&done.stdout).chars().filter(char::is_ascii_hexdigit).collect();
+        assert!(told.contains(key["public_key"].as_str().unwrap()), "{name}: {told}");
+    }
+}
+
+const SPLITTER: &str = "
+import json, random, sys
+from shamir_mnemonic import combine_mnemonics, generate_mnemonics
+rng = random.Random(int(sys.argv[1]))
+ours = json.load(sys.stdin)
+for one in ours:
+    assert combine_mnemonics(one['shares'], one['passphrase'].encode()).hex() == one['secret'], one
+sets = []
+for _ in range(40):
+    groups = []
+    for _ in range(rng.randint(1, 4)):
+        threshold = rng.randint(1, 5)
+        groups.append((threshold, 1 if threshold == 1 else rng.randint(threshold, 7)))
+    needed = rng.randint(1, len(groups))
+    secret = rng.randbytes(rng.choice([16, 20, 24, 32, 32, 32, 64]))
+    passphrase = ''.join(chr(rng.randint(32, 126)) for _ in range(rng.randint(0, 12)))
+    extendable, exponent = rng.random() < 0.5, rng.randint(0, 1)
+    made = generate_mnemonics(needed, groups, secret, passphrase.encode(), extendable, exponent)
+    picked = [w for g in rng.sample(range(len(groups)), needed) for w in rng.sample(made[g], groups[g][0])]
+    sets.append({'shares': picked, 'passphrase': passphrase, 'secret': secret.hex()})
+print(json.dumps(sets))
+";
+
+// [clause 8.2.2-a] test
+#[test]
+fn shares_are_those_of_the_reference_in_both_directions() {
+    use claviger::core::backup::slip39::{Scheme, Share, combine, split};
+    let Some(python) = python() else { return };
+    let mut seed = [0; 4];
+    getrandom::fill(&mut seed).unwrap();
+    let seed = u32::from_be_bytes(seed);
+    println!("seed {seed}");
+    let mut ours = Vec::new();
+    for at in 0..40_u8 {
+        let scheme =
+            Scheme { groups_needed: 1 + at % 2, groups: vec![(2 + at % 3, 4 + at % 5), (1, 1), (3, 3)] };
+        let length = [16, 32, 32, 64][usize::from(at % 4)];
+        let (mut secret, mut random) = (vec![0; length], vec![0; scheme.random_bytes(length)]);
+        getrandom::fill(&mut secret).unwrap();
+        getrandom::fill(&mut random).unwrap();
+        let passphrase = "correct horse".get(..usize::from(at % 13)).unwrap();
+        let made = split(&scheme, &secret, passphrase.as_bytes(), at % 2 == 0, &random).unwrap();
+        let mut picked: Vec<String> =
+            made[0].iter().rev().take(usize::from(2 + at % 3)).map(|s| s.words().to_string()).collect();
+        if at % 2 == 1 {
+            picked.push(made[1][0].words().to_string());
+        }
+        ours.push(json!({"shares": picked, "passphrase": passphrase, "secret": hex::encode(&secret)}));
+    }
+    let mut child = Command::new(python)
+        .args(["-c", SPLITTER, &seed.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(json!(ours).to_string().as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "the reference does not read our shares (seed {seed})");
+    let theirs: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(theirs.len(), 40);
+    for one in theirs {
+        let shares: Vec<Share> = one["shares"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|w| Share::parse(w.as_str().unwrap()).unwrap())
+            .collect();
+        let secret = combine(&shares, one["passphrase"].as_str().unwrap().as_bytes()).unwrap();
+        assert_eq!(hex::encode(&*secret), one["secret"].as_str().unwrap(), "seed {seed}");
+    }
+}
