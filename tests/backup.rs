@@ -560,3 +560,38 @@ fn shares_are_those_of_the_reference_in_both_directions() {
         assert_eq!(hex::encode(&*secret), one["secret"].as_str().unwrap(), "seed {seed}");
     }
 }
+
+// [clause 8.7.1-s] test
+#[test]
+fn a_daemon_that_dies_while_it_destroys_finishes_afterwards() {
+    let rig = Rig::embedded();
+    rig.ceremony(&["--group", "2/2"], false).unwrap();
+    let mut daemon = Daemon::on(&rig.home);
+    cli_ok(&rig.home, &["key", "create", "stays"]);
+    for (n, after) in [0, 5, 15, 30, 60].into_iter().enumerate() {
+        let name = format!("goes-{n}");
+        cli_ok(&rig.home, &["key", "create", &name]);
+        let mut asking = Command::new(env!("CARGO_BIN_EXE_claviger"))
+            .args(["--config", rig.home.join("clavigerd.toml").to_str().unwrap(), "key", "destroy", &name])
+            .args(["--confirm", &name, "--reason", "it is over"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(after));
+        daemon.restart();
+        asking.wait().unwrap();
+        // Begun or not: asked again, or by itself, it comes to its end.
+        for _ in 0..50 {
+            let (_, shown) = cli(&rig.home, &["key", "show", &name]);
+            if shown.contains("\"destroyed\"") {
+                break;
+            }
+            cli(&rig.home, &["key", "destroy", &name, "--confirm", &name, "--reason", "it is over"]);
+        }
+        assert_eq!(cli_ok(&rig.home, &["key", "show", &name])["state"], "destroyed");
+        assert_eq!(cli_ok(&rig.home, &["backup", "verify"])["ok"], true);
+        assert_eq!(cli_ok(&rig.home, &["token", "inventory"])["equal"], true);
+    }
+    daemon.verify_log();
+}

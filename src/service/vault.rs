@@ -210,3 +210,97 @@ pub(super) async fn apply(
     }
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::backup::vault::{Found, LockId};
+    use crate::core::key::PublicKey;
+    use crate::core::units::Timestamp;
+    use crate::secret::Pin;
+    use crate::token::embedded::EmbeddedToken;
+    use crate::token::keeper::{Backend, KeeperConfig};
+    use crate::token::profile::Profile;
+
+    fn place(dir: &Path, name: &str) -> Place {
+        let pin = || Pin::new("pass".to_owned()).unwrap();
+        let (token, profile) = (dir.join(name), Profile::load("embedded").unwrap());
+        EmbeddedToken::create(&token, &pin()).unwrap();
+        let backend = Backend::Embedded { dir: token, profile };
+        let keeper = Keeper::start(backend, Some(pin()), KeeperConfig::default());
+        Place { name: name.into(), file: dir.join(format!("{name}.json")), keeper, own: false }
+    }
+
+    fn id(n: u8) -> LockId {
+        LockId::of(&PublicKey::Ed25519([n; 32]))
+    }
+
+    async fn knows(place: &Place, n: u8) -> &'static str {
+        let (_, table) = place.read().await.unwrap().unwrap();
+        match table.find(id(n)) {
+            Found::Lock(lock) if lock.expose() == &[n; 32] => "lock",
+            Found::Lock(_) => "another",
+            Found::Gone(_) => "gone",
+            Found::Nothing => "nothing",
+        }
+    }
+
+    // [clause 8.7.1-s] test
+    #[tokio::test(flavor = "multi_thread")]
+    async fn wherever_a_crash_strikes_no_lock_is_lost_and_none_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = [place(dir.path(), "a"), place(dir.path(), "b")];
+        let [a, b] = &places;
+        for n in [1, 2] {
+            apply(&places, |t| t.put(id(n), SecretBytes::copy_of(&[n; 32]))).await.unwrap();
+        }
+        let (first, old) = (a.roots().await.unwrap(), fs::read(&a.file).unwrap());
+        assert_eq!(first.len(), 1);
+        // A root was made, and the machine died before the table was written under it.
+        a.keeper.make_root(a.new_root().unwrap()).await.unwrap();
+        apply(&places, |_| ()).await.unwrap();
+        assert_eq!(a.roots().await.unwrap(), first);
+        assert_eq!((knows(a, 1).await, knows(a, 2).await, knows(b, 1).await), ("lock", "lock", "lock"));
+
+        // The table stands under the new root, and the old root was not destroyed any more. The other place knows nothing.
+        let (_, mut table) = a.read().await.unwrap().unwrap();
+        table.destroy(id(1), Timestamp(9));
+        let root = a.new_root().unwrap();
+        a.keeper.make_root(root).await.unwrap();
+        a.write(&table, root).await.unwrap();
+        assert_eq!(a.roots().await.unwrap().len(), 2);
+        assert_eq!(knows(b, 1).await, "lock");
+        apply(&places, |_| ()).await.unwrap();
+        assert_eq!((a.roots().await.unwrap(), b.roots().await.unwrap().len()), (vec![root], 1));
+        for place in &places {
+            assert_eq!((knows(place, 1).await, knows(place, 2).await), ("gone", "lock"));
+        }
+
+        // A copy of the table from before, put back, opens no more; nor is anything written over it.
+        let now = fs::read(&a.file).unwrap();
+        fs::write(&a.file, &old).unwrap();
+        let refused = apply(&places, |t| t.put(id(3), SecretBytes::copy_of(&[3; 32]))).await.err().unwrap();
+        assert!(refused.code == Code::VaultFailed && refused.sentence.contains("an old copy"), "{refused}");
+        assert_eq!(fs::read(&a.file).unwrap(), old);
+        fs::write(&a.file, &now).unwrap();
+        // What was destroyed gets no lock again, from nobody.
+        apply(&places, |t| t.put(id(1), SecretBytes::copy_of(&[1; 32]))).await.unwrap();
+        assert_eq!((knows(a, 1).await, knows(a, 3).await), ("gone", "nothing"));
+
+        // A lost file is no empty vault, and a changed one is none at all.
+        fs::remove_file(&a.file).unwrap();
+        assert!(apply(&places, |_| ()).await.err().unwrap().sentence.contains("put the file back"));
+        let mut changed = now.clone();
+        let at = changed.len() - 10;
+        changed[at] ^= 1;
+        fs::write(&a.file, &changed).unwrap();
+        assert!(a.read().await.is_err());
+        // Two places in one token are one place.
+        let same =
+            Place { name: "c".into(), file: dir.path().join("c"), keeper: b.keeper.clone(), own: false };
+        fs::write(&a.file, &now).unwrap();
+        let [a, b] = places;
+        let refused = apply(&[a, b, same], |_| ()).await.err().unwrap();
+        assert!(refused.sentence.contains("no second place"), "{refused}");
+    }
+}
