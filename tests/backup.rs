@@ -1,5 +1,13 @@
 //! Backups as people make and use them: a ceremony, bundles, a token that is lost, a key that shall stay destroyed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests stop where they cannot go on"
+)]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

@@ -14,9 +14,10 @@ use super::keys::now;
 use super::vault::{self, replace};
 use super::{House, token_refusal};
 use crate::core::backup::age::Identity;
+use crate::core::backup::pkcs8;
 use crate::core::backup::quorum::{Quorum, WRAP_INFO, commitment, mixed, wrap_reference};
 use crate::core::backup::slip39::{Scheme, Share, ShareError, combine, split};
-use crate::core::key::{KeyRef, Purpose};
+use crate::core::key::{Algorithm, KeyRef, Purpose};
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Pin, SecretBytes};
 use crate::store::EntryKind;
@@ -183,7 +184,7 @@ impl Ceremony {
                 .collect(),
             made_ms: now().0,
         };
-        house.take_quorum(&self.identity, &quorum, officer, uid).await?;
+        let able = house.take_quorum(&self.identity, &quorum, officer, uid).await?;
         Ok(json!({
             "epoch": quorum.epoch,
             "quorum": hex::encode(recipient.id()),
@@ -192,6 +193,7 @@ impl Ceremony {
             "groups": quorum.groups,
             "commitments": quorum.commitments,
             "sets_proved": sets,
+            "algorithms": able,
             "vaults": backups.places.iter().map(|p| &p.name).collect::<Vec<_>>(),
         }))
     }
@@ -199,13 +201,14 @@ impl Ceremony {
 
 impl House {
     /// Puts a quorum in force: its wrapping key into the token, the vault into all places, its public half everywhere.
+    /// Gives the algorithms of keys that can be backed up.
     pub(super) async fn take_quorum(
         &self,
         identity: &Identity,
         quorum: &Quorum,
         officer: Option<&Pin>,
         uid: u32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<Algorithm>, Refusal> {
         let backups = self.backups()?;
         let recipient = identity.recipient();
         let wrapping = identity.derive(WRAP_INFO).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
@@ -221,7 +224,7 @@ impl House {
         let by = wrap_reference(&recipient);
         self.take_as_officer(by, &wrapping, officer).await?;
         self.keeper.take_wrapping_key(by, &wrapping).await.map_err(|e| token_refusal(&e))?;
-        self.prove_wrapping(by, &wrapping).await?;
+        let able = self.prove_wrapping(by, &wrapping).await?;
         let entry = EntryKind::Ceremony {
             epoch: quorum.epoch,
             quorum: hex::encode(recipient.id()),
@@ -233,7 +236,7 @@ impl House {
         };
         self.store.put_document(entry, QUORUM, text).await.map_err(|e| self.store_refusal(&e))?;
         backups.set_quorum(quorum.clone());
-        Ok(())
+        Ok(able)
     }
 
     /// Where only a security officer makes keys trusted, the key is put there by one, beside the daemon's own login.
@@ -259,15 +262,38 @@ impl House {
         officer::take(place, profile, officer, by, wrapping.expose()).map_err(refused)
     }
 
-    /// A trial key leaves under the wrapping key, comes back, and signs: what every later bundle relies on.
+    /// Trial keys leave under the wrapping key, come back, and sign: what every later bundle relies on. Gives the algorithms
+    /// that the token lets out.
     // [clause 8.2.2-e] the way back is walked once with the quorum there, before the first key depends on it
-    async fn prove_wrapping(&self, by: KeyRef, wrapping: &SecretBytes<32>) -> Result<(), Refusal> {
-        let refused = |e| token_refusal(&e);
-        let algorithm = self.keeper.profile().algorithms.iter().copied().find(|a| a.is_pair());
-        let algorithm =
-            algorithm.ok_or_else(|| Refusal::new(Code::TokenRefused, "the token has no payment keys"))?;
-        let spec = || -> Result<KeySpec, Refusal> {
-            let reference = KeyRef::from(random::<16>()?);
+    async fn prove_wrapping(
+        &self,
+        by: KeyRef,
+        wrapping: &SecretBytes<32>,
+    ) -> Result<Vec<Algorithm>, Refusal> {
+        let pairs = self.keeper.profile().algorithms.clone().into_iter().filter(|a| a.is_pair());
+        let (mut able, mut why_not) = (Vec::new(), None);
+        for algorithm in pairs {
+            match self.prove_one(algorithm, by, wrapping).await {
+                Ok(()) => able.push(algorithm),
+                // A kind of key that the token does not wrap gets no bundle, and so is never active.
+                Err(e @ TokenError::Refused(_)) => why_not = Some(e),
+                Err(e) => return Err(token_refusal(&e)),
+            }
+        }
+        match why_not {
+            Some(e) if able.is_empty() => Err(token_refusal(&e)),
+            _ => Ok(able),
+        }
+    }
+
+    async fn prove_one(
+        &self,
+        algorithm: Algorithm,
+        by: KeyRef,
+        wrapping: &SecretBytes<32>,
+    ) -> Result<(), TokenError> {
+        let spec = || -> Result<KeySpec, TokenError> {
+            let reference = KeyRef::from(random::<16>().map_err(|e| TokenError::Gone(e.sentence))?);
             Ok(KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose: Purpose::Payment })
         };
         let (there, back) = (spec()?, spec()?);
@@ -275,16 +301,21 @@ impl House {
         let tried = async {
             let public = self.keeper.make_for_backup(there, by).await?;
             let wrapped = self.keeper.wrap_for_backup(one, by).await?;
+            // Read here as well: a form of the vendor's own would come back into this very token, and nowhere else.
+            if pkcs8::unwrap(algorithm, wrapping, &wrapped).is_none() {
+                let why = "what the token wraps is not PKCS#8 under RFC 5649: no other program could open it";
+                return Err(TokenError::Unsupported(why.into()));
+            }
             let came = self.keeper.unwrap_from_backup(back, by, wrapping, public, wrapped).await?;
             self.keeper.prove_possession(two, public).await?;
             if came == public { Ok(()) } else { Err(TokenError::Corrupt("another key came back".into())) }
         }
         .await;
         for reference in [one, two] {
-            if self.keeper.find(reference).await.map_err(refused)?.is_some() {
-                self.keeper.destroy(reference).await.map_err(refused)?;
+            if self.keeper.find(reference).await?.is_some() {
+                self.keeper.destroy(reference).await?;
             }
         }
-        tried.map_err(refused)
+        tried
     }
 }

@@ -62,11 +62,7 @@ fn restore(
                 params![known.name.as_str(), record.reference.as_bytes(), record.token_serial],
             )?;
         }
-        None => {
-            if let Err(error) = keys::insert(work, record, uid)? {
-                return Err(error);
-            }
-        }
+        None => keys::insert(work, record, uid)??,
     }
     work.append(entry)?;
     Ok(Ok(()))

@@ -1,6 +1,8 @@
 //! Private keys as tokens wrap them: PKCS#8 (RFC 5208, RFC 5958), for three curves. [clause 8.2.2]
 #![forbid(unsafe_code)]
 
+use aes_gcm::KeyInit;
+use aes_kw::KwpAes256;
 use zeroize::Zeroizing;
 
 use super::slip39::Wiped;
@@ -67,6 +69,24 @@ pub fn decode(algorithm: Algorithm, der: &[u8]) -> Option<SecretBytes<32>> {
         element(inner.strip_prefix(b"\x02\x01\x01")?, 0x04)?.0
     };
     matches!(version, [0 | 1]).then(|| key.try_into().ok().map(SecretBytes::copy_of)).flatten()
+}
+
+/// The longest wrapped key that is read.
+pub const LONGEST: usize = 256;
+
+/// Wraps by RFC 5649.
+#[must_use]
+pub fn wrap(algorithm: Algorithm, under: &SecretBytes<32>, key: &SecretBytes<32>) -> Option<Vec<u8>> {
+    let mut wrapped = [0; LONGEST];
+    let plain = encode(algorithm, key)?;
+    Some(KwpAes256::new(under.expose().into()).wrap_key(&plain, &mut wrapped).ok()?.to_vec())
+}
+
+/// The inverse; `None` for what was not wrapped under this key, or is no such key.
+#[must_use]
+pub fn unwrap(algorithm: Algorithm, under: &SecretBytes<32>, wrapped: &[u8]) -> Option<SecretBytes<32>> {
+    let mut room = Zeroizing::new([0; LONGEST]);
+    decode(algorithm, KwpAes256::new(under.expose().into()).unwrap_key(wrapped, room.as_mut_slice()).ok()?)
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! Keys of the embedded token leave for a backup under one wrapping key, and come back. [clause 8.2.2]
 #![forbid(unsafe_code)]
 
-use aes_gcm::KeyInit;
-use zeroize::Zeroizing;
-
 use super::super::backup::{Ask, Made};
 use super::super::{KeySpec, TokenError};
 use super::private::Private;
@@ -11,9 +8,6 @@ use super::{EmbeddedToken, corrupt};
 use crate::core::backup::pkcs8;
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::secret::SecretBytes;
-
-/// The longest PKCS#8 that is wrapped or unwrapped here, and its longest form under RFC 5649.
-const LONGEST: usize = 256;
 
 impl EmbeddedToken {
     pub(super) fn back_up(&self, ask: &Ask) -> Result<Made, TokenError> {
@@ -62,13 +56,8 @@ impl EmbeddedToken {
         if key.leaves_under != Some(by) {
             return Err(TokenError::Refused("this key was not made to leave the token".into()));
         }
-        let plain = pkcs8::encode(key.public.algorithm(), &key.private.expose())
-            .ok_or_else(|| TokenError::Unsupported("only pairs leave for a backup".into()))?;
-        let mut wrapped = [0; LONGEST];
-        aes_kw::KwpAes256::new(under.expose().into())
-            .wrap_key(&plain, &mut wrapped)
-            .map(<[u8]>::to_vec)
-            .map_err(|e| corrupt(format!("the key was not wrapped: {e}")))
+        pkcs8::wrap(key.public.algorithm(), &under, &key.private.expose())
+            .ok_or_else(|| TokenError::Unsupported("only pairs leave for a backup".into()))
     }
 
     fn unwrap(
@@ -81,11 +70,8 @@ impl EmbeddedToken {
     ) -> Result<PublicKey, TokenError> {
         let under: &[u8; 32] = under.try_into().map_err(|_| corrupt("a wrapping key has 32 bytes"))?;
         let refused = || TokenError::Invalid("it was not wrapped under this key, or was changed".into());
-        let mut room = Zeroizing::new([0; LONGEST]);
-        let plain = aes_kw::KwpAes256::new(under.into())
-            .unwrap_key(wrapped, room.as_mut_slice())
-            .map_err(|_| refused())?;
-        let bytes = pkcs8::decode(spec.algorithm, plain).ok_or_else(refused)?;
+        let bytes =
+            pkcs8::unwrap(spec.algorithm, &SecretBytes::copy_of(under), wrapped).ok_or_else(refused)?;
         let private = Private::from_bytes(spec.algorithm, bytes.expose()).ok_or_else(refused)?;
         if private.public().is_none_or(|p| p.as_bytes() != public) {
             return Err(TokenError::Invalid("it is another key than was said".into()));

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
+use zeroize::Zeroize;
 
 use super::super::backup::{Ask, Made, check_of};
 use super::super::{KeySpec, TokenError, Use};
@@ -17,6 +18,15 @@ use crate::core::key::{Algorithm, KeyRef, PublicKey};
 
 /// RFC 5649. SoftHSM has it under this number.
 const WRAPPING: Mechanism<'static> = Mechanism::AesKeyWrapPad;
+
+/// Wipes the values of keys in a template.
+pub(super) fn wipe(template: &mut [Attribute]) {
+    for attribute in template {
+        if let Attribute::Value(value) = attribute {
+            value.zeroize();
+        }
+    }
+}
 
 fn key_type(algorithm: Algorithm) -> KeyType {
     if algorithm == Algorithm::Ed25519 { KeyType::EC_EDWARDS } else { KeyType::EC }
@@ -197,7 +207,7 @@ impl Pkcs11Token {
         wrapped: &[u8],
         expected: &PublicKey,
     ) -> Result<PublicKey, TokenError> {
-        let once = [
+        let mut once = [
             Attribute::Class(ObjectClass::SECRET_KEY),
             Attribute::KeyType(KeyType::AES),
             Attribute::Token(false),
@@ -230,14 +240,15 @@ impl Pkcs11Token {
             return Err(TokenError::Refused("a key with this id exists already".into()));
         }
         // The wrapping key is an object of this session, and goes with it.
-        self.write(|writer| {
+        let outcome = self.write(|writer| {
             let key = writer.create_object(&once)?;
             let outcome = writer.unwrap_key(&WRAPPING, key, wrapped, &private);
             writer.destroy_object(key)?;
             outcome?;
             writer.create_object(&other).map(drop)
-        })
-        .map_err(|e| match e {
+        });
+        wipe(&mut once);
+        outcome.map_err(|e| match e {
             TokenError::Gone(why) => TokenError::Invalid(format!("the token does not take it in: {why}")),
             more => more,
         })?;

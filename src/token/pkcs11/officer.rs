@@ -24,7 +24,7 @@ pub fn take(
 ) -> Result<(), TokenError> {
     let module = Module::load(place, profile)?;
     let outcome = module.as_officer(pin, |session| {
-        let template = [
+        let mut template = [
             Attribute::Class(ObjectClass::SECRET_KEY),
             Attribute::KeyType(KeyType::AES),
             Attribute::Token(true),
@@ -45,7 +45,9 @@ pub fn take(
             Attribute::Label(b"claviger-wrap".to_vec()),
             Attribute::Value(key.to_vec()),
         ];
-        session.create_object(&template).map(drop).map_err(|e| class(&e))
+        let outcome = session.create_object(&template).map(drop).map_err(|e| class(&e));
+        super::backup::wipe(&mut template);
+        outcome
     });
     module.finalize();
     outcome
