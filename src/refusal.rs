@@ -78,7 +78,7 @@ codes! {
     SharesLacking "shares_lacking" 4001 Operator "8.2.2-a" "call more custodians of this very quorum, or take the share out that does not belong";
     QuorumMissing "quorum_missing" 4001 Operator "8.2.2-b" "backups are switched on and nobody could open one: hold a ceremony first, claviger ceremony init";
     QuorumExists "quorum_exists" -32602 Never "8.2.2-b" "a quorum is in force and was not touched";
-    BackupOff "backup_off" 4001 Operator "8.2.2-c" "backups are not switched on: see [backup] in config/clavigerd.toml";
+    BackupOff "backup_off" 4001 Operator "8.2.2-c" "backups are not switched on: see the table backup in config/clavigerd.toml";
     BackupMissing "backup_missing" 4001 Operator "8.2.2-e" "a payment key becomes active when a bundle of it was made and verified; make a new key if this one may not leave its token";
     BundleInvalid "bundle_invalid" -32602 Never "8.2.2-c" "take another copy of the bundle; claviger backup verify compares all of them with the register";
     VaultFailed "vault_failed" 4001 Operator "8.7.1-s" "look at the place of the vault that is named: its file, its token, its PIN; then ask again";

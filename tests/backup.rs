@@ -14,6 +14,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use claviger::core::backup::age::Identity;
+use claviger::core::backup::quorum::WRAP_INFO;
+use claviger::core::backup::slip39::Share;
+use claviger::core::backup::vault::{self, Found, VaultFile};
+use claviger::core::backup::{bundle, pkcs8};
+use claviger::secret::{Pin, SecretBytes};
+use claviger::service::ceremony::identity_of;
+use claviger::token::Token;
+use claviger::token::embedded::EmbeddedToken;
+use claviger::token::profile::Profile;
 use serde_json::{Value, json};
 use support::{Daemon, cli, cli_ok, code};
 
@@ -309,20 +321,26 @@ fn shares_below_the_threshold_with_all_media_and_the_disk_hold_no_key() {
     cli_ok(&rig.home, &["key", "create", "hot", "--algorithm", "ed25519"]);
     drop(daemon);
     // What the thief has not: the third share. What the owner can make of all of it, as canaries.
-    let parsed: Vec<_> =
-        shares.iter().map(|s| claviger::core::backup::slip39::Share::parse(s).unwrap()).collect();
-    let identity = claviger::service::ceremony::identity_of(&parsed[..3]).unwrap();
-    let bundle = std::fs::read(rig.at("media-a/hot.e1.bundle")).unwrap();
-    let opened = claviger::core::backup::bundle::open(&identity, &bundle).unwrap();
+    let parsed: Vec<_> = shares.iter().map(|s| Share::parse(s).unwrap()).collect();
+    let identity = identity_of(&parsed[..3]).unwrap();
+    let file = std::fs::read(rig.at("media-a/hot.e1.bundle")).unwrap();
+    let opened = bundle::open(&identity, &file).unwrap();
     assert_eq!(opened.head.key.as_str(), "hot");
-    let wrapping = identity.derive(claviger::core::backup::quorum::WRAP_INFO).unwrap();
+    let wrapping = identity.derive(WRAP_INFO).unwrap();
+    let lock = lock_from(&rig, &opened.head);
+    let key = pkcs8::unwrap(opened.head.algorithm, &wrapping, &opened.unlock(&lock).unwrap()).unwrap();
+    let made = ed25519_dalek::SigningKey::from_bytes(key.expose()).verifying_key();
+    assert_eq!(hex::encode(made.to_bytes()), opened.head.public);
     let secret = identity.text().unwrap();
-    let mut canaries: Vec<Vec<u8>> = vec![
-        wrapping.expose().to_vec(),
-        hex::encode(wrapping.expose()).into_bytes(),
-        secret.as_bytes().to_vec(),
-        secret.to_lowercase().into_bytes(),
-    ];
+    let mut canaries: Vec<Vec<u8>> = vec![secret.as_bytes().to_vec(), secret.to_lowercase().into_bytes()];
+    for bytes in [wrapping.expose(), lock.expose(), key.expose()] {
+        canaries.extend([
+            bytes.to_vec(),
+            hex::encode(bytes).into_bytes(),
+            STANDARD.encode(bytes).into_bytes(),
+        ]);
+        canaries.push(bytes[8..24].to_vec());
+    }
     canaries.extend(shares.iter().map(|s| s.clone().into_bytes()));
     for share in &shares {
         // Any six words in a row.
@@ -342,14 +360,24 @@ fn shares_below_the_threshold_with_all_media_and_the_disk_hold_no_key() {
         }
     }
     for pair in [[0, 1], [2, 3], [1, 3]] {
-        let two: Vec<_> =
-            pair.iter().map(|n| claviger::core::backup::slip39::Share::parse(&shares[*n]).unwrap()).collect();
-        let refused = claviger::service::ceremony::identity_of(&two).err().unwrap();
-        assert_eq!(refused.code.as_str(), "shares_lacking");
+        let two: Vec<_> = pair.iter().map(|n| Share::parse(&shares[*n]).unwrap()).collect();
+        assert_eq!(identity_of(&two).err().unwrap().code.as_str(), "shares_lacking");
     }
-    // The token itself lets the key out under its wrapping key alone, and a bundle for others does not open.
-    let other = claviger::core::backup::age::Identity::new(claviger::secret::SecretBytes::copy_of(&[1; 32]));
-    assert!(claviger::core::backup::bundle::open(&other, &bundle).is_err());
+    let other = Identity::new(SecretBytes::copy_of(&[1; 32]));
+    assert!(bundle::open(&other, &file).is_err());
+}
+
+/// The lock of a key, as the owner of a place of the vault gets it.
+fn lock_from(rig: &Rig, head: &bundle::Head) -> SecretBytes<32> {
+    let pin = Pin::new(std::fs::read_to_string(rig.at("site-b/pin")).unwrap()).unwrap();
+    let mut token =
+        EmbeddedToken::open(&rig.at("site-b/token"), &pin, Profile::load("embedded").unwrap()).unwrap();
+    let file = VaultFile::parse(&std::fs::read(rig.at("site-b/vault.json")).unwrap(), "site-b").unwrap();
+    let bound = vault::bound("site-b", file.root);
+    let key = token.decrypt(file.root, file.key_nonce, &bound, &file.key).unwrap();
+    let table = file.open(&key).unwrap();
+    let Found::Lock(lock) = table.find(head.lock().unwrap()) else { panic!("the vault has no lock of it") };
+    SecretBytes::copy_of(lock.expose())
 }
 
 /// Starts this test again with a SoftHSM of its own; `true` in the outer run.
@@ -478,7 +506,7 @@ fn the_way_without_this_program_is_walked_word_by_word() {
         files += 1;
     }
     assert_eq!(files, 5);
-    let four = [&shares[0], &shares[1], &shares[2], &shares[4]].map(|s| s.as_str()).join("\n");
+    let four = [&shares[0], &shares[1], &shares[2], &shares[4]].map(String::as_str).join("\n");
     std::fs::write(bench.join("shares.txt"), four).unwrap();
     std::os::unix::fs::symlink(&modules, bench.join("node_modules")).unwrap();
     std::fs::copy(rig.at("site-b/vault.json"), bench.join("vault.json")).unwrap();

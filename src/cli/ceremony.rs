@@ -93,7 +93,17 @@ pub(super) struct Opened {
 pub(super) fn house(config_file: &Path) -> Result<Opened, Failure> {
     let config = Config::load(config_file).map_err(|e| Failure::Usage(e.to_string()))?;
     let runtime = super::commands::runtime()?;
+    let asked = matches!(config.token.pin, PinSource::Unlock);
     let house = runtime.block_on(House::open(config))?;
+    if asked {
+        let line = crate::service::read_hidden_line("PIN of the token: ").map_err(|e| {
+            Failure::Usage(format!(
+                "the PIN cannot be asked for here ({e}); name a pin_file in the configuration"
+            ))
+        })?;
+        let pin = Pin::new(line).ok_or_else(|| Failure::Usage("the PIN is empty".into()))?;
+        runtime.block_on(house.unlock(pin, crate::service::effective_uid()))?;
+    }
     Ok(Opened { house, runtime })
 }
 

@@ -248,6 +248,11 @@ impl Pkcs11Token {
             writer.create_object(&other).map(drop)
         });
         wipe(&mut once);
+        if outcome.is_err()
+            && let Err(e) = self.sweep(spec.reference)
+        {
+            tracing::warn!("leftovers of a key that did not come in may be in the token: {e}");
+        }
         outcome.map_err(|e| match e {
             TokenError::Gone(why) => TokenError::Invalid(format!("the token does not take it in: {why}")),
             more => more,
