@@ -631,3 +631,25 @@ fn a_daemon_that_dies_while_it_destroys_finishes_afterwards() {
     }
     daemon.verify_log();
 }
+
+// [clause 8.2.2-c] test
+#[test]
+fn a_quorum_that_was_exchanged_on_the_disk_gets_no_bundle() {
+    let rig = Rig::embedded();
+    rig.ceremony(&["--group", "2/2"], false).unwrap();
+    drop(Daemon::on(&rig.home));
+    let db = rusqlite::Connection::open(rig.home.join("state/claviger.db")).unwrap();
+    let other = Identity::new(SecretBytes::copy_of(&[9; 32])).recipient().text().unwrap();
+    let name = "document:backup-quorum";
+    let text: Vec<u8> = db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).unwrap();
+    let mut quorum: Value = serde_json::from_slice(&text).unwrap();
+    quorum["recipient"] = json!(other);
+    db.execute(
+        "UPDATE meta SET value = ?2 WHERE name = ?1",
+        rusqlite::params![name, quorum.to_string().into_bytes()],
+    )
+    .unwrap();
+    drop(db);
+    let refused = rig.ceremony(&[], false).unwrap_err();
+    assert!(refused.contains("the backup-quorum in force"), "{refused}");
+}

@@ -248,6 +248,57 @@ fn a_rotation_under_load_loses_no_request_and_the_old_key_signs_nothing_after_it
     daemon.verify_log();
 }
 
+// [clause 8.7.1-g] test
+#[test]
+fn what_was_protected_before_a_rotation_is_processed_after_it_by_the_same_name() {
+    let daemon = Daemon::start();
+    for (name, words) in [
+        ("vault", &["--purpose", "encryption"][..]),
+        ("stamp", &["--purpose", "integrity", "--algorithm", "hmac-sha256"]),
+    ] {
+        cli_ok(&daemon.home, &[&["key", "create", name], words].concat());
+    }
+    daemon.apply(&format!(
+        "{POLICY}\n[[rule]]\nid = \"data\"\neffect = \"permit\"\nkeys = [\"vault\", \"stamp\"]\napps = [\"test\"]\n\
+         acts = [\"encrypt\", \"decrypt\", \"mac\", \"verify-mac\"]\n"
+    ));
+    let mut wallet = daemon.wallet();
+    let mut ask = |method: &str, params: Value| wallet.call(method, &params);
+    let (plain, aad) = ("0x00112233445566778899aabbccddeeff", "0x01");
+    let mut kept = Vec::new();
+    for generation in 1..=3 {
+        let sealed = ask("claviger_encrypt", json!({"key": "vault", "plaintext": plain, "aad": aad}));
+        let mac = ask("claviger_mac", json!({"key": "stamp", "data": plain}));
+        let name =
+            |line: &str| if generation == 1 { line.to_owned() } else { format!("{line}@{generation}") };
+        assert_eq!(sealed["result"]["key"], name("vault"), "{sealed}");
+        assert_eq!(mac["result"]["key"], name("stamp"), "{mac}");
+        kept.push((sealed["result"]["ciphertext"].clone(), mac["result"]["mac"].clone()));
+        for (ciphertext, mac) in &kept {
+            let opened =
+                ask("claviger_decrypt", json!({"key": "vault", "ciphertext": ciphertext, "aad": aad}));
+            assert_eq!(opened["result"]["plaintext"], plain, "{opened}");
+            let verified = ask("claviger_verifyMac", json!({"key": "stamp", "data": plain, "mac": mac}));
+            assert_eq!(verified["result"]["valid"], true, "{verified}");
+        }
+        for line in ["vault", "stamp"] {
+            let told = cli_ok(&daemon.home, &["key", "rotate", line, "--reason", "a test"]);
+            assert_eq!(told["predecessor"]["state"], "deactivated");
+        }
+    }
+    // What no generation made is no data, and a generation that is compromised processes nothing any more.
+    let wrong = ask("claviger_decrypt", json!({"key": "vault", "ciphertext": kept[0].0, "aad": "0x02"}));
+    assert_eq!(code(&wrong), "data_invalid");
+    let wrong = ask("claviger_verifyMac", json!({"key": "stamp", "data": "0x00", "mac": kept[0].1}));
+    assert_eq!(wrong["result"]["valid"], false);
+    cli_ok(&daemon.home, &["key", "compromise", "vault@2", "--reason", "a test"]);
+    for (at, expected) in [(0, "ok"), (1, "data_invalid"), (2, "ok")] {
+        let opened = ask("claviger_decrypt", json!({"key": "vault", "ciphertext": kept[at].0, "aad": aad}));
+        assert_eq!(code(&opened), expected, "generation {}: {opened}", at + 1);
+    }
+    daemon.verify_log();
+}
+
 // [clause 8.4.3-c] test
 #[test]
 fn who_tries_the_limits_of_a_key_loses_it() {

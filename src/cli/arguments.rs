@@ -72,6 +72,15 @@ pub enum Command {
     Backup(BackupCommand),
     /// Brings keys back: shares of the quorum, bundles, and one place of the vault.
     Recover(Recover),
+    /// What is known about this machine, and what is demanded of it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -279,10 +288,13 @@ pub struct Payment {
 /// The policy.
 #[derive(Subcommand)]
 pub enum PolicyCommand {
-    /// Reads a text and says what is wrong with it.
+    /// Reads a text and says what is wrong with it, by line; also what it hardly means, such as rules that stand twice.
     Check {
-        /// File.
+        /// File; signed books are looked for beside it.
         file: PathBuf,
+        /// The people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Shows the policy in force.
     Show,
@@ -291,14 +303,23 @@ pub enum PolicyCommand {
         /// App id.
         #[arg(long)]
         app: String,
+        /// What is known of it: T0 or T1.
+        #[arg(long, default_value = "T1")]
+        tier: String,
         /// The payment.
         #[command(flatten)]
         payment: Payment,
     },
-    /// Compares a text with the policy in force: tightens, loosens or incomparable.
+    /// Compares a text with the policy in force: neutral, tightens, loosens or incomparable.
     Diff {
         /// File.
         file: PathBuf,
+        /// Compare with this text in place of the policy in force; no daemon is asked.
+        #[arg(long)]
+        against: Option<PathBuf>,
+        /// With --against: the people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Decides the payments of the past again under a text: which would end otherwise.
     Replay {
@@ -355,6 +376,11 @@ pub enum LogCommand {
         /// Directory to make.
         dir: PathBuf,
     },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
+    },
     /// Verifies an exported log, offline.
     Verify {
         /// Directory.
@@ -392,6 +418,64 @@ pub enum TokenCommand {
         /// The daemon's own token (the default without a profile).
         #[arg(long)]
         configured: bool,
+    },
+}
+
+/// The machine.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
+    Facts,
+    /// Has the TPM sign the facts and the boot's PCRs, for another machine to judge.
+    Quote {
+        /// 16 to 64 bytes in hex, drawn by who will judge the quote.
+        #[arg(long)]
+        nonce: String,
+    },
+    /// Judges a quote of another machine, without a daemon.
+    VerifyQuote {
+        /// What `device quote --json` printed there.
+        file: PathBuf,
+        /// The nonce that was sent.
+        #[arg(long)]
+        nonce: String,
+        /// The key of that machine's TPM, as it was seen when the machine was set up.
+        #[arg(long)]
+        key: Option<String>,
+    },
+}
+
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
     },
 }
 

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod approval;
 pub mod backup;
+pub mod device;
 pub mod key;
 pub mod log;
 pub mod login;

@@ -134,7 +134,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_encrypt",
         summary: "Encrypts with AES-256-GCM under a fresh nonce",
         params: &[KEY, ("plaintext", true, "0x bytes"), ("aad", false, "0x bytes, bound and not kept")],
-        result: "{request, ciphertext}: nonce, ciphertext, tag",
+        result: "{request, ciphertext, key}: nonce, ciphertext, tag; the generation that made it",
     },
     Method {
         name: "claviger_decrypt",
@@ -150,7 +150,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_mac",
         summary: "Makes an HMAC-SHA256 with an integrity key",
         params: &[KEY, ("data", true, "0x bytes")],
-        result: "{request, mac}",
+        result: "{request, mac, key}",
     },
     Method {
         name: "claviger_verifyMac",
@@ -272,6 +272,18 @@ pub const OPERATOR: &[Method] = &[
         result: "{news, since}",
     },
     Method {
+        name: "operator_deviceFacts",
+        summary: "What is known about the machine, and what is demanded of it",
+        params: &[],
+        result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
+    },
+    Method {
+        name: "operator_deviceQuote",
+        summary: "The facts about the machine, quoted by its TPM",
+        params: &[("nonce", true, "16 to 64 bytes, hex, drawn by who will judge it")],
+        result: "{format, nonce, facts, pcrs, key, attest, signature}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],
@@ -307,13 +319,13 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_policyShow",
         summary: "The policy in force",
         params: &[],
-        result: "{hash, text}",
+        result: "{hash, text, books}",
     },
     Method {
         name: "operator_policyDiff",
         summary: "What a text would change",
         params: &[("text", true, "policy TOML")],
-        result: "{class, text}",
+        result: "{class, text, changes: [{rule, what, class}], notes}",
     },
     Method {
         name: "operator_policyReplay",
@@ -330,7 +342,12 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
-        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        params: &[
+            ("app", true, "app id"),
+            TX,
+            ("key", false, "key name"),
+            ("tier", false, "what is known of the app: T0, T1 (when absent)"),
+        ],
         result: "{payment, decision}",
     },
     Method {
@@ -339,8 +356,21 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
+    },
+    Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
     },
     Method {
         name: "operator_logHead",
@@ -353,6 +383,12 @@ pub const OPERATOR: &[Method] = &[
         summary: "Proves on the device what its profile claims",
         params: &[],
         result: "array of rows",
+    },
+    Method {
+        name: "operator_stateAccept",
+        summary: "Goes on with a state directory that was refused; every window counts as full until it has passed",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{accepted, was, epoch}",
     },
     Method {
         name: "operator_unlock",

@@ -18,10 +18,11 @@ use crate::core::backup::pkcs8;
 use crate::core::backup::quorum::{Quorum, WRAP_INFO, commitment, mixed, wrap_reference};
 use crate::core::backup::slip39::{Scheme, Share, ShareError, combine, split};
 use crate::core::key::{Algorithm, KeyRef, Purpose};
+use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Pin, SecretBytes};
 use crate::store::EntryKind;
-use crate::token::keeper::{Backend, KeeperState};
+use crate::token::keeper::Backend;
 use crate::token::pkcs11::{Place as Pkcs11Place, officer};
 use crate::token::{KeySpec, TokenError};
 
@@ -52,9 +53,13 @@ impl House {
     /// Waits until the token is there and was tried; for commands that open the house by themselves.
     pub async fn settled(&self) -> Result<(), Refusal> {
         for _ in 0..400 {
-            let there = self.keeper.state() != KeeperState::Probing;
-            if there && !matches!(self.keeper.fitness(), crate::token::keeper::Fitness::Untried) {
-                break;
+            let tried = !matches!(self.keeper.fitness(), crate::token::keeper::Fitness::Untried);
+            // Nothing is done in a state directory that the token has not confirmed.
+            match self.confirm().await {
+                Err(refusal)
+                    if matches!(refusal.code, Code::TokenGone | Code::TokenTimeout | Code::TokenBusy) => {}
+                Ok(()) if !tried => {}
+                _ => break,
             }
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
@@ -228,13 +233,14 @@ impl House {
         let entry = EntryKind::Ceremony {
             epoch: quorum.epoch,
             quorum: hex::encode(recipient.id()),
+            hash: hex::encode(sha256(text.as_bytes())),
             groups_needed: quorum.groups_needed,
             groups: quorum.groups.clone(),
             commitments: quorum.commitments.clone(),
             token_serial: self.keeper.describe().map(|d| d.serial).unwrap_or_default(),
             uid,
         };
-        self.store.put_document(entry, QUORUM, text).await.map_err(|e| self.store_refusal(&e))?;
+        self.store.put_quorum(entry, QUORUM, text).await.map_err(|e| self.store_refusal(&e))?;
         backups.set_quorum(quorum.clone());
         Ok(able)
     }

@@ -2,17 +2,21 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod anchor;
 pub mod approvals;
 pub mod backup;
 pub mod ceremony;
 pub mod changes;
+pub mod device;
 pub mod house;
+mod http;
 pub mod init;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
 pub mod operate;
+pub mod outbox;
 mod path;
 pub mod pending;
 pub mod pin;
@@ -20,9 +24,13 @@ pub mod recover;
 mod replay;
 pub mod report;
 pub mod rules;
+pub mod seal;
 pub mod sign;
+mod sink;
 pub mod start;
 mod vault;
+mod witness;
+pub mod witnessing;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 

@@ -17,11 +17,11 @@ use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::login::Login;
 use crate::core::policy::Act;
-use crate::core::proof::{RequestId, Vouched};
+use crate::core::proof::{RequestId, Tier, Vouched};
 use crate::core::random;
 use crate::core::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
-use crate::store::{NonceClaim, Waiting};
+use crate::store::{NonceClaim, RUN_INPUT, Waiting};
 use crate::token::keeper::{Made, Work};
 use crate::token::{CHECK_INPUT, CHECK_NONCE, Nonce};
 
@@ -31,6 +31,7 @@ pub const LONGEST_DATA: usize = 32 * 1024;
 pub const LONGEST_AAD: usize = 4096;
 
 /// What an app asks a key to do.
+#[derive(Clone)]
 pub enum Asked {
     /// Sign a login challenge.
     Login(Login),
@@ -99,15 +100,19 @@ impl Asked {
                 "at most {LONGEST_DATA} bytes of data and {LONGEST_AAD} bytes of associated data"
             ));
         }
-        if matches!(self.operation(), Operation::Mac | Operation::VerifyMac) && data.starts_with(CHECK_INPUT)
-        {
-            return wrong("data that begins like the input of a key's check value is not taken".into());
+        // [clause 8.7.1-i] no MAC that an app gets is the key that seals a log, whatever key a changed log would name
+        let reserved = [CHECK_INPUT, RUN_INPUT].iter().any(|input| data.starts_with(input));
+        if matches!(self.operation(), Operation::Mac | Operation::VerifyMac) && reserved {
+            return wrong("data that begins like an input of the daemon's own is not taken".into());
         }
         Ok(())
     }
 }
 
 /// Does it, or refuses and says why. Either way it is in the log before this returns.
+///
+/// What was protected before a rotation is processed by the generation that protected it: they are tried, newest first.
+// [clause 8.7.1-g] apps read what they wrote by the name that they wrote it under
 pub async fn operate(
     house: &House,
     peer: &Peer,
@@ -115,8 +120,29 @@ pub async fn operate(
     key: Name,
     asked: Asked,
 ) -> Result<Signed, Refusal> {
-    let what = key.to_string();
-    path::walk(house, peer, request, what, &Cancel::default(), |house| understand(house, &key, asked)).await
+    let mut older = Vec::new();
+    if matches!(asked.operation(), Operation::Decrypt | Operation::VerifyMac) {
+        let able = |k: &Arc<Key>| k.record.may(asked.operation()).is_ok();
+        older =
+            house.keys().generations(&key).into_iter().filter(able).map(|k| k.record.name.clone()).collect();
+        older.reverse();
+    }
+    let mut exactly = older.pop();
+    let (mut request, what) = (request, key.to_string());
+    loop {
+        let asked = asked.clone();
+        let which = exactly.clone();
+        let understood = |house: &House| understand(house, &key, which.as_ref(), asked);
+        let outcome = path::walk(house, peer, request, what.clone(), &Cancel::default(), understood).await;
+        let not_this_one = match &outcome {
+            Ok(signed) => signed.body.get("valid") == Some(&Value::Bool(false)),
+            Err(refusal) => refusal.code == Code::DataInvalid,
+        };
+        match older.pop() {
+            Some(next) if not_this_one => (exactly, request) = (Some(next), house.next_request()),
+            _ => return outcome,
+        }
+    }
 }
 
 struct Understood {
@@ -142,12 +168,22 @@ fn fresh_nonce() -> Result<Nonce, Refusal> {
     }
 }
 
-fn understand(house: &House, name: &Name, asked: Asked) -> Result<Understood, Refusal> {
+fn understand(
+    house: &House,
+    name: &Name,
+    exactly: Option<&Name>,
+    asked: Asked,
+) -> Result<Understood, Refusal> {
     asked.bounds()?;
-    let key = house
-        .keys()
-        .by_name(name)
+    let keys = house.keys();
+    let key = exactly
+        .and_then(|n| keys.exact(n))
+        .or_else(|| keys.by_name(name))
         .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no key named {name}")))?;
+    // [clause 8.7.1-i] what seals the log makes no MACs for anybody else
+    if super::seal::is_own(&key.record.line) {
+        return Err(Refusal::new(Code::KeyPurpose, format!("key {name} is the daemon's own")));
+    }
     let key = path::usable(key, asked.operation())?;
     let work = match &asked {
         Asked::Login(login) => Work::Login(login.to_sign(key.record.public.algorithm())),
@@ -184,9 +220,18 @@ impl Deed for Understood {
         self.work.clone()
     }
 
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts {
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts {
         let key = self.key.record.line.clone();
-        SignFacts { app, key, sweeping: false, payment: None, other: self.asked.act(), digest }
+        SignFacts {
+            app,
+            key,
+            tier,
+            sweeping: false,
+            looked_at: None,
+            payment: None,
+            other: self.asked.act(),
+            digest,
+        }
     }
 
     fn act(&self) -> Value {
@@ -228,12 +273,15 @@ impl Deed for Understood {
                 if sealed.len() != plain.len() + 16 || leaks {
                     return Err(path::another_kind());
                 }
-                Ok(Checked::data(json!({"ciphertext": hex0x(&[nonce.as_slice(), &sealed].concat())})))
+                let ciphertext = hex0x(&[nonce.as_slice(), &sealed].concat());
+                Ok(Checked::data(json!({"ciphertext": ciphertext, "key": self.key.record.name})))
             }
             (Asked::Decrypt { .. }, _, Made::Bytes(plain)) => {
                 Ok(Checked::data(json!({"plaintext": hex0x(&plain)})))
             }
-            (Asked::Mac(_), _, Made::Tag(tag)) => Ok(Checked::data(json!({"mac": hex0x(&tag)}))),
+            (Asked::Mac(_), _, Made::Tag(tag)) => {
+                Ok(Checked::data(json!({"mac": hex0x(&tag), "key": self.key.record.name})))
+            }
             (Asked::VerifyMac { mac, .. }, _, Made::Tag(tag)) => {
                 Ok(Checked::data(json!({"valid": bool::from(tag.ct_eq(mac))})))
             }

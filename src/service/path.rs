@@ -15,7 +15,7 @@ use super::{House, Key, Peer};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
@@ -29,7 +29,7 @@ pub(super) trait Deed {
     /// What the token shall do.
     fn work(&self) -> Work;
     /// What the policy decides on.
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts;
     /// What the log says of it.
     fn act(&self) -> Value;
     /// The account nonce that it uses.
@@ -119,6 +119,7 @@ async fn steps<D: Deed>(
     let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
+    house.device_is_fit()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
@@ -136,6 +137,7 @@ async fn steps<D: Deed>(
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
     let mut ask = ask(&deed, operation, request, &vouched, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
+    ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -206,7 +208,7 @@ async fn release<D: Deed>(
 
 fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
     let key = deed.key().record.name.clone();
-    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
@@ -216,6 +218,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
+        to: facts.payment.as_ref().and_then(|p| p.effect.counterparty()),
         amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
     };
     Ask {
@@ -227,6 +230,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         act: deed.act(),
         digest: *vouched.digest(),
         authority: None,
+        device: [0; 32],
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

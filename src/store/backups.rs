@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::keys::{self, Because};
 use super::writer::Work;
 use super::{EntryKind, Store, StoreError};
+use super::{changes, rows};
 use crate::core::key::{KeyRecord, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -61,6 +62,7 @@ fn restore(
                 "UPDATE keys SET reference = ?2, token_serial = ?3 WHERE name = ?1",
                 params![known.name.as_str(), record.reference.as_bytes(), record.token_serial],
             )?;
+            work.touched.insert(rows::key(&known.name));
         }
         None => keys::insert(work, record, uid)??,
     }
@@ -69,6 +71,21 @@ fn restore(
 }
 
 impl Store {
+    /// Keeps what a ceremony left behind, with its entry.
+    pub async fn put_quorum(
+        &self,
+        entry: EntryKind,
+        name: &'static str,
+        text: String,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .submit(move |work| {
+                work.settled()?;
+                changes::document(work, &entry, name, &text)
+            })
+            .await
+    }
+
     /// Keeps what is known of a bundle, with its entry.
     pub async fn put_bundle(&self, key: Name, entry: EntryKind, data: String) -> Result<(), StoreError> {
         self.writer.submit(move |work| put(work, &key, &entry, &data)).await

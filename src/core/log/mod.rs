@@ -1,8 +1,13 @@
-//! The audit log as data: RFC 6962 tree, entries, C2SP checkpoints, static export, offline verifier.
+//! The audit log as data: RFC 6962 tree, entries, C2SP checkpoints, static export, offline auditor.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod cbor;
 pub mod checkpoint;
 pub mod entry;
 pub mod export;
+pub mod format;
+pub mod mention;
 pub mod merkle;
-pub mod verify;
+pub mod proof;
+pub mod witness;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod data;
 mod inventory;
 pub mod officer;
 mod proving;
