@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use self::rules::{AppCommand, Enrol, PolicyCommand};
+use super::backup::{BackupCommand, Recover};
+use super::ceremony::CeremonyCommand;
 use crate::config::DEFAULT_TCTI;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
@@ -65,6 +67,14 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Gives the secret of all backups to people.
+    #[command(subcommand)]
+    Ceremony(CeremonyCommand),
+    /// Backups of payment keys.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Brings keys back: shares of the quorum, bundles, and one place of the vault.
+    Recover(Recover),
     /// What is known about this machine, and what is demanded of it.
     #[command(subcommand)]
     Device(DeviceCommand),

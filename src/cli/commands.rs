@@ -11,7 +11,8 @@ use zeroize::Zeroize;
 
 use super::arguments::{Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand};
 use super::{
-    Failure, Output, app, approval, client, device, doctor, key, log, payment, policy, show, tpm, witness,
+    Failure, Output, app, approval, backup, ceremony, client, device, doctor, key, log, payment, policy,
+    show, tpm, witness,
 };
 use crate::config::{Config, PinSource, TokenConfig};
 use crate::service::init;
@@ -60,6 +61,9 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Ceremony(command) => ceremony::run(command, &config_file),
+        Command::Backup(command) => backup::run(command, &ask),
+        Command::Recover(words) => backup::recover(words, &config_file),
         Command::Device(command) => device::run(command, &ask),
         Command::State(StateCommand::Show) => {
             let value = ask("operator_status", Value::Null)?.get("state").cloned().unwrap_or_default();
@@ -151,7 +155,7 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
     Ok(Output { text, value })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::plain)
 }
 

@@ -7,6 +7,8 @@ pub mod app;
 pub mod approval;
 pub mod arguments;
 pub mod audit;
+pub mod backup;
+pub mod ceremony;
 pub mod client;
 pub mod commands;
 pub mod device;

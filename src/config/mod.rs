@@ -6,9 +6,11 @@
 
 mod address;
 mod anchor;
+mod backup;
 mod device;
 mod outside;
 mod pin;
+mod token;
 
 pub use device::DeviceConfig;
 
@@ -19,8 +21,11 @@ use serde::Deserialize;
 
 use crate::wire::frame::Limits;
 pub use anchor::{AnchorConfig, AnchorMode};
+pub use backup::{BackupConfig, VaultConfig};
 pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
+use token::RawToken;
+pub use token::TokenConfig;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -61,33 +66,6 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Loopback(std::net::SocketAddr),
-}
-
-/// The token to use.
-#[derive(Clone, Debug)]
-pub struct TokenConfig {
-    /// Built-in profile name, or a path of a profile file.
-    pub profile: String,
-    /// Token label to look for.
-    pub label: Option<String>,
-    /// Token serial to look for.
-    pub serial: Option<String>,
-    /// Module path in place of the profile's candidates.
-    pub module: Option<PathBuf>,
-    /// Directory of the embedded token.
-    pub directory: Option<PathBuf>,
-    /// Connector of a YubiHSM: `http://HOST:PORT`, or `usb`.
-    pub connector: Option<String>,
-    /// Where the PIN comes from.
-    pub pin: PinSource,
-    /// Worker threads, a session each.
-    pub workers: usize,
-    /// Longest queue in front of the token.
-    pub queue: usize,
-    /// Deadline of one token call; the profile's, or ten seconds, when absent.
-    pub timeout: Option<Duration>,
-    /// Load the PKCS#11 module into the daemon: a module that crashes or hangs takes the daemon with it.
-    pub in_process: bool,
 }
 
 /// Log lines on standard error.
@@ -135,6 +113,8 @@ pub struct Config {
     pub operator_uids: Vec<u32>,
     /// The token.
     pub token: TokenConfig,
+    /// Backups of payment keys; none when absent.
+    pub backup: Option<BackupConfig>,
     /// Policy file.
     pub policy_file: PathBuf,
     /// App file.
@@ -166,6 +146,7 @@ struct Raw {
     wallet: RawSocket,
     operator: RawOperator,
     token: RawToken,
+    backup: Option<backup::RawBackup>,
     #[serde(default = "default_policy")]
     policy_file: PathBuf,
     #[serde(default = "default_apps")]
@@ -202,25 +183,6 @@ struct RawOperator {
     mode: Option<String>,
     group: Option<u32>,
     uids: Vec<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawToken {
-    profile: String,
-    label: Option<String>,
-    serial: Option<String>,
-    module: Option<PathBuf>,
-    directory: Option<PathBuf>,
-    connector: Option<String>,
-    pin_file: Option<PathBuf>,
-    pin_credential: Option<String>,
-    pin_tpm: Option<pin::RawTpm>,
-    workers: Option<usize>,
-    queue: Option<usize>,
-    timeout_ms: Option<u64>,
-    #[serde(default)]
-    in_process: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -276,6 +238,14 @@ pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+fn within(name: &str, value: usize, low: usize, high: usize) -> Result<usize, String> {
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{name} = {value} is outside {low} to {high}"))
+    }
+}
+
 impl Config {
     /// Reads and resolves the file.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
@@ -295,20 +265,7 @@ impl Config {
                 .filter(|m| *m <= 0o777)
                 .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
         };
-        let pin = PinSource::resolve(&base, raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm)?;
-        let profile = if raw.token.profile.contains('/') {
-            at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
-        } else {
-            raw.token.profile
-        };
         let level = raw.log.level.as_deref().unwrap_or("info");
-        let within = |name: &str, value: usize, low: usize, high: usize| {
-            if (low..=high).contains(&value) {
-                Ok(value)
-            } else {
-                Err(format!("{name} = {value} is outside {low} to {high}"))
-            }
-        };
         let defaults = Limits::default();
         Ok(Self {
             state_dir: at(raw.state_dir),
@@ -324,19 +281,8 @@ impl Config {
                 group: raw.operator.group,
             },
             operator_uids: raw.operator.uids,
-            token: TokenConfig {
-                profile,
-                label: raw.token.label,
-                serial: raw.token.serial,
-                module: raw.token.module.map(at),
-                directory: raw.token.directory.map(at),
-                connector: raw.token.connector.map(address::connector).transpose()?,
-                pin,
-                workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
-                queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
-                timeout: raw.token.timeout_ms.map(|ms| Duration::from_millis(ms.clamp(50, 600_000))),
-                in_process: raw.token.in_process,
-            },
+            token: raw.token.resolve(&base, "token")?,
+            backup: raw.backup.map(|b| b.resolve(&base)).transpose()?,
             policy_file: at(raw.policy_file),
             device: raw.device.resolve()?,
             apps_file: at(raw.apps_file),

@@ -309,6 +309,24 @@ pub const OPERATOR: &[Method] = &[
         params: &[],
         result: "{equal, strangers, missing, objects, keys}",
     },
+    Method {
+        name: "operator_backupList",
+        summary: "Which payment keys have a bundle",
+        params: &[],
+        result: "{epoch, quorum, groups_needed, groups, vaults, keys: [{key, state, backed_up, epoch, file, bundle, at}]}",
+    },
+    Method {
+        name: "operator_backupMake",
+        summary: "Makes a fresh bundle of a key and verifies it",
+        params: &[("name", true, "key name")],
+        result: "{key, epoch, bundle, file}",
+    },
+    Method {
+        name: "operator_backupVerify",
+        summary: "Holds every copy of every bundle, and every place of the vault, against the register",
+        params: &[],
+        result: "{ok, keys: [{key, ok, wrong}]}",
+    },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
     Method {
         name: "operator_keyShow",

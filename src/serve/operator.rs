@@ -58,6 +58,12 @@ struct KeyParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NamedParams {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TextParams {
     text: String,
 }
@@ -185,9 +191,11 @@ struct PinParams {
 fn acts_of(method: &str, params: &Value) -> &'static [Act] {
     let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
     match method {
-        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyImport" | "operator_keyRotate" => {
-            &[Act::Make]
-        }
+        "operator_keyCreate"
+        | "operator_keyAdopt"
+        | "operator_keyImport"
+        | "operator_keyRotate"
+        | "operator_backupMake" => &[Act::Make],
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
@@ -195,7 +203,9 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         // A voice is worth what its signature is worth; whoever asks for things may carry it here.
         "operator_approve" => &[Act::Speak, Act::Ask],
         "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" => &[Act::Ask],
-        "operator_tokenCheck" | "operator_unlock" | "operator_reload" => &[Act::Run],
+        "operator_tokenCheck" | "operator_unlock" | "operator_reload" | "operator_backupVerify" => {
+            &[Act::Run]
+        }
         _ => &[Act::Look],
     }
 }
@@ -340,6 +350,12 @@ impl Operator {
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_backupList" => house.backup_list().await,
+            "operator_backupMake" => {
+                let params: NamedParams = named(params)?;
+                house.backup_make(&params.name).await
+            }
+            "operator_backupVerify" => house.backup_verify().await,
             "operator_stateAccept" => {
                 let params: ReasonParams = named(params)?;
                 house.accept_state(&params.reason, uid).await

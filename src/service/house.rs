@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::anchor;
+use super::backup::Backups;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::seal::Standing;
@@ -184,6 +185,8 @@ pub struct House {
     pub store: Store,
     /// The token.
     pub keeper: Keeper,
+    /// Backups of payment keys, where they are switched on.
+    pub backup: Option<Backups>,
     /// Seen from outside.
     pub metrics: Metrics,
     /// Requests that are waited for.

@@ -80,6 +80,7 @@ impl House {
             return Err(Refusal::new(Code::TokenGone, why));
         }
         self.keeper.prove_possession(key.reference, key.public).await.map_err(|e| token_refusal(&e))?;
+        self.ensure_backed_up(key).await?;
         self.go(key, State::Active, because).await
     }
 
@@ -189,6 +190,7 @@ impl House {
     ) -> Result<KeyRecord, Refusal> {
         let made = self.make_silent(successor, old.public.algorithm(), old.purpose, uid).await?;
         self.keeper.prove_possession(made.reference, made.public).await.map_err(|e| token_refusal(&e))?;
+        self.ensure_backed_up(&made).await?;
         Ok(made)
     }
 
@@ -210,6 +212,7 @@ impl House {
             let why = format!("the token still holds key {} after it was told to destroy it", key.name);
             return Err(Refusal::new(Code::TokenRefused, why));
         }
+        self.shred(key).await?;
         self.go(key, State::Destroyed, again).await
     }
 
@@ -283,6 +286,7 @@ impl House {
     /// Looks after lives until the daemon stops.
     pub async fn keep_lives(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         loop {
+            self.settle_vault().await;
             let rest = self.look_after_lives().await;
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}

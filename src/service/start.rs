@@ -76,6 +76,7 @@ impl House {
         let (backend, keeper_config) = backend(&config.token)?;
         let pin = super::pin::fetch(&config.token.pin)?;
         let keeper = Keeper::start(backend, pin, keeper_config);
+        let backup = super::backup::Backups::open(&config, &keeper, &store).await?;
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let epoch = store.found().epoch;
         let mut run_id = [0; 8];
@@ -84,6 +85,7 @@ impl House {
             config,
             store,
             keeper,
+            backup,
             metrics: Metrics::default(),
             pending: Pending::default(),
             eyes,
@@ -167,6 +169,9 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        if let Some(backups) = &self.backup {
+            backups.stop();
         }
         // The last word of this run stands in the token: a copy that was made during it is found when it is put back.
         if self.trusted().is_ok()

@@ -6,6 +6,7 @@
 
 mod approvals;
 mod ask;
+mod backups;
 mod changes;
 mod debits;
 mod destinations;

@@ -2,12 +2,13 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
+mod beside;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::changes::{Pending, all_open, kept_document};
 use super::destinations::{self, Mentions};
 use super::keys::keys;
 use super::open::OpenRequests;
@@ -181,6 +182,12 @@ impl Story {
                     }
                 }
             }
+            EntryKind::KeyRestored { key, token_serial, reference, .. } => {
+                if let Some(told) = self.keys.get_mut(&key) {
+                    let [_, _, _, serial, id, _] = &mut told.facts;
+                    (*serial, *id) = (token_serial, reference);
+                }
+            }
             EntryKind::KeyDestroying { key, .. } => {
                 if let Some(told) = self.keys.get_mut(&key) {
                     told.destroying = true;
@@ -221,6 +228,7 @@ impl Story {
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
                 self.outcome(&request);
             }
+            EntryKind::Ceremony { hash, .. } => drop(self.documents.insert("backup-quorum", hash)),
             EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
             EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
@@ -307,32 +315,6 @@ impl Story {
         })?;
         let rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
         if told.eq(rows) { Ok(()) } else { Err(differs("what was spent")) }
-    }
-
-    /// Who decides what is read from these when the daemon starts.
-    // [clause 8.8-b] a document that was exchanged behind the daemon's back is not in force
-    fn check_documents(&self, db: &Connection) -> Result<(), StoreError> {
-        for (name, hash) in &self.documents {
-            let text = kept_document(db, name)?.ok_or_else(|| differs(&format!("the {name} in force")))?;
-            if hex::encode(sha256(text.as_bytes())) != *hash {
-                return Err(differs(&format!("the {name} in force")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What waits for people is what was asked.
-    fn check_changes(&self, db: &Connection) -> Result<(), StoreError> {
-        let waiting = all_open(db)?;
-        let same = |p: &Pending| {
-            let rendered = self.changes.get(&p.change.id);
-            rendered.is_some_and(|text| p.change.is_shown_by(text))
-        };
-        if waiting.len() == self.changes.len() && waiting.iter().all(same) {
-            Ok(())
-        } else {
-            Err(differs("changes that wait for people"))
-        }
     }
 
     fn check_nonces(&self, db: &Connection) -> Result<(), StoreError> {

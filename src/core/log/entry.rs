@@ -1,15 +1,15 @@
 //! What entries say. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
 
+mod make;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::super::units::sha256;
 pub use super::format::Entry;
-use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
 const MAX_SENTENCE: usize = 2048;
@@ -360,6 +360,64 @@ pub enum EntryKind {
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
     },
+    /// A quorum came together: what it left behind for everybody to see.
+    Ceremony {
+        /// Which, from 1.
+        epoch: u32,
+        /// SHA-256 of its public half.
+        quorum: String,
+        /// SHA-256 of the document that is kept beside the log.
+        hash: String,
+        /// Groups that are needed.
+        groups_needed: u8,
+        /// Threshold and shares of each group.
+        groups: Vec<(u8, u8)>,
+        /// Commitment of each share, group by group.
+        commitments: Vec<Vec<String>>,
+        /// Serial of the token that took the wrapping key.
+        token_serial: String,
+        /// Who held it.
+        uid: u32,
+    },
+    /// A bundle was made, and opened again but for the quorum's part.
+    BackupMade {
+        /// Key.
+        key: String,
+        /// Which ceremony it is for.
+        epoch: u32,
+        /// SHA-256 of the file.
+        bundle: String,
+        /// What the lock is known again by.
+        lock: String,
+        /// Places of the vault that hold the lock.
+        vaults: Vec<String>,
+        /// In how many directories the file stands.
+        copies: usize,
+    },
+    /// The lock of a key was destroyed in every place of the vault: no bundle of it opens any more.
+    LockDestroyed {
+        /// Key.
+        key: String,
+        /// The places.
+        vaults: Vec<String>,
+    },
+    /// A key came back from a bundle, and signed in its token.
+    KeyRestored {
+        /// Key.
+        key: String,
+        /// Public half, hex.
+        public: String,
+        /// Serial of the token that it was made in.
+        from_serial: String,
+        /// Serial of the token that holds it now.
+        token_serial: String,
+        /// Its id there, hex.
+        reference: String,
+        /// SHA-256 of the bundle.
+        bundle: String,
+        /// Who restored it.
+        uid: u32,
+    },
     /// Something that somebody must look into: an export that stays behind, a witness that refuses.
     Alarm {
         /// `export-lag`, `export-gap`, `witness`.
@@ -378,129 +436,4 @@ pub enum EntryKind {
         /// Details.
         detail: Value,
     },
-}
-
-fn clipped(text: &str) -> String {
-    let mut end = text.len().min(MAX_SENTENCE);
-    while !text.is_char_boundary(end) {
-        end = end.saturating_sub(1);
-    }
-    text.get(..end).unwrap_or_default().to_owned()
-}
-
-impl EntryKind {
-    /// See [`EntryKind::Start`].
-    #[must_use]
-    pub fn start(version: &str, boot_id: &str, pid: u32) -> Self {
-        Self::Start { version: version.to_owned(), boot_id: boot_id.to_owned(), pid }
-    }
-
-    /// See [`EntryKind::Stop`].
-    #[must_use]
-    pub fn stop() -> Self {
-        Self::Stop {}
-    }
-
-    /// See [`EntryKind::Policy`].
-    #[must_use]
-    pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None, books: Vec::new() }
-    }
-
-    /// The same, of a document whose text is kept under this SHA-256.
-    #[must_use]
-    pub fn keeping(mut self, text: String) -> Self {
-        if let Self::Policy { kept, .. }
-        | Self::KeyPolicy { kept, .. }
-        | Self::Authority { kept, .. }
-        | Self::Apps { kept, .. } = &mut self
-        {
-            *kept = Some(text);
-        }
-        self
-    }
-
-    /// A text in parts that fit an entry, whatever they hold.
-    // [clause 8.7.1-e] what was in force is in the log word by word, and not as a hash alone
-    #[must_use]
-    pub fn documents(what: &str, text: &str) -> Vec<Self> {
-        let hash = hex::encode(sha256(text.as_bytes()));
-        let (mut parts, mut rest) = (Vec::new(), text);
-        while rest.len() > MAX_PART {
-            let end = (0..=MAX_PART).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
-            let (part, more) = rest.split_at(end);
-            parts.push(part);
-            rest = more;
-        }
-        parts.push(rest);
-        let count = parts.len();
-        (1..)
-            .zip(parts)
-            .map(|(part, text)| Self::Document {
-                what: what.to_owned(),
-                hash: hash.clone(),
-                part,
-                parts: count,
-                text: text.to_owned(),
-            })
-            .collect()
-    }
-
-    /// The same, of a policy with signed books.
-    #[must_use]
-    pub fn with_books(mut self, hashes: Vec<String>) -> Self {
-        if let Self::Policy { books, .. } = &mut self {
-            *books = hashes;
-        }
-        self
-    }
-
-    /// See [`EntryKind::Apps`].
-    #[must_use]
-    pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid, kept: None }
-    }
-
-    /// See [`EntryKind::Failed`].
-    #[must_use]
-    pub fn failed(request: String, code: &str, sentence: &str) -> Self {
-        Self::Failed { request, code: code.to_owned(), sentence: clipped(sentence) }
-    }
-
-    /// See [`EntryKind::Refusal`].
-    #[must_use]
-    pub fn refusal(
-        request: Option<String>,
-        app: Option<String>,
-        caller: String,
-        account: Option<String>,
-        refusal: &Refusal,
-        suppressed: u64,
-    ) -> Self {
-        Self::Refusal {
-            request,
-            app,
-            caller: Some(clipped(&caller)),
-            account,
-            code: refusal.code.as_str().to_owned(),
-            clause: refusal.code.clause().to_owned(),
-            sentence: clipped(&refusal.sentence),
-            rule: refusal.rule.clone(),
-            act: None,
-            tier: None,
-            suppressed,
-        }
-    }
-
-    /// See [`EntryKind::Alarm`].
-    #[must_use]
-    pub fn alarm(what: &str, about: &str, sentence: &str) -> Self {
-        Self::Alarm { what: what.to_owned(), about: about.to_owned(), sentence: clipped(sentence) }
-    }
-
-    /// See [`EntryKind::Operator`].
-    #[must_use]
-    pub fn operator(uid: u32, act: &str, detail: Value) -> Self {
-        Self::Operator { uid, act: act.to_owned(), detail }
-    }
 }

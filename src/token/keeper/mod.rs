@@ -7,6 +7,7 @@
 
 mod ahead;
 mod backend;
+mod backups;
 mod fitness;
 mod look;
 mod supervisor;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 
 use super::super::super::app::{App, Apps};
+use super::super::super::key::Origin;
 use super::super::super::proof::Tier;
 use super::super::super::units::Timestamp;
 use super::super::entry::{Entry, EntryKind};
@@ -104,9 +105,13 @@ impl Story {
                     Apps::parse(text).ok()
                 });
             }
-            EntryKind::KeyCreated { key, algorithm, purpose, public, token_serial, state, .. } => {
+            EntryKind::KeyCreated {
+                key, algorithm, purpose, public, token_serial, state, origin, ..
+            } => {
                 let said = members.get("state").is_some();
-                let birth = Birth { key, algorithm, purpose, public, serial: token_serial, state, said };
+                let restored = matches!(origin, Origin::Restored { .. });
+                let birth =
+                    Birth { key, algorithm, purpose, public, serial: token_serial, state, said, restored };
                 self.lives.born(place, birth, found);
             }
             EntryKind::KeyMoved { key, from, to, key_policy, .. } => {
@@ -114,6 +119,10 @@ impl Story {
             }
             EntryKind::KeyRotated { line, from, to, .. } => {
                 self.lives.rotated(place, &line, &from, &to, found);
+            }
+            EntryKind::LockDestroyed { key, .. } => self.lives.shredded(place, &key, found),
+            EntryKind::KeyRestored { key, token_serial, .. } => {
+                self.lives.restored(place, &key, token_serial, found);
             }
             EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
@@ -164,6 +173,8 @@ impl Story {
             EntryKind::Refusal { .. } => self.report.refusals += 1,
             EntryKind::Alarm { .. } => self.report.alarms += 1,
             EntryKind::Stop {}
+            | EntryKind::Ceremony { .. }
+            | EntryKind::BackupMade { .. }
             | EntryKind::Token { .. }
             | EntryKind::Device { .. }
             | EntryKind::Rows { .. }
