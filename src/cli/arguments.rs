@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::user::UserCommand;
 use crate::config::DEFAULT_TCTI;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
@@ -56,6 +57,9 @@ pub enum Command {
     /// The people who decide: roles, groups, quorums.
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// Users: whose keys they are, sessions, confirmations.
+    #[command(subcommand)]
+    User(UserCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{
     AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm};
+use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm, user};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -29,6 +29,15 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Key(command) => key::run(command, &ask),
         Command::Approval(command) => approval::run(command, &ask),
         Command::Authority(command) => approval::authority(command, &ask),
+        Command::User(command) => {
+            let own = |method: &str, params: Value| {
+                let socket = config()?.user.map(|u| u.path);
+                let socket = socket
+                    .ok_or_else(|| Failure::Usage("the configuration names no [user] socket".into()))?;
+                client::call(&socket, method, params)
+            };
+            user::run(command, &ask, &own)
+        }
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);

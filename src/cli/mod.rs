@@ -13,6 +13,7 @@ pub mod log;
 pub mod payment;
 pub mod show;
 pub mod tpm;
+pub mod user;
 
 use std::process::ExitCode;
 

@@ -14,4 +14,5 @@ pub mod policy;
 pub mod proof;
 pub mod random;
 pub mod units;
+pub mod user;
 pub mod verify;

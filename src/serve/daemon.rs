@@ -13,10 +13,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::{self, Bounds};
 use super::operator::Operator;
+use super::user::User;
 use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
 use crate::service::House;
+use crate::wire::frame::Limits;
 
 /// How long requests in flight may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
@@ -33,14 +35,20 @@ pub async fn run(config: Config) -> Result<(), String> {
     }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
-    let bound: Vec<_> = [("wallet", &house.config.wallet.path), ("operator", &house.config.operator.path)]
+    let all = [("wallet", &house.config.wallet), ("operator", &house.config.operator)];
+    let bound: Vec<_> = all
         .into_iter()
+        .chain(house.config.user.as_ref().map(|u| ("user", u)))
+        .map(|(name, socket)| (name, &socket.path))
         .filter(|(name, _)| !passed.contains_key(*name))
         .map(|(_, path)| path.clone())
         .collect();
     let wallet = open_socket(&house.config.wallet, passed.remove("wallet")).map_err(|e| e.to_string())?;
     let operator =
         open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
+    let user = house.config.user.as_ref();
+    let user = user.map(|config| open_socket(config, passed.remove("user"))).transpose();
+    let user = user.map_err(|e| e.to_string())?;
     let (stop, stopping) = watch::channel(false);
 
     let limits = house.config.limits.clone();
@@ -51,7 +59,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         total: Arc::new(Semaphore::new(limits.in_flight_total)),
         stall: limits.stall,
     };
-    let serving = [
+    let mut serving = vec![
         {
             let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
             let cache = house.digests.clone();
@@ -69,7 +77,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         },
         {
             // Operators get their own bound: apps that fill theirs cannot lock them out.
-            let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
+            let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds.clone() };
             let (house, stop) = (Arc::clone(&house), stopping.clone());
             let cache = house.digests.clone();
             tokio::spawn(listener::accept(
@@ -85,6 +93,17 @@ pub async fn run(config: Config) -> Result<(), String> {
             ))
         },
     ];
+    if let Some(user) = user {
+        let frame = Limits { max_bytes: bounds.frame.max_bytes.min(65_536), ..bounds.frame };
+        let bounds = Bounds { total: Arc::new(Semaphore::new(64)), in_flight: 4, batch: 1, frame, ..bounds };
+        let (house, stop) = (Arc::clone(&house), stopping.clone());
+        let cache = house.digests.clone();
+        let serve = move |stream, peer| {
+            let handler = Arc::new(User { house: Arc::clone(&house), peer });
+            connection::run(stream, handler, bounds.clone(), stop.clone())
+        };
+        serving.push(tokio::spawn(listener::accept("user", user, 64, cache, stopping.clone(), serve)));
+    }
     if let Some(listen) = house.config.metrics.clone() {
         let (house, stopping) = (Arc::clone(&house), stopping.clone());
         tokio::spawn(async move {
@@ -94,6 +113,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         });
     }
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
+    let presence = tokio::spawn(Arc::clone(&house).keep_presence(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
@@ -121,6 +141,9 @@ pub async fn run(config: Config) -> Result<(), String> {
     house.close();
     if let Err(e) = lives.await {
         tracing::error!("the task that looks after keys failed: {e}");
+    }
+    if let Err(e) = presence.await {
+        tracing::error!("the task that looks after sessions failed: {e}");
     }
     if let Err(e) = changes.await {
         tracing::error!("the task that carries changes out failed: {e}");

@@ -110,7 +110,7 @@ pub const WALLET: &[Method] = &[
     },
     Method {
         name: "claviger_waitRequest",
-        summary: "Waits for a request made with wait: false",
+        summary: "Waits for a request made with wait: false, or for one that its user or people must confirm",
         params: &[("request", true, "request id"), ("timeout_ms", false, "at most 60000")],
         result: "as claviger_signPayment",
     },
@@ -119,6 +119,24 @@ pub const WALLET: &[Method] = &[
         summary: "Cancels a request that has not been reserved",
         params: &[("request", true, "request id")],
         result: "{request, cancelled}",
+    },
+    Method {
+        name: "claviger_requestUser",
+        summary: "Asks for the user: show them the code, they run claviger user unlock CODE",
+        params: &[],
+        result: "{code, expires_seconds}",
+    },
+    Method {
+        name: "claviger_userSession",
+        summary: "Who is here for this connection; waits for somebody",
+        params: &[("timeout_ms", false, "at most 60000; 0 when absent")],
+        result: "{users}",
+    },
+    Method {
+        name: "claviger_unlockUser",
+        summary: "Hands the PIN of the app's own user over, where pin_on_wallet_socket names the app's tier",
+        params: &[("pin", true, "PIN")],
+        result: "{user, app, idle_seconds, hard_seconds}",
     },
     Method {
         name: "claviger_signLogin",
@@ -263,6 +281,25 @@ pub const OPERATOR: &[Method] = &[
         result: "object; change_needed when people must agree",
     },
     Method {
+        name: "operator_users",
+        summary: "The users document, and how its users stand",
+        params: &[],
+        result: "{hash, text, users: [{name, uid, keys, enrolled, wrong_pins, suspended, sessions, …}]}",
+    },
+    Method {
+        name: "operator_usersApply",
+        summary: "Puts a users document in force, or asks people for it",
+        params: &[("text", true, "users TOML")],
+        result: "object; change_needed when people must agree",
+    },
+    Method {
+        name: "operator_userReset",
+        summary: "Lets a user enrol, or enrol anew, with a code",
+        params: &[("name", true, "user"), ("reason", true, "one line")],
+        result: "{user, uid, code, expires}",
+    },
+    Method { name: "operator_userLock", summary: "Ends every session", params: &[], result: "{ended}" },
+    Method {
         name: "operator_governanceNews",
         summary: "Waits for entries about who decides what",
         params: &[
@@ -345,10 +382,82 @@ pub const OPERATOR: &[Method] = &[
     Method { name: "operator_reload", summary: "Reads policy and apps again", params: &[], result: "object" },
 ];
 
+const REQUEST: (&str, bool, &str) = ("request", true, "request id");
+
+/// The methods of `user.sock`.
+pub const USER: &[Method] = &[
+    Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
+    Method {
+        name: "user_status",
+        summary: "Whether one is enrolled, and where one is here",
+        params: &[],
+        result: "{user, keys, enrolled, sessions}",
+    },
+    Method {
+        name: "user_enrol",
+        summary: "Takes the PIN, with the code of an operator",
+        params: &[
+            ("code", true, "from claviger user add or reset"),
+            ("pin", true, "PIN"),
+            ("duress", false, "another PIN, which stops all keys of the user and does not show it"),
+        ],
+        result: "{user, enrolled}",
+    },
+    Method {
+        name: "user_changePin",
+        summary: "Puts another PIN in place",
+        params: &[("pin", true, "PIN"), ("new", true, "the new one"), ("duress", false, "as above")],
+        result: "{user, changed}",
+    },
+    Method {
+        name: "user_request",
+        summary: "Which app showed a code",
+        params: &[("code", true, "from claviger_requestUser")],
+        result: "{app, tier, program}",
+    },
+    Method {
+        name: "user_unlock",
+        summary: "Opens a session for the connection of that app",
+        params: &[("code", true, "from claviger_requestUser"), ("pin", true, "PIN")],
+        result: "{user, app, idle_seconds, hard_seconds}",
+    },
+    Method { name: "user_lock", summary: "Ends one's sessions", params: &[], result: "{user, ended}" },
+    Method {
+        name: "user_pending",
+        summary: "Payments that wait for one's confirmation, as the daemon decoded them",
+        params: &[],
+        result: "array of {request, status, app, key, step, digest, expires_seconds, text}",
+    },
+    Method {
+        name: "user_show",
+        summary: "One of them, with what an authenticator signs",
+        params: &[REQUEST],
+        result: "{request, text, namespace, client_data_hash, relying_parties, …}",
+    },
+    Method {
+        name: "user_confirm",
+        summary: "Confirms one, by what was shown",
+        params: &[
+            REQUEST,
+            ("digest", true, "as it was shown"),
+            ("pin", true, "PIN"),
+            ("signature", false, "SSHSIG of an sk- key over the text, namespace clavigerd-user@v1"),
+            ("assertion", false, "what fido2-assert -G prints"),
+        ],
+        result: "{request, status, …}",
+    },
+    Method {
+        name: "user_refuse",
+        summary: "Refuses one",
+        params: &[REQUEST],
+        result: "{request, status, …}",
+    },
+];
+
 /// The OpenRPC document.
 #[must_use]
 pub fn document(methods: &[Method], title: &str) -> Value {
-    let native = |name: &str| name.starts_with("claviger_") || name.starts_with("operator_");
+    let native = |name: &str| ["claviger_", "operator_", "user_"].iter().any(|p| name.starts_with(p));
     let methods: Vec<Value> = methods
         .iter()
         .map(|m| {

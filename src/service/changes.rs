@@ -312,7 +312,8 @@ impl House {
             return self.end(id, ChangeState::Stale, why.into()).await;
         }
         match opens {
-            Some(opens) if at >= opens && !matches!(change.deed, Deed::Import { .. }) => {}
+            Some(opens) if at >= opens && !matches!(change.deed, Deed::Import { .. } | Deed::User { .. }) => {
+            }
             _ if at >= change.expires => {
                 return self.end(id, ChangeState::Expired, "its time is over".into()).await;
             }
@@ -328,7 +329,7 @@ impl House {
                     format!("{} with {}", change.person.as_deref().unwrap_or("operator"), people.join(", "));
                 self.move_agreed(key, *to, reason, actor).await
             }
-            Deed::Import { .. } => Ok(()),
+            Deed::Import { .. } | Deed::User { .. } => Ok(()),
         };
         match outcome {
             Ok(()) => self.end(id, ChangeState::Made, format!("agreed by {}", people.join(", "))).await,
@@ -343,18 +344,22 @@ impl House {
             Deed::Document { from, .. } => self.is_in_force(change.matter, from),
             Deed::Key { key, from, .. } => self.keys().exact(key).is_some_and(|k| k.record.state == *from),
             Deed::Import { key, .. } => self.keys().exact(key).is_none(),
+            Deed::User { user, .. } => {
+                self.rules().users.as_ref().is_some_and(|u| u.by_name(user.as_str()).is_some())
+            }
         }
     }
 
     /// Lets an operator do what people agreed on, once; asks them when they have not.
-    pub(super) async fn agreed_import(
+    pub(super) async fn agreed(
         &self,
+        matter: Matter,
         deed: Deed,
         detail: Vec<String>,
         uid: u32,
     ) -> Result<Option<RequestId>, Refusal> {
         let rules = self.rules();
-        let Some(authority) = rules.authority.as_ref().filter(|a| a.quorum(Matter::Import).is_some()) else {
+        let Some(authority) = rules.authority.as_ref().filter(|a| a.quorum(matter).is_some()) else {
             return Ok(None);
         };
         for pending in self.open_changes().await? {
@@ -371,7 +376,7 @@ impl House {
                 None => return Err(needed(&self.shown(&pending))),
             }
         }
-        let change = self.ask(Matter::Import, deed, detail, uid).await?;
+        let change = self.ask(matter, deed, detail, uid).await?;
         Err(needed(&change))
     }
 

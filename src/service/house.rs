@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::metrics::Metrics;
 use super::pending::Pending;
+use super::user::Presence;
 use crate::caller::DigestCache;
 use crate::config::Config;
 use crate::core::app::Apps;
@@ -17,6 +18,7 @@ use crate::core::policy::Policy;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
+use crate::core::user::Users;
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Store, StoreError};
@@ -144,6 +146,10 @@ pub struct Rules {
     pub authority: Option<Arc<Authority>>,
     /// Their document.
     pub authority_text: Option<String>,
+    /// Whose keys they are, where that is written down.
+    pub users: Option<Arc<Users>>,
+    /// Their document.
+    pub users_text: Option<String>,
     /// The text of the key policy.
     pub key_policy_text: String,
 }
@@ -185,6 +191,8 @@ pub struct House {
     pub pending: Pending,
     /// Digests of executables.
     pub digests: DigestCache,
+    /// Which users are here.
+    pub(super) presence: Presence,
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
@@ -283,6 +291,7 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        self.metrics.user_sessions.set(gauge(self.presence.count()));
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));

@@ -19,6 +19,7 @@ pub mod report;
 pub mod rules;
 pub mod sign;
 pub mod start;
+pub mod user;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 

@@ -11,12 +11,16 @@ use serde_json::Value;
 use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
+use super::user::Decoded;
 use super::{House, Key, Peer};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
+use crate::core::payment::Payment;
+use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Present, Recorded, RequestId, Reserved, Start, Vouched};
 use crate::core::units::{Name, Timestamp};
+use crate::core::user::Claim;
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply, Waiting};
@@ -46,6 +50,8 @@ pub(super) trait Deed {
         needs: Needs,
         policy: [u8; 32],
     ) -> Result<Waiting, Refusal>;
+    /// What its user is shown when the sum of a day asks for more than a session: the payment, and its bytes.
+    fn for_user(&self) -> Option<(&Payment, &UnsignedTx)>;
     /// The answer of a signature that was released before for the very same payload.
     fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal>;
 }
@@ -127,14 +133,17 @@ async fn steps<D: Deed>(
     timed.stop(Stage::Decode);
 
     let timed = Timer::start(house);
-    let vouched = peer.vouch(&rules.apps, digest)?;
+    let vouched = peer.vouch(&rules.apps, digest).inspect_err(|_| house.app_failed(peer))?;
     timed.stop(Stage::Caller);
+    let payment = deed.for_user().map(|(payment, _)| payment);
+    let present = house.present(peer, &vouched, &deed.key().record.line, payment)?;
+    let claim = present.claim().cloned();
 
     let timed = Timer::start(house);
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
-    let mut ask = ask(&deed, operation, request, &vouched, start);
+    let mut ask = ask(&deed, operation, request, &vouched, present, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
@@ -155,10 +164,21 @@ async fn steps<D: Deed>(
             let refusal = super::approvals::waits(house, waiting).await?;
             return Err(refusal.in_the_log());
         }
+        ReserveReply::Step(step) => {
+            let asked = deed.for_user().zip(claim.as_ref());
+            let ((payment, transaction), claim) = asked.ok_or_else(another_kind)?;
+            let transaction = transaction.encode_unsigned();
+            let decoded = Decoded { key: &record.name, payment, transaction };
+            let refusal = house.ask_user(peer, request, &vouched, claim, step, decoded).await?;
+            return Err(refusal.in_the_log());
+        }
     };
+    if claim.is_some() {
+        house.presence.used(peer, &digest);
+    }
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, operation, &reserved, sealed).await {
+    match release(house, peer, &deed, operation, &reserved, sealed, claim.as_ref()).await {
         Ok(signed) => Ok(signed),
         Err(refusal) => {
             // The reservation stays: whether the token did it is not always known.
@@ -179,9 +199,11 @@ async fn release<D: Deed>(
     operation: Operation,
     reserved: &Reserved,
     sealed: Sealed,
+    claim: Option<&Claim>,
 ) -> Result<Signed, Refusal> {
     let timed = Timer::start(house);
-    peer.unchanged()?;
+    peer.unchanged().inspect_err(|_| house.app_failed(peer))?;
+    house.still_here(peer, claim.map(|c| &c.user.name))?;
     timed.stop(Stage::Recheck);
 
     let timed = Timer::start(house);
@@ -204,7 +226,14 @@ async fn release<D: Deed>(
     Ok(Signed::new(checked, &recorded))
 }
 
-fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
+fn ask<D: Deed>(
+    deed: &D,
+    operation: Operation,
+    request: RequestId,
+    vouched: &Vouched,
+    present: Present,
+    start: Start,
+) -> Ask {
     let key = deed.key().record.name.clone();
     let facts = deed.facts(vouched.app().clone(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
@@ -222,6 +251,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         request,
         app: vouched.app().clone(),
         tier: vouched.tier(),
+        present,
         key,
         operation,
         act: deed.act(),

@@ -18,6 +18,7 @@ use crate::core::key::policy::{BUILT_IN, KeyPolicy};
 use crate::core::policy::diff::Class;
 use crate::core::policy::{Policy, diff};
 use crate::core::units::sha256;
+use crate::core::user::Ended;
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, Store};
 
@@ -28,6 +29,7 @@ pub(super) struct Texts {
     apps: String,
     key_policy: String,
     authority: Option<String>,
+    users: Option<String>,
 }
 
 /// A file that is not in force, and why.
@@ -54,6 +56,7 @@ impl Texts {
             apps: text(&config.apps_file)?,
             key_policy: config.keys_file.as_deref().map_or_else(|| Ok(BUILT_IN.to_owned()), text)?,
             authority: config.authority_file.as_deref().map(text).transpose()?,
+            users: config.users_file.as_deref().map(text).transpose()?,
         })
     }
 
@@ -66,9 +69,10 @@ impl Texts {
             store.document("key-policy").await.map_err(failed)?,
             store.document("authority").await.map_err(failed)?,
         );
+        let users = store.document("users").await.map_err(failed)?.filter(|u| !u.is_empty());
         Ok(match (policy, apps, key_policy) {
             (Some(policy), Some(apps), Some(key_policy)) => {
-                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()) })
+                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()), users })
             }
             _ => None,
         })
@@ -80,6 +84,7 @@ impl Texts {
         let apps = Apps::parse(&self.apps).map_err(|e| invalid(format!("apps: {e}")))?;
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
+        let users = self.users.as_deref().map(super::user::read_document).transpose()?;
         reachable(&policy, authority.as_ref())?;
         let rules = Rules {
             policy: Arc::new(policy),
@@ -88,6 +93,8 @@ impl Texts {
             apps_text: self.apps,
             authority: authority.map(Arc::new),
             authority_text: self.authority,
+            users: users.map(Arc::new),
+            users_text: self.users,
             key_policy_text: self.key_policy,
         };
         Ok((rules, key_policy))
@@ -125,6 +132,15 @@ fn settle(files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refus
     if files.apps != kept.apps && ruling.quorum(Matter::Apps).is_some() {
         hold(Matter::Apps, files.apps, "the registered apps need a quorum");
         settled.apps.clone_from(&kept.apps);
+    }
+    if files.users != kept.users && ruling.quorum(Matter::Users).is_some() {
+        // Whose keys they are is not forgotten by leaving the file out of the configuration.
+        if let Some(text) = files.users {
+            hold(Matter::Users, text, "the users need a quorum");
+        } else {
+            tracing::warn!("users_file is not configured; the document in force stays in force");
+        }
+        settled.users.clone_from(&kept.users);
     }
     Ok((settled, held))
 }
@@ -170,7 +186,7 @@ pub(super) async fn at_start(
 
 impl House {
     /// Who must agree, where somebody must.
-    fn quorum(&self, matter: Matter) -> bool {
+    pub(super) fn quorum(&self, matter: Matter) -> bool {
         self.rules().authority.as_ref().is_some_and(|a| a.quorum(matter).is_some())
     }
 
@@ -181,6 +197,7 @@ impl House {
             apps: rules.apps_text.clone(),
             key_policy: rules.key_policy_text.clone(),
             authority: rules.authority_text.clone(),
+            users: rules.users_text.clone(),
         }
     }
 
@@ -246,7 +263,7 @@ impl House {
         })
     }
 
-    async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
+    pub(super) async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
         let change = self.ask_document(matter, text, uid).await?;
         Ok(super::changes::needed(&change))
     }
@@ -281,6 +298,7 @@ impl House {
             Matter::Apps => Some(texts.apps),
             Matter::KeyPolicy => Some(texts.key_policy),
             Matter::Authority => texts.authority,
+            Matter::Users => texts.users,
             Matter::Resume | Matter::Destroy | Matter::Import => None,
         }
     }
@@ -310,6 +328,10 @@ impl House {
                 texts.authority = Some(text.to_owned());
                 self.config.authority_file.as_ref()
             }
+            Matter::Users => {
+                texts.users = Some(text.to_owned());
+                self.config.users_file.as_ref()
+            }
             Matter::Resume | Matter::Destroy | Matter::Import => {
                 return Err(Refusal::new(Code::Internal, "a key is no document"));
             }
@@ -329,7 +351,7 @@ impl House {
         let (rules, key_policy) = texts.compile()?;
         let change = diff(&old.policy, &rules.policy);
         let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
-        self.keep_documents(Some(&old), &rules, &class, uid).await?;
+        let as_before = self.keep_documents(Some(&old), &rules, &class, uid).await?;
         if changed {
             // Written down before it is in force; counters are built anew from the rows of what was spent.
             self.store
@@ -346,24 +368,29 @@ impl House {
         });
         *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key_policy);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        if !as_before {
+            // [clause 8.2.3-f] whoever opened a session did so under other rules
+            self.end_sessions(Ended::Rules);
+        }
         tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
         Ok(summary)
     }
 
-    /// Whether there was an authority document before.
-    async fn kept_authority(&self) -> Result<bool, Refusal> {
-        let kept = self.store.document("authority").await.map_err(|e| self.store_refusal(&e))?;
+    /// Whether there was such a document before.
+    async fn was_kept(&self, name: &'static str) -> Result<bool, Refusal> {
+        let kept = self.store.document(name).await.map_err(|e| self.store_refusal(&e))?;
         Ok(kept.is_some_and(|text| !text.is_empty()))
     }
 
-    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before.
+    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before. Says
+    /// whether everything is as it was.
     pub(super) async fn keep_documents(
         &self,
         old: Option<&Rules>,
         new: &Rules,
         class: &str,
         uid: u32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
         let mut entries = Vec::new();
         if old.is_none_or(|o| o.policy_text != new.policy_text) {
@@ -380,7 +407,7 @@ impl House {
         }
         let named = match old {
             Some(old) => old.authority_text != new.authority_text,
-            None => new.authority_text.is_some() || self.kept_authority().await?,
+            None => new.authority_text.is_some() || self.was_kept("authority").await?,
         };
         if named {
             // The absence of a document is the empty text.
@@ -392,10 +419,20 @@ impl House {
                 text,
             ));
         }
+        let named = match old {
+            Some(old) => old.users_text != new.users_text,
+            None => new.users_text.is_some() || self.was_kept("users").await?,
+        };
+        if named {
+            let text = new.users_text.clone().unwrap_or_default();
+            let users = new.users.as_ref().map_or(0, |u| u.all().len());
+            entries.push((EntryKind::Users { hash: hash(&text), users, uid }, "users", text));
+        }
+        let as_before = entries.is_empty();
         for (entry, name, text) in entries {
             self.store.put_document(entry, name, text).await.map_err(|e| self.store_refusal(&e))?;
         }
-        Ok(())
+        Ok(as_before)
     }
 }
 

@@ -85,6 +85,7 @@ impl House {
             metrics: Metrics::default(),
             pending: Pending::default(),
             digests: DigestCache::default(),
+            presence: super::user::Presence::new(sys::since_boot()),
             started: Instant::now(),
             strangers: Strangers::default(),
             health: Mutex::default(),

@@ -11,6 +11,7 @@ mod open;
 mod reserve;
 mod schema;
 mod story;
+mod users;
 mod writer;
 
 use std::any::Any;
@@ -26,13 +27,15 @@ pub use crate::core::log::entry::EntryKind;
 use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Authorized, Recorded, RequestId, Reserved, Start, Tier};
+use crate::core::proof::{Authorized, Present, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
+use crate::core::user::Step;
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use changes::{ChangeState, Pending};
 pub use keys::Because;
 use reserve::Draft;
+pub use users::UserRow;
 use writer::{Shared, Work, WriterHandle};
 
 /// Why the store did not do it. Nothing was changed.
@@ -129,6 +132,8 @@ pub struct Ask {
     pub app: Name,
     /// Tier of the caller.
     pub tier: Tier,
+    /// The user whose key it is, where it has one.
+    pub present: Present,
     /// Key.
     pub key: Name,
     /// What is done with it.
@@ -179,6 +184,8 @@ pub enum ReserveReply {
         /// The policy that asks.
         policy: [u8; 32],
     },
+    /// Permitted when the user takes this step for it. Nothing was reserved or written.
+    Step(Step),
 }
 
 /// Head of the log.
@@ -243,6 +250,7 @@ impl Store {
             Draft::Already { signature, request } => ReserveReply::Already { signature, request },
             Draft::Refused { refusal, tripped } => ReserveReply::Refused { refusal, tripped },
             Draft::Needs { needs, policy } => ReserveReply::Needs { needs, policy },
+            Draft::Step(step) => ReserveReply::Step(step),
         })
     }
 
@@ -320,37 +328,6 @@ impl Store {
         self.writer.submit(move |work| keys::warn(work, &name, days, to, at)).await
     }
 
-    /// A payment waits for people; gives the one that waits already for the same payload.
-    pub async fn wait_for_people(&self, waiting: Waiting) -> Result<Result<Waiting, Refusal>, StoreError> {
-        self.writer.submit(move |work| approvals::open(work, waiting)).await
-    }
-
-    /// Counts a voice that was judged; gives the request as it stands then.
-    pub async fn count_voice(
-        &self,
-        request: RequestId,
-        yes: bool,
-        voice: Voice,
-        signature: String,
-    ) -> Result<Result<Waiting, Refusal>, StoreError> {
-        self.writer.submit(move |work| approvals::count(work, request, yes, &voice, &signature)).await
-    }
-
-    /// Ends a request that waits: cancelled by its app.
-    pub async fn stop_waiting(&self, request: RequestId, app: Name) -> Result<bool, StoreError> {
-        self.writer.submit(move |work| approvals::cancel(work, request, &app)).await
-    }
-
-    /// A request that waits or waited.
-    pub async fn waiting(&self, request: RequestId) -> Result<Option<Waiting>, StoreError> {
-        self.read(move |db| approvals::one(db, request)).await
-    }
-
-    /// All that wait now.
-    pub async fn all_waiting(&self) -> Result<Vec<Waiting>, StoreError> {
-        self.read(approvals::all_waiting).await
-    }
-
     /// A change that waits for people.
     pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
         self.writer.submit(move |work| changes::open(work, &change, &text)).await
@@ -396,11 +373,6 @@ impl Store {
     /// The text of a document that came into force last, where it was kept.
     pub async fn document(&self, name: &'static str) -> Result<Option<String>, StoreError> {
         self.read(move |db| changes::kept_document(db, name)).await
-    }
-
-    /// The highest counter that was seen from an authenticator's key.
-    pub async fn counter_of(&self, key: String) -> Result<Option<u32>, StoreError> {
-        self.read(move |db| approvals::counter(db, &key)).await
     }
 
     /// The newest entries about who decides what, oldest first.

@@ -9,9 +9,11 @@ use super::writer::Work;
 use super::{Ask, Because, EntryKind, Kept, Ledger, NonceClaim, StoreError, Verdict, approvals, keys};
 use crate::core::approval::Needs;
 use crate::core::key::State;
+use crate::core::payment::Asset;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Decided, RequestId};
-use crate::core::units::sha256;
+use crate::core::units::{U256, sha256};
+use crate::core::user::step::{Claim, ROLLING_MS, Step};
 use crate::refusal::{Code, Refusal};
 
 /// How long a request without an outcome may be tried again without a new debit: the shortest window.
@@ -24,6 +26,7 @@ pub(super) enum Draft {
     Already { signature: Kept, request: RequestId },
     Refused { refusal: Refusal, tripped: bool },
     Needs { needs: Needs, policy: [u8; 32] },
+    Step(Step),
 }
 
 /// What stands under an account nonce.
@@ -40,19 +43,33 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     match decide(work, &ask)? {
         Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
         Ok(Way::Sign { verdict, debited, same }) => {
-            let mut people = Vec::new();
-            // What was reserved before, and had no outcome, was approved then. A fee bump is another text to approve.
+            // What was reserved before, and had no outcome, was approved and confirmed then. A fee bump is another text.
+            let again = same && debited.is_some();
+            let mut approved = None;
             if let Some(needs) = &verdict.needs
-                && !(same && debited.is_some())
+                && !again
             {
                 let policy = verdict.policy_hash;
                 let found =
                     approvals::approved(work, &ask.app, &ask.key, &ask.digest, policy, ask.authority)?;
-                let Some(waiting) = found else { return Ok(Draft::Needs { needs: needs.clone(), policy }) };
                 // A rule that asks for more people since is another policy; this one asked for these.
-                if waiting.needs != *needs {
+                let Some(waiting) = found.filter(|w| w.needs == *needs) else {
                     return Ok(Draft::Needs { needs: needs.clone(), policy });
+                };
+                approved = Some(waiting);
+            }
+            if let Some(claim) = ask.present.claim()
+                && !again
+            {
+                match step(work, &ask, claim, debited.is_some())? {
+                    Step::People if approved.is_some() => {}
+                    Step::People => return refuse(work, &ask, above(claim)),
+                    needed if claim.enough(needed) => {}
+                    needed => return Ok(Draft::Step(needed)),
                 }
+            }
+            let mut people = Vec::new();
+            if let Some(waiting) = approved {
                 approvals::consume(work, &waiting)?;
                 people = waiting.yes;
             }
@@ -60,12 +77,48 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
             (ask.start)(Decided::assertion(ask.digest, ask.request));
             Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
-        Err(refusal) => {
-            work.append(&refused(&ask, &refusal))?;
-            let tripped = trips(work, &ask, refusal.code)?;
-            Ok(Draft::Refused { refusal, tripped })
+        Err(refusal) => refuse(work, &ask, refusal),
+    }
+}
+
+fn refuse(work: &mut Work, ask: &Ask, refusal: Refusal) -> Result<Draft, StoreError> {
+    work.append(&refused(ask, &refusal))?;
+    let tripped = trips(work, ask, refusal.code)?;
+    Ok(Draft::Refused { refusal, tripped })
+}
+
+fn above(claim: &Claim) -> Refusal {
+    let why = format!(
+        "with this payment, what {} pays of this asset in a day is above what one person confirms, and the rule asks no people",
+        claim.user.name
+    );
+    Refusal::new(Code::StepUpPeople, why)
+}
+
+/// The step that a payment takes, by what all keys of its user spent of the asset in a day, through whatever app.
+// [clause 8.2.3-g] added up here, where the next payment is decided, so that two at once do not see the same room
+fn step(work: &Work, ask: &Ask, claim: &Claim, counted: bool) -> Result<Step, StoreError> {
+    let spent = ask.debit.chain.zip(ask.debit.asset).map(|(chain, asset)| (chain, asset, ask.debit.amount));
+    let Some((chain, asset, _)) = spent else { return Ok(claim.needed(None, None, counted)) };
+    let asset = match asset {
+        Asset::Native => Vec::new(),
+        Asset::Erc20(contract) => contract.0.to_vec(),
+    };
+    let since = work.now().minus(ROLLING_MS).0;
+    let mut sum = Some(U256::ZERO);
+    let mut query = work.db.prepare_cached(
+        "SELECT amount FROM debits WHERE key = ?1 AND at >= ?2 AND chain = ?3 AND asset = ?4",
+    )?;
+    for line in &claim.user.keys {
+        let rows = query.query_map(params![line.as_str(), since, int(chain.0), asset], |r| {
+            r.get::<_, [u8; 32]>(0).map(U256::from_be_bytes)
+        })?;
+        for amount in rows {
+            let amount = amount?;
+            sum = sum.and_then(|s| s.checked_add(amount));
         }
     }
+    Ok(claim.needed(spent, sum, counted))
 }
 
 /// Refusals that an honest app with a right policy hardly meets. What an app may not use at all is not among them, or
@@ -117,6 +170,9 @@ enum Way {
 }
 
 fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
+    if *ask.present.digest() != ask.digest {
+        return Ok(Err(Refusal::new(Code::Internal, "the user was asked about another request")));
+    }
     if let Some(back) = work.clock_stepped() {
         let why = format!("the clock stands {back} ms before the last entry of the log");
         return Ok(Err(Refusal::new(Code::ClockStepped, why)));

@@ -12,7 +12,7 @@ use super::{StoreConfig, StoreError};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -46,6 +46,13 @@ CREATE TABLE counters(key TEXT PRIMARY KEY, counter INTEGER NOT NULL) WITHOUT RO
 const CHANGES: &str = "
 CREATE TABLE changes(id BLOB PRIMARY KEY, data TEXT NOT NULL, state TEXT NOT NULL, opens INTEGER,
   expires INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// What is kept of users, and how their payments are added up.
+const USERS: &str = "
+CREATE TABLE IF NOT EXISTS users(name TEXT PRIMARY KEY, verifier TEXT, tries INTEGER NOT NULL, suspended INTEGER NOT NULL,
+  invite BLOB, invite_expires INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS debits_by_key ON debits(key, at);
 ";
 
 /// Every key of schema 2 was made in its token, and active from the beginning.
@@ -120,14 +127,15 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     match version {
         0 => {
             db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} {WAITING} {CHANGES} PRAGMA user_version = {SCHEMA}; COMMIT;"
+                "BEGIN IMMEDIATE; {TABLES} {WAITING} {CHANGES} {USERS} PRAGMA user_version = {SCHEMA}; COMMIT;"
             ))?;
         }
         SCHEMA => {}
-        2 | 3 => {
+        2..=4 => {
             let first = if version == 2 { [FROM_2, WAITING].concat() } else { String::new() };
+            let changes = if version < 4 { CHANGES } else { "" };
             db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {first} {CHANGES} PRAGMA user_version = {SCHEMA}; COMMIT;"
+                "BEGIN IMMEDIATE; {first} {changes} {USERS} PRAGMA user_version = {SCHEMA}; COMMIT;"
             ))?;
         }
         other => {

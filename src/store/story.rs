@@ -11,14 +11,16 @@ use super::changes::{Pending, all_open, kept_document};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
-use super::{EntryKind, StoreError};
+use super::{EntryKind, StoreError, users};
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Frontier, leaf_hash};
+use crate::core::log::user::UserEvent;
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::window::LONGEST_MS;
 use crate::core::units::{Name, Timestamp, sha256};
+use crate::core::user::Verifier;
 
 /// What was found of the log.
 pub(super) struct Told {
@@ -41,6 +43,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
     )
@@ -83,6 +86,17 @@ struct Story {
     documents: BTreeMap<&'static str, String>,
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
+    /// What is kept of users.
+    users: BTreeMap<String, UserTold>,
+}
+
+/// Of a user: SHA-256 of the record, tries, whether suspended, SHA-256 of an open code and its end.
+#[derive(Default, PartialEq, Eq)]
+struct UserTold {
+    verifier: Option<String>,
+    tries: u32,
+    suspended: bool,
+    invite: Option<(String, i64)>,
 }
 
 fn short(parts: &[&[u8]]) -> [u8; 16] {
@@ -172,10 +186,58 @@ impl Story {
             EntryKind::KeyPolicy { hash, kept: true, .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { hash, kept: true, .. } => drop(self.documents.insert("authority", hash)),
             EntryKind::Apps { hash, kept: true, .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Users { hash, .. } => drop(self.documents.insert("users", hash)),
+            EntryKind::User(event) => self.hear_user(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
             EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
             _ => {}
         }
+    }
+
+    fn hear_user(&mut self, event: UserEvent) {
+        match event {
+            UserEvent::Invited { user, code, expires_ms, .. } => {
+                let told = UserTold { invite: Some((code, expires_ms)), ..UserTold::default() };
+                self.users.insert(user, told);
+            }
+            UserEvent::Enrolled { user, verifier, .. } => {
+                if let Some(told) = self.users.get_mut(&user) {
+                    (told.verifier, told.invite) = (Some(verifier), None);
+                }
+            }
+            UserEvent::Try { user, .. } => {
+                if let Some(told) = self.users.get_mut(&user) {
+                    told.tries = told.tries.saturating_add(1);
+                }
+            }
+            UserEvent::Proved { user, .. } => {
+                if let Some(told) = self.users.get_mut(&user) {
+                    told.tries = 0;
+                }
+            }
+            UserEvent::Suspended { user, .. } => {
+                if let Some(told) = self.users.get_mut(&user) {
+                    told.suspended = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tries are not given back by changing a row.
+    // [clause 8.2.3-e] a count that was set back behind the daemon's back is found before the next try
+    fn check_users(&self, db: &Connection) -> Result<(), StoreError> {
+        let rows = users::all(db)?;
+        let same = |row: &users::UserRow| {
+            let found = UserTold {
+                verifier: row.verifier.as_deref().map(Verifier::hash),
+                tries: row.tries,
+                suspended: row.suspended,
+                invite: row.invite.map(|(code, at)| (hex::encode(code), at.0)),
+            };
+            self.users.get(&row.name) == Some(&found)
+        };
+        if rows.len() == self.users.len() && rows.iter().all(same) { Ok(()) } else { Err(differs("users")) }
     }
 
     /// The nonce that a request holds, which lets go of it.
@@ -342,5 +404,6 @@ pub(super) fn read(
     story.check_nonces(db)?;
     story.check_documents(db)?;
     story.check_changes(db)?;
+    story.check_users(db)?;
     Ok(Told { tree, last_ms, governance })
 }

@@ -108,6 +108,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         }),
         facts: Box::new(amount),
         start: Box::new(drop),
+        present: Present::assertion([digest; 32], None),
     }
 }
 
@@ -118,6 +119,7 @@ fn code(reply: &ReserveReply) -> &'static str {
         ReserveReply::Already { .. } => "already",
         ReserveReply::Refused { refusal, .. } => refusal.code.as_str(),
         ReserveReply::Needs { .. } => "needs",
+        ReserveReply::Step(step) => step.as_str(),
     }
 }
 

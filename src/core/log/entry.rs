@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::key::{Origin, State};
 use super::super::units::Timestamp;
+use super::user::UserEvent;
 use crate::refusal::Refusal;
 
 /// Longest sentence that is kept, bytes.
@@ -216,6 +217,17 @@ pub enum EntryKind {
         /// In words.
         why: String,
     },
+    /// The document of the users came into force.
+    Users {
+        /// SHA-256 of its text.
+        hash: String,
+        /// How many users.
+        users: usize,
+        /// Who put it in force.
+        uid: u32,
+    },
+    /// Something about a user.
+    User(UserEvent),
     /// The document of the people who approve came into force.
     Authority {
         /// SHA-256 of its text.

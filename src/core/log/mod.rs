@@ -5,4 +5,5 @@ pub mod checkpoint;
 pub mod entry;
 pub mod export;
 pub mod merkle;
+pub mod user;
 pub mod verify;

@@ -195,6 +195,8 @@ impl Story {
             | EntryKind::Voice { .. }
             | EntryKind::WaitingEnded { .. }
             | EntryKind::Authority { .. }
+            | EntryKind::Users { .. }
+            | EntryKind::User(_)
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
             | EntryKind::KeyRotated { .. }
