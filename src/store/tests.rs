@@ -4,7 +4,7 @@ use super::*;
 use crate::core::key::{Origin, PublicKey, Purpose};
 use crate::core::log::entry::Entry;
 use crate::core::payment::Asset;
-use crate::core::units::{Address, U256};
+use crate::core::units::{Address, U256, sha256};
 use crate::refusal::Code;
 
 /// A ledger with one limit over everything.
@@ -53,7 +53,8 @@ fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
 async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
-    store.append(EntryKind::policy([1; 32], 0, 0, "start".into())).await.unwrap();
+    let entry = EntryKind::policy(sha256(b""), 0, 0, "start".into());
+    store.put_document(entry, "policy", String::new()).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();
@@ -296,7 +297,7 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; PRAGMA user_version = 2;")
+    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE users; DROP INDEX debits_by_key; PRAGMA user_version = 2;")
         .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
@@ -319,6 +320,12 @@ async fn every_table_must_tell_what_the_log_tells() {
             let _recorded = store.finish(reserved.request(), Some([n; 64])).await.unwrap();
         }
     }
+    let user = |name: &str| name.to_owned();
+    store.invite_user(user("anna"), [1; 32], Timestamp(i64::MAX), 0, "test".into()).await.unwrap();
+    store.enrol_user(user("anna"), [1; 32], "{}".into()).await.unwrap().unwrap();
+    store.count_try(Some(user("anna")), user("anna"), "test", 10).await.unwrap().unwrap();
+    store.invite_user(user("ben"), [2; 32], Timestamp(i64::MAX), 0, "test".into()).await.unwrap();
+    store.suspend_user(user("ben"), "test".into()).await.unwrap();
     store.insert_key(key("next", 9), 0).await.unwrap();
     store.begin_destroying(Name::parse("next").unwrap(), because()).await.unwrap().unwrap();
     store.close().await;
@@ -355,6 +362,12 @@ async fn every_table_must_tell_what_the_log_tells() {
         "UPDATE nonces SET app = 'other' WHERE nonce = 1",
         "UPDATE nonces SET nonce = 9 WHERE nonce = 1",
         "DELETE FROM nonces WHERE nonce = 3",
+        "UPDATE users SET tries = 0 WHERE name = 'anna'",
+        "UPDATE users SET verifier = 'mine' WHERE name = 'anna'",
+        "UPDATE users SET invite = zeroblob(32), invite_expires = 1 WHERE name = 'anna'",
+        "UPDATE users SET suspended = 0 WHERE name = 'ben'",
+        "UPDATE users SET invite = zeroblob(32) WHERE name = 'ben'",
+        "DELETE FROM users WHERE name = 'ben'",
         "INSERT INTO nonces SELECT key, chain, 77, app, digest, fingerprint, request, at, signature FROM nonces WHERE nonce = 1",
     ] {
         put_back();
@@ -392,4 +405,29 @@ async fn a_payload_that_is_asked_for_again_before_its_answer_leaves_one_story() 
             assert_eq!(open(dir.path()).err(), None, "{order:?} {fails:?}");
         }
     }
+}
+
+// [clause 8.2.3-e] test
+#[tokio::test]
+async fn tries_are_on_disk_before_they_are_compared_and_an_eleventh_never_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let anna = || "anna".to_owned();
+    let store = open(dir.path()).unwrap();
+    store.invite_user(anna(), [1; 32], Timestamp(i64::MAX), 0, "t".into()).await.unwrap();
+    store.close().await;
+    drop(store);
+    for n in 1..=11 {
+        // Ended between the count and the comparison, each time.
+        let store = open(dir.path()).unwrap();
+        let counted = store.count_try(Some(anna()), anna(), "test", 99).await.unwrap();
+        match n {
+            11 => assert_eq!(counted.unwrap_err().code, Code::UserSuspended, "whatever a document allows"),
+            n => assert_eq!(counted, Ok(n)),
+        }
+        assert_eq!(store.user(anna()).await.unwrap().unwrap().tries, n.min(10));
+        store.close().await;
+    }
+    let store = open(dir.path()).unwrap();
+    store.user_proved(anna(), "test", None).await.unwrap();
+    assert_eq!(store.count_try(Some(anna()), anna(), "test", 99).await.unwrap(), Ok(1));
 }
