@@ -85,14 +85,14 @@ pub enum UserCommand {
         /// Request id.
         request: String,
         /// Signature over the text by your authenticator, as ssh-keygen made it.
-        #[arg(long, conflicts_with_all = ["key", "assertion"])]
+        #[arg(long, conflicts_with_all = ["key", "asserted"])]
         signature: Option<PathBuf>,
         /// SSH key of your authenticator, to sign with here through ssh-keygen.
-        #[arg(long, conflicts_with = "assertion")]
+        #[arg(long, conflicts_with = "asserted")]
         key: Option<PathBuf>,
         /// What fido2-assert -G printed.
-        #[arg(long)]
-        assertion: Option<PathBuf>,
+        #[arg(long = "assertion")]
+        asserted: Option<PathBuf>,
     },
     /// Refuses a payment.
     Refuse {
@@ -232,7 +232,7 @@ pub fn run(command: UserCommand, ask: Ask<'_>, own: Ask<'_>) -> Result<Output, F
             let text = if text.is_empty() { "nothing waits for you".to_owned() } else { text.join("\n") };
             Ok(Output { text, value })
         }
-        UserCommand::Confirm { request, signature, key, assertion } => {
+        UserCommand::Confirm { request, signature, key, asserted } => {
             let waiting = own("user_show", json!({"request": request}))?;
             let text = show::text(&waiting, "text");
             let read = |file| read_text(file).map_err(Failure::plain);
@@ -244,11 +244,11 @@ pub fn run(command: UserCommand, ask: Ask<'_>, own: Ask<'_>) -> Result<Output, F
                     None
                 }
             };
-            let assertion = assertion.as_ref().map(|file| read(file)).transpose()?;
+            let asserted = asserted.as_ref().map(|file| read(file)).transpose()?;
             let pin = secret("PIN, if this is what you want to pay: ")?;
             let said = json!({
                 "request": request, "digest": show::text(&waiting, "digest"), "pin": *pin,
-                "signature": signature, "assertion": assertion,
+                "signature": signature, "assertion": asserted,
             });
             own("user_confirm", said).map(fields)
         }

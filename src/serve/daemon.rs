@@ -13,11 +13,11 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::{self, Bounds};
 use super::operator::Operator;
-use super::user::User;
+use super::user::{Doors, User};
 use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
-use crate::service::House;
+use crate::service::{House, Peer};
 use crate::wire::frame::Limits;
 
 /// How long requests in flight may take to end after SIGTERM.
@@ -98,11 +98,22 @@ pub async fn run(config: Config) -> Result<(), String> {
         let bounds = Bounds { total: Arc::new(Semaphore::new(64)), in_flight: 4, batch: 1, frame, ..bounds };
         let (house, stop) = (Arc::clone(&house), stopping.clone());
         let cache = house.digests.clone();
-        let serve = move |stream, peer| {
-            let handler = Arc::new(User { house: Arc::clone(&house), peer });
-            connection::run(stream, handler, bounds.clone(), stop.clone())
+        let doors = Arc::new(Doors::default());
+        let serve = move |stream, peer: Arc<Peer>| {
+            let (door, uid) = (doors.enter(peer.uid), peer.uid);
+            let (house, bounds, stop) = (Arc::clone(&house), bounds.clone(), stop.clone());
+            async move {
+                let Some(door) = door else {
+                    return tracing::warn!(
+                        socket = "user",
+                        uid,
+                        "refused a connection: too many of this user"
+                    );
+                };
+                connection::run(stream, Arc::new(User { house, peer, door }), bounds, stop).await;
+            }
         };
-        serving.push(tokio::spawn(listener::accept("user", user, 64, cache, stopping.clone(), serve)));
+        serving.push(tokio::spawn(listener::accept("user", user, 256, cache, stopping.clone(), serve)));
     }
     if let Some(listen) = house.config.metrics.clone() {
         let (house, stopping) = (Arc::clone(&house), stopping.clone());

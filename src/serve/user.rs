@@ -2,7 +2,8 @@
 //! with their PIN.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,12 +18,57 @@ use crate::service::user::{Confirmation, Typed};
 use crate::service::{House, Peer};
 use crate::wire::rpc::Request;
 
+/// Most connections of one user of the machine.
+const MOST_OF_ONE: usize = 8;
+
+/// Who is in: somebody who opens the socket again and again locks out nobody else.
+#[derive(Default)]
+pub struct Doors(Mutex<HashMap<u32, usize>>);
+
+/// One connection of a user.
+pub struct Door {
+    doors: Arc<Doors>,
+    uid: u32,
+}
+
+impl Doors {
+    fn counts(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets one more connection in, if it is not too many of this user.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, uid: u32) -> Option<Door> {
+        let mut counts = self.counts();
+        let count = counts.entry(uid).or_default();
+        if *count >= MOST_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Door { doors: Arc::clone(self), uid })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let mut counts = self.doors.counts();
+        if let Some(count) = counts.get_mut(&self.uid) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}
+
 /// The user side of one connection.
 pub struct User {
     /// The house.
     pub house: Arc<House>,
     /// Who is on the other end.
     pub peer: Arc<Peer>,
+    /// Their place, held while the connection lasts.
+    pub door: Door,
 }
 
 impl Handler for User {
@@ -80,7 +126,8 @@ struct ConfirmParams {
     digest: String,
     pin: String,
     signature: Option<String>,
-    assertion: Option<String>,
+    #[serde(rename = "assertion")]
+    asserted: Option<String>,
 }
 
 /// A PIN that came over a socket.
@@ -140,7 +187,7 @@ impl User {
                     digest: digest(&params.digest)?,
                     pin: pin(params.pin)?,
                     signature: params.signature,
-                    assertion: params.assertion,
+                    asserted: params.asserted,
                 };
                 house.confirm(peer, said).await
             }
@@ -157,6 +204,18 @@ impl User {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    // [clause 8.2.3-b] test
+    #[test]
+    fn one_user_cannot_take_all_the_places() {
+        let doors = Arc::new(Doors::default());
+        let held: Vec<_> = (0..MOST_OF_ONE).map(|_| doors.enter(7)).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(doors.enter(7).is_none());
+        assert!(doors.enter(8).is_some(), "somebody else");
+        drop(held);
+        assert!(doors.enter(7).is_some() && doors.counts().is_empty());
+    }
 
     #[test]
     fn parameters_are_read_strictly() {

@@ -41,6 +41,7 @@ impl Handler for Wallet {
             self.dispatch(name, params)
         })
         .await
+        .map_err(|refusal| self.house.with_code(&self.peer, refusal))
     }
 
     fn unreadable(&self, refusal: &Refusal) {

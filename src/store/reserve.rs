@@ -255,6 +255,7 @@ fn write_intent(
         policy: hex::encode(verdict.policy_hash),
         debited: debited.is_none(),
         approved_by,
+        user: ask.present.claim().map(|c| c.user.name.to_string()),
     })?;
     let request = ask.request.0.to_be_bytes();
     let at = debited.unwrap_or(work.entry_time().0);

@@ -8,7 +8,7 @@ use super::{EntryKind, Store, StoreError};
 use crate::core::log::user::UserEvent;
 use crate::core::units::Timestamp;
 use crate::core::user::throttle::MOST;
-use crate::core::user::{Verifier, assertion};
+use crate::core::user::{Verifier, fido2};
 use crate::refusal::{Code, Refusal};
 
 /// What is kept of one user.
@@ -150,7 +150,7 @@ fn suspend(work: &mut Work, name: &str, why: &str) -> Result<(), StoreError> {
 fn count_up(work: &Work, authenticator: &str, counter: u32) -> Result<Result<(), Refusal>, StoreError> {
     let last = super::approvals::counter(&work.db, authenticator)?;
     // [clause 8.2.3-h] compared and kept in one transaction, so that no two signatures share a number
-    if !assertion::rises(last, counter) {
+    if !fido2::rises(last, counter) {
         let why = format!("the counter of {authenticator} does not rise: it may have been copied");
         return Ok(Err(Refusal::new(Code::UserAssertion, why)));
     }

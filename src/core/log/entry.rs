@@ -165,6 +165,9 @@ pub enum EntryKind {
         /// People who approved it, where the policy asked for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         approved_by: Vec<String>,
+        /// The user who was here, where the key has one; what they confirmed stands before this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// A payment waits for people.
     Waiting {

@@ -258,6 +258,7 @@ mod tests {
             policy: hex::encode([1; 32]),
             debited: true,
             approved_by: Vec::new(),
+            user: None,
         }
     }
 

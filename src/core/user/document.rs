@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::assertion::Credential;
+use super::fido2::Credential;
 use super::step::Limits;
 use super::throttle::MOST;
 use crate::core::approval::sshsig::SshKey;
@@ -329,6 +329,12 @@ mod tests {
             let said = Users::parse(&text).unwrap_err().to_string();
             assert!(said.contains(why), "{why}: {said}");
         }
+    }
+
+    #[test]
+    fn the_shipped_example_is_read() {
+        let users = Users::parse(include_str!("../../../config/users.toml")).unwrap();
+        assert_eq!((users.most_tries, users.idle_ms, users.all().len()), (MOST, 600_000, 1));
     }
 
     #[test]

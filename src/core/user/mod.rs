@@ -3,16 +3,16 @@
 //! Pure: the time, what was spent and what was typed are arguments.
 #![forbid(unsafe_code)]
 
-pub mod assertion;
 pub mod document;
+pub mod fido2;
 pub mod session;
 pub mod step;
 pub mod text;
 pub mod throttle;
 pub mod verifier;
 
-pub use assertion::Credential;
 pub use document::{User, Users, UsersError};
+pub use fido2::Credential;
 pub use session::Ended;
 pub use step::{Claim, Step};
 pub use text::{CONFIRM, UserText};

@@ -17,7 +17,7 @@ use crate::core::payment::Payment;
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::proof::{Digest, RequestId, Vouched};
 use crate::core::units::{Address, Name};
-use crate::core::user::{CONFIRM, Claim, Step, User, UserText, assertion, text};
+use crate::core::user::{CONFIRM, Claim, Step, User, UserText, fido2, text};
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::store::EntryKind;
@@ -82,7 +82,7 @@ pub struct Confirmation {
     /// SSHSIG of their authenticator over the text.
     pub signature: Option<String>,
     /// A FIDO2 assertion, as `fido2-assert -G` prints it.
-    pub assertion: Option<String>,
+    pub asserted: Option<String>,
 }
 
 impl Wanted {
@@ -261,7 +261,7 @@ impl House {
         let ask = ask.ok_or_else(|| unknown(request))?;
         let mut shown = ask.describe(request, clock);
         if let Some(map) = shown.as_object_mut() {
-            let hash = assertion::client_data_hash(&ask.digest, request);
+            let hash = fido2::client_data_hash(&ask.digest, request);
             map.insert("text".into(), json!(ask.text));
             map.insert("namespace".into(), json!(CONFIRM));
             map.insert("client_data_hash".into(), json!(hex::encode(hash)));
@@ -291,15 +291,15 @@ impl House {
     /// A user confirms a payment.
     pub async fn confirm(&self, peer: &Peer, said: Confirmation) -> Result<Value, Refusal> {
         let user = self.known_user(peer)?;
-        let Confirmation { request, digest, pin, signature, assertion } = said;
+        let Confirmation { request, digest, pin, signature, asserted } = said;
         let (step, text) = self.waits_for(&user, request, &digest)?;
         // What costs a try comes last: a signature that is wrong takes none.
         let by = if step == Step::Fido {
-            Some(by_authenticator(&user, &text, &digest, request, signature, assertion)?)
+            Some(by_authenticator(&user, &text, &digest, request, signature, asserted)?)
         } else {
             None
         };
-        let user = self.prove(peer, pin, "confirm").await?;
+        let user = self.prove(peer, pin, "confirm").await?.user;
         self.waits_for(&user, request, &digest)?;
         let (proof, counter) =
             by.map_or((None, None), |(proof, key, counter)| (Some(proof), Some((key, counter))));
@@ -383,7 +383,7 @@ fn by_authenticator(
     digest: &Digest,
     request: RequestId,
     signature: Option<String>,
-    assertion: Option<String>,
+    asserted: Option<String>,
 ) -> Result<(String, String, u32), Refusal> {
     let refuse = |why: String| Refusal::new(Code::UserAssertion, why);
     if !user.has_fido() {
@@ -392,13 +392,13 @@ fn by_authenticator(
             user.name
         )));
     }
-    match (signature, assertion) {
+    match (signature, asserted) {
         (Some(armoured), None) => {
             let (key, counter) = text::signed(&armoured, text, &user.fido).map_err(refuse)?;
             Ok((armoured.trim().to_owned(), key, counter))
         }
         (None, Some(lines)) => {
-            let told = assertion::verify(&lines, digest, request, &user.credentials);
+            let told = fido2::verify(&lines, digest, request, &user.credentials);
             let told = told.map_err(|e| refuse(e.to_string()))?;
             Ok((lines.trim().to_owned(), told.fingerprint, told.counter))
         }

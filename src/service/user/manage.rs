@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::House;
 use super::super::keys::now;
-use super::{Peer, fresh_code, plain};
+use super::{Peer, fresh_code, grouped};
 use crate::core::approval::sshsig::SshKey;
 use crate::core::approval::{Act, Deed, Matter};
 use crate::core::units::sha256;
@@ -55,7 +55,7 @@ impl House {
         let agreed = self.agreed(Matter::Users, deed, detail, uid).await?;
         let code = fresh_code(16)?;
         let expires = now().plus(INVITED_MS);
-        let hash = sha256(plain(&code).as_bytes());
+        let hash = sha256(code.as_bytes());
         self.store
             .invite_user(user.name.to_string(), hash, expires, uid, reason.to_owned())
             .await
@@ -65,7 +65,9 @@ impl House {
         self.presence.end(|s| (s.user == user.name).then_some(Ended::User));
         self.write_closed().await;
         tracing::warn!(user = %user.name, uid, "a user may enrol");
-        Ok(json!({"user": user.name, "uid": user.uid, "code": code, "expires": expires.to_string()}))
+        Ok(
+            json!({"user": user.name, "uid": user.uid, "code": grouped(&code), "expires": expires.to_string()}),
+        )
     }
 
     /// The document, and how its users stand.

@@ -52,19 +52,22 @@ pub fn read_document(text: &str) -> Result<Users, Refusal> {
     Users::parse(text).map_err(|e| Refusal::new(Code::PolicyInvalid, format!("users: {e}")))
 }
 
-/// A code for people, of so many signs, in groups of four.
+/// A code for people, in groups of four.
+fn grouped(code: &str) -> String {
+    let signs: Vec<char> = code.chars().collect();
+    signs.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+}
+
+/// A code of so many signs.
 fn fresh_code(signs: usize) -> Result<String, Refusal> {
     let mut code = String::new();
-    while code.len() < signs + signs.saturating_sub(1) / 4 {
+    while code.len() < signs {
         let mut byte = [0u8];
         getrandom::fill(&mut byte)
             .map_err(|e| Refusal::new(Code::Internal, format!("the kernel gives no random bytes: {e}")))?;
         // 240 is the last multiple of 30: what is beyond would make some signs likelier.
         let drawn = byte.first().copied().filter(|b| *b < 240).map(|b| usize::from(b) % ALPHABET.len());
         let Some(sign) = drawn.and_then(|at| ALPHABET.get(at)) else { continue };
-        if code.len() % 5 == 4 {
-            code.push('-');
-        }
         code.push(char::from(*sign));
     }
     Ok(code)
@@ -251,21 +254,48 @@ impl House {
             return Err(Refusal::new(Code::UserUnknown, "this daemon knows no users; its keys need none"));
         }
         let vouched = peer.vouch(&rules.apps, [0; 32]).inspect_err(|_| self.app_failed(peer))?;
+        let now = sys::since_boot();
+        let mut inner = self.presence.inner();
+        // The code that is on the screen already goes on being the code.
+        let there = inner.knocks.iter().find(|(_, k)| is(&k.peer, peer) && now < k.expires);
+        if let Some((code, knock)) = there {
+            let left = knock.expires.saturating_sub(now) / 1000;
+            return Ok(json!({"code": grouped(code), "expires_seconds": left}));
+        }
         let code = fresh_code(8)?;
         let knock = Knock {
             peer: Arc::downgrade(peer),
             app: vouched.app().clone(),
             tier: vouched.tier(),
             caller: peer.describe(),
-            expires: sys::since_boot().saturating_add(CODE_MS),
+            expires: now.saturating_add(CODE_MS),
         };
-        let mut inner = self.presence.inner();
-        inner.knocks.retain(|_, k| !is(&k.peer, peer));
+        inner.knocks.retain(|_, k| now < k.expires && k.peer.strong_count() > 0);
         if inner.knocks.len() >= MOST_CODES {
             return Err(Refusal::new(Code::Busy, format!("{MOST_CODES} apps wait for their users")));
         }
-        inner.knocks.insert(plain(&code), knock);
-        Ok(json!({"code": code, "expires_seconds": CODE_MS / 1000}))
+        let shown = json!({"code": grouped(&code), "expires_seconds": CODE_MS / 1000});
+        inner.knocks.insert(code, knock);
+        Ok(shown)
+    }
+
+    /// Wallets that know nothing of users show what a refusal says: it says how to go on.
+    #[must_use]
+    pub fn with_code(&self, peer: &Arc<Peer>, mut refusal: Refusal) -> Refusal {
+        if !matches!(refusal.code, Code::UserNeeded | Code::UserLocked) {
+            return refusal;
+        }
+        let Ok(Value::Object(mut facts)) = self.request_user(peer) else { return refusal };
+        if let Some(code) = facts.get("code").and_then(Value::as_str) {
+            refusal.sentence =
+                format!("{}; they open one with: claviger user unlock {code}", refusal.sentence);
+        }
+        if let Some(before) = refusal.facts.as_object_mut() {
+            before.append(&mut facts);
+        } else {
+            refusal.facts = Value::Object(facts);
+        }
+        refusal
     }
 
     /// An app waits for its user, or asks who is here.
@@ -354,10 +384,11 @@ mod tests {
         let codes: HashSet<String> = (0..200).map(|_| fresh_code(8).unwrap()).collect();
         assert_eq!(codes.len(), 200);
         for code in codes {
-            assert_eq!((code.len(), code.as_bytes()[4]), (9, b'-'), "{code}");
-            assert_eq!(plain(&format!(" {} ", code.to_lowercase())), code.replace('-', ""));
+            assert_eq!(code.len(), 8);
+            assert_eq!(plain(&format!(" {} ", grouped(&code).to_lowercase())), code);
             assert!(!code.contains(['I', 'L', 'O', 'U', '0', '1']));
         }
-        assert_eq!(fresh_code(16).unwrap().len(), 19);
+        assert_eq!(grouped("ABCDEFGHJK"), "ABCD-EFGH-JK");
+        assert_eq!(fresh_code(16).unwrap().len(), 16);
     }
 }

@@ -29,6 +29,13 @@ pub struct Typed {
     pub duress: Option<Pin>,
 }
 
+/// Whoever proved their PIN.
+pub(super) struct Proved {
+    pub(super) user: Arc<User>,
+    /// The record was made anew, and the PIN for duress is not in it.
+    renewed: bool,
+}
+
 fn failed(why: String) -> Refusal {
     Refusal::new(Code::Internal, why)
 }
@@ -126,7 +133,7 @@ impl House {
     /// Puts another PIN in the place of one that is typed too.
     pub async fn change_pin(&self, peer: &Peer, old: Pin, typed: Typed) -> Result<Value, Refusal> {
         acceptable(&typed.pin).map_err(|why| Refusal::new(Code::InvalidParams, why))?;
-        let user = self.prove(peer, old, "change").await?;
+        let Proved { user, .. } = self.prove(peer, old, "change").await?;
         let _turn = self.turn(peer.uid)?;
         let _one = self.presence.one.lock().await;
         let record = self.record(&user.name, typed).await?;
@@ -137,12 +144,7 @@ impl House {
 
     /// Compares a PIN. Whoever the document does not know, or who has none, takes as long and is told the same.
     // [clause 8.2.3-e] the gate, then the count on disk, then the comparison; in this order for everybody
-    pub(super) async fn prove(
-        &self,
-        peer: &Peer,
-        pin: Pin,
-        what: &'static str,
-    ) -> Result<Arc<User>, Refusal> {
+    pub(super) async fn prove(&self, peer: &Peer, pin: Pin, what: &'static str) -> Result<Proved, Refusal> {
         let _turn = self.turn(peer.uid)?;
         let _one = self.presence.one.lock().await;
         let rules = self.rules();
@@ -183,9 +185,10 @@ impl House {
             if told == Told::Duress {
                 self.under_duress(&user).await?;
             }
+            let renewed = upgrade.is_some();
             self.store.user_proved(label, what, upgrade).await.map_err(|e| self.store_refusal(&e))?;
             self.metrics.user_try("right");
-            return Ok(user);
+            return Ok(Proved { user, renewed });
         }
         self.metrics.user_try("wrong");
         let left = most.min(MOST).saturating_sub(failed_before.saturating_add(1));
@@ -284,11 +287,11 @@ impl House {
             knock.and_then(|k| k.peer.upgrade()).ok_or_else(no_code)
         };
         app()?;
-        let user = self.prove(peer, pin, "unlock").await?;
+        let proved = self.prove(peer, pin, "unlock").await?;
         // Looked for again: it may have left, or asked anew, while the PIN was compared.
         let connection = app()?;
         self.presence.inner().knocks.remove(&code);
-        self.open_session(&connection, user).await
+        self.open_session(&connection, proved).await
     }
 
     /// The PIN through the app itself, where the document allows that to apps of its tier.
@@ -299,11 +302,12 @@ impl House {
             let why = "PINs are not typed into apps here: claviger_requestUser gives a code for claviger user unlock";
             return Err(Refusal::new(Code::UserNeeded, why));
         }
-        let user = self.prove(peer, pin, "unlock on wallet.sock").await?;
-        self.open_session(peer, user).await
+        let proved = self.prove(peer, pin, "unlock on wallet.sock").await?;
+        self.open_session(peer, proved).await
     }
 
-    async fn open_session(&self, connection: &Arc<Peer>, user: Arc<User>) -> Result<Value, Refusal> {
+    async fn open_session(&self, connection: &Arc<Peer>, proved: Proved) -> Result<Value, Refusal> {
+        let Proved { user, renewed } = proved;
         let rules = self.rules();
         let vouched = connection.vouch(&rules.apps, [0; 32])?;
         let Some(users) = rules.users.as_ref().filter(|u| u.by_name(user.name.as_str()) == Some(&user))
@@ -337,6 +341,9 @@ impl House {
             "app": vouched.app(),
             "idle_seconds": users.idle_ms / 1000,
             "hard_seconds": users.hard_ms / 1000,
+            "note": renewed.then_some(
+                "the record of your PIN was renewed; if you had a PIN for duress, run claviger user pin --duress",
+            ),
         }))
     }
 

@@ -186,5 +186,5 @@ pub fn rises(last: Option<u32>, counter: u32) -> bool {
 }
 
 #[cfg(test)]
-#[path = "assertion_tests.rs"]
+#[path = "fido2_tests.rs"]
 mod tests;
