@@ -248,7 +248,7 @@ fn a_pin_is_found_nowhere_and_its_key_serves_nobody_else() {
 #[test]
 fn no_kill_gives_a_try_back_and_the_last_one_is_the_last() {
     let mut desk = Desk::start("");
-    for n in 1..=5 {
+    for n in 1..=4 {
         let mut app = desk.daemon.wallet();
         let reply = desk.tries(&mut app, "not-the-pin");
         assert_eq!(code(&reply), "user_wrong");
@@ -257,6 +257,21 @@ fn no_kill_gives_a_try_back_and_the_last_one_is_the_last() {
         desk.daemon.restart();
         assert_eq!(desk.anna()["wrong_pins"], n);
     }
+    // The fifth is cut off while it is compared: it stands on disk before anybody knows whether it was right.
+    let mut app = desk.daemon.wallet();
+    let shown = app.call("claviger_requestUser", &Value::Null);
+    let (mut user, mut operator) = (desk.user(), desk.daemon.operator());
+    let params = json!({"code": shown["result"]["code"], "pin": PIN});
+    user.send(
+        json!({"jsonrpc": "2.0", "id": 7, "method": "user_unlock", "params": params}).to_string().as_bytes(),
+    );
+    let until = Instant::now() + Duration::from_secs(5);
+    while operator.call("operator_users", &Value::Null)["result"]["users"][0]["wrong_pins"] != 5 {
+        assert!(Instant::now() < until, "the right PIN was never counted before it was compared");
+    }
+    desk.daemon.signal("KILL");
+    desk.daemon.restart();
+    assert_eq!(desk.anna()["wrong_pins"], 5);
     // From here on there are waits, for the right PIN too, and a restart begins them anew.
     let mut app = desk.daemon.wallet();
     for _ in 0..2 {
@@ -311,7 +326,7 @@ fn who_is_unknown_takes_as_long_and_is_told_the_same() {
             seen.sort();
             if seen.len() == 3 {
                 return (
-                    seen[1],
+                    seen[0],
                     told["data"].clone(),
                     reply["error"]["data"]["facts"]["tries_left"].clone(),
                 );
@@ -328,8 +343,9 @@ fn who_is_unknown_takes_as_long_and_is_told_the_same() {
     let wrong = measure("wrong");
     assert_eq!((&unknown.1, &unknown.2), (&wrong.1, &wrong.2), "both are told the same");
     let (low, high) = (unknown.0.min(wrong.0), unknown.0.max(wrong.0));
-    eprintln!("medians of three: unknown {:?}, wrong {:?}", unknown.0, wrong.0);
-    assert!(high < low * 2, "unknown {:?}, wrong {:?}", unknown.0, wrong.0);
+    // What decides is that Argon2 ran once for each; without it an answer takes a few milliseconds.
+    eprintln!("fastest of three: unknown {:?}, wrong {:?}", unknown.0, wrong.0);
+    assert!(high < low * 3, "unknown {:?}, wrong {:?}", unknown.0, wrong.0);
     // And in the end they are kept out alike.
     for _ in 0..2 {
         assert_eq!(code(&desk.tries(&mut app, "not-the-pin")), "user_wrong");
@@ -494,6 +510,21 @@ fn splitting_a_payment_does_not_get_around_the_confirmation() {
     let intents: Vec<Value> = desk.log().into_iter().filter(|e| e["kind"] == "intent").collect();
     assert!(intents.iter().all(|e| e["user"] == "anna"), "{intents:?}");
     desk.daemon.verify_log();
+}
+
+// [clause 8.2.3-g] test
+#[test]
+fn payments_at_once_do_not_see_the_same_room() {
+    let desk = Desk::start("");
+    let mut app = desk.daemon.wallet();
+    desk.unlocks(&mut app);
+    let at_once: Vec<Value> = (0..8)
+        .map(|nonce| json!({"jsonrpc": "2.0", "id": nonce, "method": "claviger_signPayment", "params": {"transaction": desk.daemon.tx(nonce, 6)}}))
+        .collect();
+    app.send(json!(at_once).to_string().as_bytes());
+    let replies = app.line();
+    let count = |wanted: &str| replies.as_array().unwrap().iter().filter(|r| code(r) == wanted).count();
+    assert_eq!((count("ok"), count("step_up_needed")), (3, 5), "{replies}");
 }
 
 // [clause 8.2.3-g] test
