@@ -419,7 +419,7 @@ pub const USER: &[Method] = &[
         name: "user_unlock",
         summary: "Opens a session for the connection of that app",
         params: &[("code", true, "from claviger_requestUser"), ("pin", true, "PIN")],
-        result: "{user, app, idle_seconds, hard_seconds}",
+        result: "{user, app, idle_seconds, hard_seconds, wrong_pins_before, note}",
     },
     Method { name: "user_lock", summary: "Ends one's sessions", params: &[], result: "{user, ended}" },
     Method {

@@ -304,6 +304,12 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     assert_eq!(store.keys().await.unwrap(), [record]);
     store.close().await;
     drop(store);
+    let before_users = "DROP TABLE users; DROP INDEX debits_by_key; PRAGMA user_version = 4;";
+    Connection::open(&file).unwrap().execute_batch(before_users).unwrap();
+    let store = open(dir.path()).unwrap();
+    assert!(store.users().await.unwrap().is_empty());
+    store.close().await;
+    drop(store);
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
     assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
 }

@@ -34,6 +34,8 @@ pub(super) struct Proved {
     pub(super) user: Arc<User>,
     /// The record was made anew, and the PIN for duress is not in it.
     renewed: bool,
+    /// Wrong PINs since the last right one: whoever typed none of them hears of it.
+    wrong: u32,
 }
 
 fn failed(why: String) -> Refusal {
@@ -188,7 +190,7 @@ impl House {
             let renewed = upgrade.is_some();
             self.store.user_proved(label, what, upgrade).await.map_err(|e| self.store_refusal(&e))?;
             self.metrics.user_try("right");
-            return Ok(Proved { user, renewed });
+            return Ok(Proved { user, renewed, wrong: failed_before });
         }
         self.metrics.user_try("wrong");
         let left = most.min(MOST).saturating_sub(failed_before.saturating_add(1));
@@ -307,7 +309,7 @@ impl House {
     }
 
     async fn open_session(&self, connection: &Arc<Peer>, proved: Proved) -> Result<Value, Refusal> {
-        let Proved { user, renewed } = proved;
+        let Proved { user, renewed, wrong } = proved;
         let rules = self.rules();
         let vouched = connection.vouch(&rules.apps, [0; 32])?;
         let Some(users) = rules.users.as_ref().filter(|u| u.by_name(user.name.as_str()) == Some(&user))
@@ -341,6 +343,7 @@ impl House {
             "app": vouched.app(),
             "idle_seconds": users.idle_ms / 1000,
             "hard_seconds": users.hard_ms / 1000,
+            "wrong_pins_before": wrong,
             "note": renewed.then_some(
                 "the record of your PIN was renewed; if you had a PIN for duress, run claviger user pin --duress",
             ),
