@@ -9,6 +9,7 @@
 //! | [`core`] | PURE. Keys, payments, policy, log format, proofs | 8.7.1, 8.7.2 |
 //! | [`store`] | EDGE. Durable state: one writer, write-ahead | 8.7.1 |
 //! | [`token`] | EDGE. The HSM behind one trait | 8.2.5 |
+//! | [`device`] | EDGE. What the kernel says about this machine | 8.2.4 |
 //! | `tpm` | EDGE. A PIN sealed in a TPM (feature `tpm`) | 8.2.5 |
 //! | [`service`] | The use cases, each as one readable file | all |
 //! | [`serve`] | Listeners, limits, dispatch, metrics | 8.2.3 |
@@ -20,6 +21,7 @@ pub mod caller;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod device;
 pub mod refusal;
 pub mod secret;
 pub mod serve;

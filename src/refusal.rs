@@ -62,6 +62,7 @@ codes! {
     RequestUnknown "request_unknown" -32602 Never "8.4.3-b" "use the id that claviger_signPayment gave on this connection's app";
     AppUnknown "app_unknown" 4100 Operator "8.2.4-a" "an operator must register this executable and user in apps.toml, then reload";
     AppChanged "app_changed" 4100 Never "8.2.4-a" "the process that asked is no longer the one that connected: connect again";
+    DeviceUnfit "device_unfit" 4001 Operator "8.2.4-f" "claviger device facts shows what this machine must be, and what to do about it";
     OperatorUnknown "operator_unknown" 4100 Operator "8.2.3-a" "run this as a user listed under operator.uids in the configuration";
     RoleForbids "role_forbids" 4100 Never "8.2.3-c" "ask somebody whose role in the authority document may do this";
     ChangeNeeded "change_needed" 4001 Later "8.8-b" "people must agree to this change: claviger approval list shows them what";
@@ -86,6 +87,9 @@ codes! {
     OverLimit "over_limit" 4001 Operator "8.7.1-c" "the amount is above the rule's maximum per transaction";
     WindowExceeded "window_exceeded" 4001 Later "8.7.1-c" "the sliding window is used up; wait until earlier payments leave it";
     FeeTooHigh "fee_too_high" 4001 Never "8.7.1-c" "lower gas limit or fee cap below the rule's fee maximum";
+    DestinationNew "destination_new" 4001 Later "8.4.3-d" "the key has not paid this destination before: ask again when the delay of the rule is over";
+    TierTooLow "tier_too_low" 4001 Operator "8.7.1-l" "the rule asks for a caller of which more is known; see tier in the policy";
+    Tripped "tripped" 4001 Operator "8.4.3-c" "the payment is unlike what this key does: it was not signed and the key is suspended; look into it, then activate the key";
     OutsideHours "outside_hours" 4001 Later "8.7.1-c" "ask again inside the hours of the rule";
     GrantNotAllowed "grant_not_allowed" 4001 Operator "8.7.1-c" "approve and transferFrom need a rule that names them under acts";
     MessageNotAllowed "message_not_allowed" 4001 Operator "8.7.1-c" "no rule lets this app sign messages with this key";
@@ -134,6 +138,10 @@ codes! {
     RandomUnhealthy "random_unhealthy" -32002 Operator "8.7.2-c" "the token's generator repeats itself: no random bits are given out until the daemon is restarted and the tests pass";
     TokenTimeout "token_timeout" -32002 Later "8.2.5-b" "the outcome is unknown and its amount stays reserved; ask again with the same payload";
     SignatureInvalid "signature_invalid" -32002 Operator "8.2.5-b" "what the token returned does not verify and was not released; run claviger token check";
+    StateUnconfirmed "state_unconfirmed" -32001 Later "8.7.1-i" "the token must be there and unlocked before the state directory is believed; see claviger status";
+    StateTampered "state_tampered" -32001 Operator "8.7.1-i" "put back the newest unchanged copy of the state directory, and find out who changed it (docs/state.md); where there is no copy, claviger state accept goes on without what is lost";
+    StateRolledBack "state_rolled_back" -32001 Operator "8.7.1-j" "put the newest state directory back (docs/state.md); where it is lost, claviger state accept goes on, with every window full until it has passed";
+    AnchorMissing "anchor_missing" -32001 Operator "8.7.1-j" "the token must keep the anchor of the log: make room, give its key the right to, or set anchor.mode to auto";
     StoreFailed "store_failed" -32001 Operator "8.7.1-d" "nothing is signed that cannot be written down; check free space and permissions of the state directory";
     Internal "internal" -32603 Operator "8.7.1-d" "this is a defect; report it with the log around it";
 }

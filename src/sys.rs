@@ -75,6 +75,26 @@ pub fn read_at_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Opt
     }
 }
 
+/// Whether the kernel holds the wall clock for synchronised (`adjtimex(2)`, `STA_UNSYNC`).
+pub fn clock_synchronised() -> io::Result<bool> {
+    let mut state = MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all zeroes is a valid timex that asks for nothing to be changed, and the kernel fills it.
+    let status = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: initialised above, and filled by the kernel.
+    Ok(unsafe { state.assume_init() }.status & libc::STA_UNSYNC == 0)
+}
+
+/// Longest core file of this process, bytes (`RLIMIT_CORE`).
+#[must_use]
+pub fn core_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: room for one rlimit.
+    (unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) } == 0).then_some(limit.rlim_cur)
+}
+
 /// `SO_PEERCRED`.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let raw: libc::ucred = get_option(socket, libc::SO_PEERCRED)?;

@@ -303,7 +303,7 @@ fn a_key_is_made_once_and_listed_only_to_those_who_may_use_it() {
         code(&operator.call("operator_keyCreate", &json!({"name": "other", "algorithm": "p256"}))),
         "ok"
     );
-    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 3);
+    assert_eq!(operator.call("operator_keyList", &Value::Null)["result"].as_array().unwrap().len(), 4);
     let listed = daemon.wallet().call("claviger_listKeys", &Value::Null);
     assert_eq!(listed["result"].as_array().unwrap().len(), 1);
     assert_eq!(listed["result"][0]["name"], "hot");

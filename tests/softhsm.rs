@@ -149,6 +149,37 @@ async fn a_key_is_used_for_its_purpose_only() {
     keeper.stop();
 }
 
+// [clause 8.7.1-j] test
+#[tokio::test(flavor = "multi_thread")]
+async fn data_is_kept_beside_what_was_kept_last_and_none_is_told_from_gone() {
+    if again_with("data_is_kept_beside_what_was_kept_last_and_none_is_told_from_gone") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    let label = "claviger anchor 0011223344556677".to_owned();
+    assert_eq!(keeper.data(label.clone()).await.unwrap(), Vec::<Vec<u8>>::new());
+    let mut beside = Vec::new();
+    for n in 0..5u8 {
+        keeper.keep_data(label.clone(), vec![n; 100], beside.clone()).await.unwrap();
+        let mut kept = keeper.data(label.clone()).await.unwrap();
+        kept.sort_unstable();
+        let wanted = if n == 0 { vec![vec![0; 100]] } else { vec![beside, vec![n; 100]] };
+        assert_eq!(kept, wanted);
+        beside = vec![n; 100];
+    }
+    assert_eq!(keeper.data("claviger anchor".into()).await.unwrap(), Vec::<Vec<u8>>::new());
+    // A token that has vanished holds nothing either, and must not be taken for one that lost it.
+    let away = tokens().with_extension("away");
+    std::fs::rename(tokens(), &away).unwrap();
+    assert!(matches!(keeper.data(label.clone()).await, Err(TokenError::Gone(_))));
+    until(&keeper, |s| matches!(s, KeeperState::Unusable(_)), Duration::from_secs(10)).await;
+    std::fs::rename(&away, tokens()).unwrap();
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(15)).await;
+    assert_eq!(keeper.data(label).await.unwrap().len(), 2);
+    keeper.stop();
+}
+
 // [clause 8.2.5-c] test
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_pin_is_not_sent_again() {

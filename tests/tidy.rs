@@ -19,9 +19,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("caller", &["core", "refusal", "secret", "sys"]),
     ("token", &["core", "refusal", "secret", "sys"]),
     ("tpm", &["core", "refusal", "secret", "sys"]),
+    ("device", &["core", "refusal", "secret", "sys"]),
     ("store", &["core", "refusal", "secret", "sys"]),
     ("config", &["core", "refusal", "secret", "sys", "wire"]),
-    ("service", &["caller", "config", "core", "refusal", "secret", "store", "sys", "token", "tpm", "wire"]),
+    (
+        "service",
+        &["caller", "config", "core", "device", "refusal", "secret", "store", "sys", "token", "tpm", "wire"],
+    ),
     ("serve", &["config", "core", "refusal", "secret", "service", "wire"]),
     ("cli", &["config", "core", "refusal", "secret", "service", "wire"]),
 ];

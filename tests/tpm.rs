@@ -298,3 +298,49 @@ fn the_daemon_starts_with_a_sealed_pin_until_the_counter_is_raised() {
     assert!(!told.iter().any(|text| contains(text.as_bytes(), &pin)));
     assert_eq!(found_below(swtpm.dir.path(), &pin), None);
 }
+
+// [clause 8.2.4-g] test
+#[test]
+fn a_quote_is_signed_in_the_tpm_and_convinces_who_sent_the_nonce() {
+    use claviger::core::device::quote::{
+        FORMAT, PCRS, Quote, QuoteError, qualifying, raw_signature, selection,
+    };
+    use claviger::core::device::{Fact, Name, Verdict};
+    if missing() {
+        return;
+    }
+    let mut swtpm = Swtpm::start();
+    swtpm.extend(7);
+    let facts = vec![Fact { name: Name::Swap, verdict: Verdict::Pass, found: "none".into() }];
+    let quote = |swtpm: &Swtpm, nonce: &[u8]| {
+        let made = tpm::quote(&swtpm.address, &qualifying(nonce, &facts), &selection(), 5).unwrap();
+        Quote {
+            format: FORMAT.into(),
+            nonce: hex::encode(nonce),
+            facts: facts.clone(),
+            pcrs: made.pcrs.iter().map(hex::encode).collect(),
+            key: hex::encode(&made.key),
+            attest: hex::encode(&made.attest),
+            signature: hex::encode(raw_signature(&made.signature).unwrap()),
+        }
+    };
+    let nonce = [9; 32];
+    let first = quote(&swtpm, &nonce);
+    let judged = first.judge(&nonce, None).unwrap();
+    assert_eq!(first.pcrs.len(), PCRS.len());
+    assert_ne!(first.pcrs[3], "00".repeat(32), "PCR 7 was extended");
+    assert_eq!(first.judge(&[8; 32], None), Err(QuoteError::Other), "an old quote for a new nonce");
+    // After another boot it is the same key, and the TPM says that it was started again.
+    swtpm.reboot();
+    let second = quote(&swtpm, &nonce);
+    let again = second.judge(&nonce, Some(&first.key)).unwrap();
+    assert!(again.resets > judged.resets, "{again:?}");
+    assert_eq!(second.pcrs[3], "00".repeat(32));
+    // Another machine's quote has another key.
+    let other = Swtpm::start();
+    assert!(matches!(quote(&other, &nonce).judge(&nonce, Some(&first.key)), Err(QuoteError::Key(_))));
+    for _ in 0..6 {
+        // More often than a TPM without a resource manager has room for.
+        quote(&other, &nonce).judge(&nonce, None).unwrap();
+    }
+}

@@ -262,6 +262,31 @@ async fn keys_are_made_inside_and_the_profile_keeps_its_claims() {
     assert_eq!(sim.state()["objects"], json!({"authentication_key": 2}), "everything was removed again");
 }
 
+// [clause 8.7.1-j] test
+#[tokio::test(flavor = "multi_thread")]
+async fn data_is_kept_beside_what_was_kept_last_and_is_our_doing() {
+    let Some(sim) = Sim::start() else { return };
+    let keeper = sim.keeper().await;
+    let label = "claviger anchor 0011223344556677".to_owned();
+    assert_eq!(keeper.data(label.clone()).await.unwrap(), Vec::<Vec<u8>>::new());
+    let mut beside = Vec::new();
+    for n in 0..5u8 {
+        keeper.keep_data(label.clone(), vec![n; 100], beside.clone()).await.unwrap();
+        let mut kept = keeper.data(label.clone()).await.unwrap();
+        kept.sort_unstable();
+        let wanted = if n == 0 { vec![vec![0; 100]] } else { vec![beside, vec![n; 100]] };
+        assert_eq!(kept, wanted);
+        beside = vec![n; 100];
+    }
+    assert_eq!(keeper.data("claviger anchor".into()).await.unwrap(), Vec::<Vec<u8>>::new());
+    let there = keeper.inventory().await.unwrap();
+    assert_eq!(there.iter().filter(|o| o.kind == "opaque" && o.label == label).count(), 2, "{there:?}");
+    // The device has written all of this down, and none of it is strange.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_nothing_strange(&keeper);
+    keeper.stop();
+}
+
 // [clause 8.7.2-a] test
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_used_for_its_purpose_only() {
@@ -656,4 +681,38 @@ fn the_daemon_writes_the_strangers_operation_into_its_log() {
     assert!(report["strange"].as_u64().unwrap() >= 1, "{report}");
     support::cli_ok(&daemon.home, &["token", "check"]);
     assert_eq!(support::code(&wallet.call("eth_signTransaction", &json!([daemon.tx(1, 1)]))), "ok");
+}
+
+// [clause 8.7.1-j] test
+#[test]
+fn an_older_copy_of_the_state_is_found_with_a_yubihsm() {
+    let Some(sim) = Sim::start() else { return };
+    let pin = sim.dir.path().join("pin");
+    std::fs::write(&pin, PIN).unwrap();
+    std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let url = sim.url();
+    let token = ["--profile", "yubihsm2", "--connector", &url, "--pin-file", pin.to_str().unwrap()];
+    let mut daemon = support::Daemon::start_on(&token);
+    let told = support::cli_ok(&daemon.home, &["state", "show"]);
+    assert_eq!((&told["sealed"], &told["anchor"]["kept"]), (&json!(true), &json!(true)), "{told}");
+    let (_, inventory) = support::cli(&daemon.home, &["token", "inventory"]);
+    assert!(inventory.contains("strangers") && !inventory.contains("claviger anchor"), "{inventory}");
+    daemon.stop();
+    let copy = |from: &str, to: &str| {
+        let (from, to) = (daemon.home.join(from), daemon.home.join(to));
+        assert!(Command::new("rm").arg("-rf").arg(&to).status().unwrap().success());
+        assert!(Command::new("cp").arg("-a").arg(&from).arg(&to).status().unwrap().success());
+    };
+    copy("state", "old");
+    let started = daemon.begin();
+    assert_eq!(started["standing"], "confirmed", "{started}");
+    let signed = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(0, 1)]));
+    assert_eq!(support::code(&signed), "ok", "{signed}");
+    daemon.stop();
+    let (from, to) = (daemon.home.join("old"), daemon.home.join("state"));
+    std::fs::remove_dir_all(&to).unwrap();
+    std::fs::rename(from, to).unwrap();
+    assert_eq!(daemon.begin()["code"], "state_rolled_back");
+    let refused = daemon.wallet().call("eth_signTransaction", &json!([daemon.tx(1, 1)]));
+    assert_eq!(support::code(&refused), "state_rolled_back");
 }

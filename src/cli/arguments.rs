@@ -1,13 +1,16 @@
 //! The words of the command line.
 #![forbid(unsafe_code)]
 
+mod tpm;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use tpm::TpmCommand;
+
 use super::user::UserCommand;
-use crate::config::DEFAULT_TCTI;
 
 /// Operates clavigerd: keys in a token, payments under a policy, a log that proves itself.
 #[derive(Parser)]
@@ -66,6 +69,15 @@ pub enum Command {
     /// The token.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What is known about this machine, and what is demanded of it.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// The state directory.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Watches that the logs of others only grow.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Seals the token's PIN in this machine's TPM.
     #[command(subcommand)]
     Tpm(TpmCommand),
@@ -273,10 +285,13 @@ pub struct Payment {
 /// The policy.
 #[derive(Subcommand)]
 pub enum PolicyCommand {
-    /// Reads a text and says what is wrong with it.
+    /// Reads a text and says what is wrong with it, by line; also what it hardly means, such as rules that stand twice.
     Check {
-        /// File.
+        /// File; signed books are looked for beside it.
         file: PathBuf,
+        /// The people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Shows the policy in force.
     Show,
@@ -285,14 +300,23 @@ pub enum PolicyCommand {
         /// App id.
         #[arg(long)]
         app: String,
+        /// What is known of it: T0 or T1.
+        #[arg(long, default_value = "T1")]
+        tier: String,
         /// The payment.
         #[command(flatten)]
         payment: Payment,
     },
-    /// Compares a text with the policy in force: tightens, loosens or incomparable.
+    /// Compares a text with the policy in force: neutral, tightens, loosens or incomparable.
     Diff {
         /// File.
         file: PathBuf,
+        /// Compare with this text in place of the policy in force; no daemon is asked.
+        #[arg(long)]
+        against: Option<PathBuf>,
+        /// With --against: the people who approve and sign; authority_file of the configuration when absent.
+        #[arg(long)]
+        authority: Option<PathBuf>,
     },
     /// Decides the payments of the past again under a text: which would end otherwise.
     Replay {
@@ -349,6 +373,11 @@ pub enum LogCommand {
         /// Directory to make.
         dir: PathBuf,
     },
+    /// Prints the proof that an entry is in the log (C2SP tlog-proof), for somebody who sees nothing else of it.
+    Prove {
+        /// Index of the entry.
+        index: u64,
+    },
     /// Verifies an exported log, offline.
     Verify {
         /// Directory.
@@ -389,45 +418,60 @@ pub enum TokenCommand {
     },
 }
 
-/// The PIN, sealed in a TPM.
+/// The machine.
 #[derive(Subcommand)]
-pub enum TpmCommand {
-    /// Seals the PIN to this machine, its boot state and a counter in its TPM; makes the counter when it is missing.
-    Seal {
-        /// File to write; token.pin_tpm in the configuration names it.
+pub enum DeviceCommand {
+    /// Shows each fact: pass, fail or unknown, what is demanded, and what to do about it.
+    Facts,
+    /// Has the TPM sign the facts and the boot's PCRs, for another machine to judge.
+    Quote {
+        /// 16 to 64 bytes in hex, drawn by who will judge the quote.
         #[arg(long)]
-        out: PathBuf,
-        /// Where the TPM is: device:/dev/tpmrm0, or a software TPM (swtpm:…).
-        #[arg(long, default_value = DEFAULT_TCTI)]
-        tcti: String,
-        /// Index of the counter, of those that belong to the owner.
-        #[arg(long, value_parser = nv_index, default_value = "0x01810c1a")]
-        nv_index: u32,
-        /// File that holds the PIN (mode 0600); asked on the terminal when absent.
-        #[arg(long)]
-        pin_file: Option<PathBuf>,
+        nonce: String,
     },
-    /// Counts up: every PIN that was sealed to the counter so far stays closed for good.
-    Raise {
-        /// Index of the counter.
-        #[arg(long, value_parser = nv_index)]
-        nv_index: u32,
-        /// Where the TPM is.
-        #[arg(long, default_value = DEFAULT_TCTI)]
-        tcti: String,
-    },
-    /// Says whether a sealed PIN would open now, and if not, why. Prints no PIN.
-    Check {
-        /// What seal wrote.
+    /// Judges a quote of another machine, without a daemon.
+    VerifyQuote {
+        /// What `device quote --json` printed there.
         file: PathBuf,
-        /// Where the TPM is.
-        #[arg(long, default_value = DEFAULT_TCTI)]
-        tcti: String,
+        /// The nonce that was sent.
+        #[arg(long)]
+        nonce: String,
+        /// The key of that machine's TPM, as it was seen when the machine was set up.
+        #[arg(long)]
+        key: Option<String>,
     },
 }
 
-/// TPM tools write indexes in hexadecimal, with 0x in front; so do people.
-fn nv_index(text: &str) -> Result<u32, String> {
-    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    hex.map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16)).map_err(|e| e.to_string())
+/// The state directory.
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// Says whether it is the one that was left, and how that is known.
+    Show,
+    /// Goes on with one that was refused: approvals are void, and every window counts as full until it has passed.
+    #[command(alias = "accept-rollback")]
+    Accept {
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// A witness (C2SP tlog-witness).
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Cosigns checkpoints of logs that only grow; prints its address and its key, and serves until it is ended.
+    Serve {
+        /// Directory of its key and of what it saw; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Its name, such as witness.example/1.
+        #[arg(long)]
+        name: String,
+        /// Address and port.
+        #[arg(long, default_value = "127.0.0.1:7380")]
+        listen: String,
+        /// File with verifier keys of the logs that it watches.
+        #[arg(long, required = true)]
+        log: Vec<PathBuf>,
+    },
 }

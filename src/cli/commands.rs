@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::arguments::{
-    AppCommand, Arguments, Command, Init, LogCommand, Payment, PolicyCommand, TokenCommand,
+    AppCommand, Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand,
 };
-use super::{Failure, Output, approval, client, doctor, key, log, payment, show, tpm, user};
+use super::{
+    Failure, Output, approval, client, device, doctor, key, log, payment, policy, show, tpm, user, witness,
+};
 use crate::config::{Config, PinSource, TokenConfig, read_text};
 use crate::core::app::Apps;
 use crate::service::{executable_digest, init, rules};
@@ -48,7 +50,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             }
         }
         Command::Sign(words) => sign(&config()?.wallet.path, &words),
-        Command::Policy(command) => policy(command, &ask),
+        Command::Policy(command) => policy::run(command, &config_file, &ask),
         Command::App(AppCommand::List) => {
             let value = ask("operator_appList", Value::Null)?;
             let rows: Vec<Vec<String>> = value
@@ -64,6 +66,10 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         }
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
+        Command::Log(LogCommand::Prove { index }) => {
+            let value = ask("operator_logProve", json!({"index": index}))?;
+            Ok(Output { text: show::text(&value, "proof"), value })
+        }
         Command::Log(LogCommand::Verify { dir, key }) => log::verify(&dir, key.as_ref()),
         Command::Token(TokenCommand::Check { profile: None, .. }) => {
             let rows = ask("operator_tokenCheck", Value::Null)?;
@@ -78,6 +84,16 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Device(command) => device::run(command, &ask),
+        Command::State(StateCommand::Show) => {
+            let value = ask("operator_status", Value::Null)?.get("state").cloned().unwrap_or_default();
+            Ok(Output { text: show::fields(&value), value })
+        }
+        Command::State(StateCommand::Accept { reason }) => {
+            let value = ask("operator_stateAccept", json!({"reason": reason}))?;
+            Ok(Output { text: show::fields(&value), value })
+        }
+        Command::Witness(command) => witness::run(command),
         Command::Tpm(command) => tpm::run(command),
         Command::Unlock => unlock(&operator()?),
         Command::Reload => {
@@ -186,109 +202,10 @@ fn status(socket: &Path, wait: Option<u64>) -> Result<Output, Failure> {
 fn sign(socket: &Path, words: &Payment) -> Result<Output, Failure> {
     let params = json!({"key": words.key, "transaction": payment::transaction(words)?});
     if words.simulate {
-        return Ok(explained(client::call(socket, "claviger_simulatePayment", params)?));
+        return Ok(policy::explained(client::call(socket, "claviger_simulatePayment", params)?));
     }
     let value = client::call(socket, "claviger_signPayment", params)?;
     Ok(Output { text: show::fields(&value), value })
-}
-
-fn explained(value: Value) -> Output {
-    let decision = value.get("decision").cloned().unwrap_or_default();
-    let mut text = format!("decision: {}\n", show::text(&decision, "outcome"));
-    for (member, words) in [("rule", "rule"), ("code", "code"), ("sentence", "because"), ("advice", "advice")]
-    {
-        let found = show::text(&decision, member);
-        if !found.is_empty() {
-            text.push_str(&format!("{words}: {found}\n"));
-        }
-    }
-    text.push('\n');
-    text.push_str(&show::text(&decision, "text"));
-    Output { text, value }
-}
-
-fn policy(
-    command: PolicyCommand,
-    ask: &dyn Fn(&str, Value) -> Result<Value, Failure>,
-) -> Result<Output, Failure> {
-    let read = |file: &Path| read_text(file).map_err(|e| Failure::Usage(e.to_string()));
-    match command {
-        PolicyCommand::Check { file } => {
-            let policy = rules::parse_policy(&read(&file)?)?;
-            let hash = hex::encode(policy.hash());
-            Ok(Output {
-                text: format!(
-                    "{} is a policy\nsha256: {hash}\nrules: {}",
-                    file.display(),
-                    policy.rule_count()
-                ),
-                value: json!({"valid": true, "hash": hash, "rules": policy.rule_count()}),
-            })
-        }
-        PolicyCommand::Show => {
-            let value = ask("operator_policyShow", Value::Null)?;
-            Ok(Output {
-                text: format!("# sha256 {}\n{}", show::text(&value, "hash"), show::text(&value, "text")),
-                value,
-            })
-        }
-        PolicyCommand::Explain { app, payment: words } => {
-            let transaction = payment::transaction(&words)?;
-            Ok(explained(ask(
-                "operator_policyExplain",
-                json!({"app": app, "key": words.key, "transaction": transaction}),
-            )?))
-        }
-        PolicyCommand::Diff { file } => {
-            let value = ask("operator_policyDiff", json!({"text": read(&file)?}))?;
-            Ok(Output {
-                text: format!("{}\n{}", show::text(&value, "class"), show::text(&value, "text")),
-                value,
-            })
-        }
-        PolicyCommand::History => {
-            let value = ask("operator_governance", Value::Null)?;
-            let columns = ["entry", "at", "kind", "class", "uid", "hash"];
-            let rows: Vec<Vec<String>> = value
-                .get("history")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|e| columns.iter().map(|m| show::text(e, m)).collect())
-                .collect();
-            let table = show::table(&["ENTRY", "AT", "WHAT", "CLASS", "UID", "SHA-256"], &rows);
-            Ok(Output { text: table, value })
-        }
-        PolicyCommand::Replay { file } => {
-            let value = ask("operator_policyReplay", json!({"text": read(&file)?}))?;
-            let rows: Vec<Vec<String>> = value
-                .get("changed")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|c| ["seq", "at", "was", "now", "request"].iter().map(|m| show::text(c, m)).collect())
-                .collect();
-            let table = show::table(&["ENTRY", "AT", "WAS", "WOULD BE", "REQUEST"], &rows);
-            let text = format!(
-                "{table}\n{} of {} payments would end otherwise",
-                rows.len(),
-                show::text(&value, "judged")
-            );
-            Ok(Output { text, value })
-        }
-        PolicyCommand::Apply { file } => {
-            let value = ask("operator_policyApply", json!({"text": read(&file)?}))?;
-            Ok(Output {
-                text: format!(
-                    "in force: {}\n{}\n{}",
-                    show::text(&value, "policy"),
-                    show::text(&value, "class"),
-                    show::text(&value, "diff")
-                ),
-                value,
-            })
-        }
-    }
 }
 
 fn add_app(

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Output, client, show};
+use super::{Failure, Output, client, policy, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
 use crate::core::user::Users;
-use crate::service::{executable_digest, pin, rules, start};
+use crate::service::{executable_digest, pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
 
@@ -71,12 +71,12 @@ pub fn run(config_file: &Path) -> Result<Output, Failure> {
 }
 
 fn look(found: &mut Findings, config: &Config) {
-    let policy = read_text(&config.policy_file)
+    let rules = read_text(&config.policy_file)
         .map_err(|e| e.to_string())
-        .and_then(|t| rules::parse_policy(&t).map_err(|e| e.to_string()));
+        .and_then(|t| policy::read(&t, &config.policy_file, config.authority_file.as_deref()));
     found.judge(
         "policy",
-        policy,
+        rules,
         config.policy_file.display().to_string(),
         "read it with claviger policy check",
     );
@@ -139,6 +139,7 @@ fn look(found: &mut Findings, config: &Config) {
             if word == "usable" {
                 found.good("daemon", "answers, and the token is usable");
                 token_of(found, config, &token);
+                state_of(found, &status.get("state").cloned().unwrap_or_default());
             } else {
                 found.bad(
                     "daemon",
@@ -177,6 +178,38 @@ fn token_of(found: &mut Findings, config: &Config, token: &Value) {
         ),
         Err(Failure::Refused(why, _)) => found.bad("inventory", why),
         Err(_) => {}
+    }
+}
+
+/// Whether the state directory is the one that was left, and how that is known.
+fn state_of(found: &mut Findings, told: &Value) {
+    match show::text(told, "standing").as_str() {
+        "confirmed" => {}
+        "refused" => {
+            let (why, advice) = (show::text(told, "reason"), show::text(told, "advice"));
+            return found.bad("state", format!("nothing is signed: {why}; {advice}"));
+        }
+        other => return found.bad("state", format!("is {other}: the token has not been asked yet")),
+    }
+    if told.get("sealed") == Some(&json!(true)) {
+        found.good("seal", "every commit is sealed under a key in the token");
+    } else {
+        let why = show::text(told, "unsealed_because");
+        found.bad(
+            "seal",
+            format!("who can write the database can rewrite what no checkpoint signs yet: {why}"),
+        );
+    }
+    let anchor = told.get("anchor").cloned().unwrap_or_default();
+    let (mode, why) = (show::text(&anchor, "mode"), show::text(&anchor, "reason"));
+    match (mode.as_str(), anchor.get("kept") == Some(&json!(true)), anchor.get("reason")) {
+        ("none", ..) => found.good("anchor", "anchor.mode is none: an older copy that is put back is not found"),
+        (_, true, Some(Value::Null)) => found.good("anchor", "the token knows how long the log is"),
+        (_, true, _) => found.bad("anchor", format!("the token was not told how long the log is: {why}")),
+        _ => found.bad(
+            "anchor",
+            format!("an older copy that is put back is not found ({why}); make room in the token, or set anchor.mode = \"none\" to say so"),
+        ),
     }
 }
 

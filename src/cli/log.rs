@@ -1,13 +1,15 @@
-//! `claviger log`: show, export, verify. Verification needs neither the daemon nor its database.
+//! `claviger log`: show, export, prove, verify. Verification needs neither the daemon nor its database.
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{Failure, Output, client, show};
-use crate::core::log::{export, verify};
+use super::{Failure, Output, audit, client, show};
+use crate::core::log::export;
 
 /// Shows entries.
 pub fn show(socket: &Path, from: i64, count: u64) -> Result<Output, Failure> {
@@ -54,6 +56,24 @@ fn short(text: &str) -> String {
     }
 }
 
+/// Every checkpoint before the newest.
+fn checkpoints(socket: &Path, size: u64) -> Result<String, Failure> {
+    let (mut text, mut from) = (String::new(), 0);
+    while from < size {
+        let page = client::call(socket, "operator_logCheckpoints", json!({"from": from}))?;
+        let page = page.get("checkpoints").and_then(Value::as_array).cloned().unwrap_or_default();
+        let Some(last) = page.last().and_then(|c| c.get("size")).and_then(Value::as_u64) else { break };
+        for checkpoint in &page {
+            if checkpoint.get("size").and_then(Value::as_u64).is_some_and(|s| s < size) {
+                text.push_str(&show::text(checkpoint, "note"));
+                text.push('\n');
+            }
+        }
+        from = last.saturating_add(1);
+    }
+    Ok(text)
+}
+
 /// Fetches the log from the daemon and writes it as static files.
 pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
     if dir.exists() && fs::read_dir(dir).is_ok_and(|mut d| d.next().is_some()) {
@@ -64,15 +84,23 @@ pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
     let mut entries: Vec<Vec<u8>> = Vec::new();
     while (entries.len() as u64) < size {
         let count = (size - entries.len() as u64).min(500);
-        let page = client::call(socket, "operator_logShow", json!({"from": entries.len(), "count": count}))?;
+        let page = client::call(
+            socket,
+            "operator_logShow",
+            json!({"from": entries.len(), "count": count, "raw": true}),
+        )?;
         let page = page.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
         if page.is_empty() {
             return Err(Failure::plain(format!("the daemon gave no entries from index {}", entries.len())));
         }
-        entries.extend(page.iter().filter_map(|e| e.as_str().map(|s| s.as_bytes().to_vec())));
+        for entry in page {
+            let bytes = entry.as_str().and_then(|e| BASE64.decode(e).ok());
+            entries.push(bytes.ok_or_else(|| Failure::plain("the daemon gave an entry that is no base64"))?);
+        }
     }
     let failed = |path: &Path, e: std::io::Error| Failure::plain(format!("{}: {e}", path.display()));
     let mut files = export::files(&entries);
+    files.push((export::CHECKPOINTS.into(), checkpoints(socket, size)?.into_bytes()));
     files.push(("checkpoint".into(), show::text(&head, "checkpoint").into_bytes()));
     files.push(("log.vkey".into(), format!("{}\n", show::text(&head, "vkey")).into_bytes()));
     for (name, bytes) in &files {
@@ -84,7 +112,7 @@ pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
     }
     Ok(Output {
         text: format!(
-            "{size} entries in {} files under {}\nverify with: claviger log verify {}",
+            "{size} entries in {} files under {}\nverify with: claviger-verify log {} --key FILE",
             files.len(),
             dir.display(),
             dir.display()
@@ -93,32 +121,19 @@ pub fn export(socket: &Path, dir: &Path) -> Result<Output, Failure> {
     })
 }
 
-/// Verifies an exported log.
+/// Verifies an exported log, as `claviger-verify log` does.
 pub fn verify(dir: &Path, key: Option<&PathBuf>) -> Result<Output, Failure> {
-    let read = |name: &str| -> std::io::Result<Option<Vec<u8>>> {
-        // Names come from the layout, never from the log's content.
-        match fs::read(dir.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+    let own = dir.join("log.vkey");
+    let words = audit::LogWords {
+        dir: dir.to_owned(),
+        key: vec![key.cloned().unwrap_or(own)],
+        ..audit::LogWords::default()
     };
-    let key_file = key.cloned().unwrap_or_else(|| dir.join("log.vkey"));
-    let vkey =
-        fs::read_to_string(&key_file).map_err(|e| Failure::plain(format!("{}: {e}", key_file.display())))?;
-    let report = verify::verify(&read, vkey.trim()).map_err(|e| {
-        Failure::Refused(
-            format!("the log does NOT verify: {e}"),
-            json!({"verified": false, "why": e.to_string()}),
-        )
-    })?;
-    let mut value = serde_json::to_value(&report).unwrap_or(Value::Null);
-    let mut text = format!("the log verifies\n{}", show::fields(&value));
-    if key.is_none() {
-        text.push_str("note: the key was taken from the export itself; name one that you trust with --key\n");
+    let report = audit::log(&words).map_err(Failure::plain)?;
+    let (text, value) = audit::told(&report, false);
+    if !report.breaches.is_empty() {
+        return Err(Failure::Refused(text, value));
     }
-    if let Some(map) = value.as_object_mut() {
-        map.insert("verified".into(), json!(true));
-    }
-    Ok(Output { text, value })
+    let note = "note: the key was taken from the export itself; name one that you trust with --key\n";
+    Ok(Output { text: text + if key.is_none() { note } else { "" }, value })
 }

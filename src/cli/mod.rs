@@ -5,15 +5,19 @@
 
 pub mod approval;
 pub mod arguments;
+pub mod audit;
 pub mod client;
 pub mod commands;
-pub mod doctor;
+pub mod device;
+mod doctor;
 pub mod key;
 pub mod log;
 pub mod payment;
+pub mod policy;
 pub mod show;
 pub mod tpm;
 pub mod user;
+pub mod witness;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod anchor;
+mod device;
+mod outside;
 mod pin;
+
+pub use device::DeviceConfig;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +18,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::wire::frame::Limits;
+pub use anchor::{AnchorConfig, AnchorMode};
+pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
 
 /// Why a configuration was refused.
@@ -142,10 +149,16 @@ pub struct Config {
     pub users_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
+    /// The anchor of the log in the token.
+    pub anchor: AnchorConfig,
     /// Metrics.
     pub metrics: Option<MetricsListen>,
+    /// Whom the daemon tells of its log.
+    pub outside: OutsideConfig,
     /// Bounds.
     pub limits: LimitsConfig,
+    /// What is demanded of the machine.
+    pub device: DeviceConfig,
 }
 
 #[derive(Deserialize)]
@@ -167,9 +180,17 @@ struct Raw {
     users_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
+    #[serde(default)]
+    anchor: anchor::RawAnchor,
     metrics: Option<RawMetrics>,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    device: device::RawDevice,
+    #[serde(default)]
+    export: outside::RawExport,
+    #[serde(default)]
+    witness: Vec<outside::RawWitness>,
 }
 
 #[derive(Deserialize)]
@@ -335,6 +356,7 @@ impl Config {
                 in_process: raw.token.in_process,
             },
             policy_file: at(raw.policy_file),
+            device: raw.device.resolve()?,
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
             authority_file: raw.authority_file.map(at),
@@ -354,10 +376,12 @@ impl Config {
                     Some(o) => return Err(format!("log.origin = {o:?} must be ASCII without space or plus")),
                 },
             },
+            anchor: AnchorConfig::resolve(&raw.anchor)?,
             metrics: match raw.metrics {
                 None => None,
                 Some(m) => Some(address::metrics_listen(&m.listen, &base)?),
             },
+            outside: outside::resolve(raw.export, raw.witness, &base)?,
             limits: LimitsConfig {
                 frame: Limits {
                     max_bytes: within(
@@ -416,6 +440,8 @@ mod tests {
             ("[limits]\nbatch = 0\n", "limits.batch"),
             ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
+            ("[anchor]\nmode = \"some\"\n", "anchor.mode"),
+            ("[anchor]\nentries = 0\n", "anchor.entries"),
             ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
             ("connector = \"http://127.0.0.1\"\n", "token.connector"),
             ("connector = \"usb:x\"\n", "token.connector"),

@@ -41,6 +41,7 @@ pub struct App {
 pub struct Apps {
     apps: Vec<App>,
     hash: [u8; 32],
+    text: String,
 }
 
 /// Why an app file was refused.
@@ -108,7 +109,7 @@ impl Apps {
                 chain,
             });
         }
-        Ok(Self { apps, hash: super::units::sha256(text.as_bytes()) })
+        Ok(Self { apps, hash: super::units::sha256(text.as_bytes()), text: text.to_owned() })
     }
 
     /// The app that this executable is, under this user.
@@ -128,6 +129,12 @@ impl Apps {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod approval;
+pub mod device;
 pub mod key;
 pub mod log;
 pub mod login;

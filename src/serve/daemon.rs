@@ -33,6 +33,9 @@ pub async fn run(config: Config) -> Result<(), String> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    if let Err(refusal) = house.confirm().await {
+        tracing::info!("the state directory is not confirmed yet: {refusal}");
+    }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
     let all = [("wallet", &house.config.wallet), ("operator", &house.config.operator)];
@@ -123,9 +126,11 @@ pub async fn run(config: Config) -> Result<(), String> {
             }
         });
     }
+    let looking = tokio::spawn(Arc::clone(&house).keep_looking(stopping.clone()));
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
     let presence = tokio::spawn(Arc::clone(&house).keep_presence(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
+    let outside = tokio::spawn(Arc::clone(&house).keep_outside(stopping.clone()));
     let checkpoints = tokio::spawn(Arc::clone(&house).keep_checkpoints(stopping));
     tell(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -150,17 +155,17 @@ pub async fn run(config: Config) -> Result<(), String> {
         tracing::warn!("some requests were still in flight after {GRACE:?}");
     }
     house.close();
-    if let Err(e) = lives.await {
-        tracing::error!("the task that looks after keys failed: {e}");
-    }
-    if let Err(e) = presence.await {
-        tracing::error!("the task that looks after sessions failed: {e}");
-    }
-    if let Err(e) = changes.await {
-        tracing::error!("the task that carries changes out failed: {e}");
-    }
-    if let Err(e) = checkpoints.await {
-        tracing::error!("the checkpoint task failed: {e}");
+    for (task, does) in [
+        (lives, "looks after keys"),
+        (presence, "looks after sessions"),
+        (looking, "looks at the machine"),
+        (changes, "carries changes out"),
+        (outside, "tells of the log"),
+        (checkpoints, "signs checkpoints"),
+    ] {
+        if let Err(e) = task.await {
+            tracing::error!("the task that {does} failed: {e}");
+        }
     }
     house.finish().await;
     bound.iter().for_each(|path| listener::unlink(path));

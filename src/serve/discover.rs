@@ -1,7 +1,11 @@
 //! The OpenRPC document of each socket. The dispatchers serve exactly the methods that stand here.
 #![forbid(unsafe_code)]
 
+mod user;
+
 use serde_json::{Value, json};
+
+pub use user::USER;
 
 /// One method.
 pub struct Method {
@@ -309,6 +313,18 @@ pub const OPERATOR: &[Method] = &[
         result: "{news, since}",
     },
     Method {
+        name: "operator_deviceFacts",
+        summary: "What is known about the machine, and what is demanded of it",
+        params: &[],
+        result: "{fit, broken, digest, facts: [{name, verdict, found, demand, advice}]}",
+    },
+    Method {
+        name: "operator_deviceQuote",
+        summary: "The facts about the machine, quoted by its TPM",
+        params: &[("nonce", true, "16 to 64 bytes, hex, drawn by who will judge it")],
+        result: "{format, nonce, facts, pcrs, key, attest, signature}",
+    },
+    Method {
         name: "operator_inventory",
         summary: "Compares the token's objects with the registered keys",
         params: &[],
@@ -326,13 +342,13 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_policyShow",
         summary: "The policy in force",
         params: &[],
-        result: "{hash, text}",
+        result: "{hash, text, books}",
     },
     Method {
         name: "operator_policyDiff",
         summary: "What a text would change",
         params: &[("text", true, "policy TOML")],
-        result: "{class, text}",
+        result: "{class, text, changes: [{rule, what, class}], notes}",
     },
     Method {
         name: "operator_policyReplay",
@@ -349,7 +365,12 @@ pub const OPERATOR: &[Method] = &[
     Method {
         name: "operator_policyExplain",
         summary: "What would be decided, and why",
-        params: &[("app", true, "app id"), TX, ("key", false, "key name")],
+        params: &[
+            ("app", true, "app id"),
+            TX,
+            ("key", false, "key name"),
+            ("tier", false, "what is known of the app: T0, T1 (when absent)"),
+        ],
         result: "{payment, decision}",
     },
     Method {
@@ -358,8 +379,21 @@ pub const OPERATOR: &[Method] = &[
         params: &[
             ("from", false, "first index; negative counts from the end"),
             ("count", false, "at most 1000"),
+            ("raw", false, "true: the bytes that are signed, in base64; else JSON"),
         ],
         result: "{size, entries}",
+    },
+    Method {
+        name: "operator_logCheckpoints",
+        summary: "Signed checkpoints of the log, oldest first, at most 1000",
+        params: &[("from", false, "least size of the tree")],
+        result: "{from, checkpoints: [{size, note}]}",
+    },
+    Method {
+        name: "operator_logProve",
+        summary: "An entry with its path to the signed root (C2SP tlog-proof)",
+        params: &[("index", true, "of the entry")],
+        result: "{index, size, proof}",
     },
     Method {
         name: "operator_logHead",
@@ -374,84 +408,18 @@ pub const OPERATOR: &[Method] = &[
         result: "array of rows",
     },
     Method {
+        name: "operator_stateAccept",
+        summary: "Goes on with a state directory that was refused; every window counts as full until it has passed",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{accepted, was, epoch}",
+    },
+    Method {
         name: "operator_unlock",
         summary: "Hands over the PIN",
         params: &[("pin", true, "PIN or passphrase")],
         result: "{state}",
     },
     Method { name: "operator_reload", summary: "Reads policy and apps again", params: &[], result: "object" },
-];
-
-const REQUEST: (&str, bool, &str) = ("request", true, "request id");
-
-/// The methods of `user.sock`.
-pub const USER: &[Method] = &[
-    Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
-    Method {
-        name: "user_status",
-        summary: "Whether one is enrolled, and where one is here",
-        params: &[],
-        result: "{user, keys, enrolled, sessions}",
-    },
-    Method {
-        name: "user_enrol",
-        summary: "Takes the PIN, with the code of an operator",
-        params: &[
-            ("code", true, "from claviger user add or reset"),
-            ("pin", true, "PIN"),
-            ("duress", false, "another PIN, which stops all keys of the user and does not show it"),
-        ],
-        result: "{user, enrolled}",
-    },
-    Method {
-        name: "user_changePin",
-        summary: "Puts another PIN in place",
-        params: &[("pin", true, "PIN"), ("new", true, "the new one"), ("duress", false, "as above")],
-        result: "{user, changed}",
-    },
-    Method {
-        name: "user_request",
-        summary: "Which app showed a code",
-        params: &[("code", true, "from claviger_requestUser")],
-        result: "{app, tier, program}",
-    },
-    Method {
-        name: "user_unlock",
-        summary: "Opens a session for the connection of that app",
-        params: &[("code", true, "from claviger_requestUser"), ("pin", true, "PIN")],
-        result: "{user, app, idle_seconds, hard_seconds, wrong_pins_before, note}",
-    },
-    Method { name: "user_lock", summary: "Ends one's sessions", params: &[], result: "{user, ended}" },
-    Method {
-        name: "user_pending",
-        summary: "Payments that wait for one's confirmation, as the daemon decoded them",
-        params: &[],
-        result: "array of {request, status, app, key, step, digest, expires_seconds, text}",
-    },
-    Method {
-        name: "user_show",
-        summary: "One of them, with what an authenticator signs",
-        params: &[REQUEST],
-        result: "{request, text, namespace, client_data_hash, relying_parties, …}",
-    },
-    Method {
-        name: "user_confirm",
-        summary: "Confirms one, by what was shown",
-        params: &[
-            REQUEST,
-            ("digest", true, "as it was shown"),
-            ("pin", true, "PIN"),
-            ("signature", false, "SSHSIG of an sk- key over the text, namespace clavigerd-user@v1"),
-            ("assertion", false, "what fido2-assert -G prints"),
-        ],
-        result: "{request, status, …}",
-    },
-    Method {
-        name: "user_refuse",
-        summary: "Refuses one",
-        params: &[REQUEST],
-        result: "{request, status, …}",
-    },
 ];
 
 /// The OpenRPC document.

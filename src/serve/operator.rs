@@ -12,12 +12,12 @@ use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::approval::Act;
 use crate::core::key::{Algorithm, Purpose, State};
 use crate::core::payment::evm::UnsignedTx;
-use crate::core::proof::RequestId;
+use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::service::sign::{self, Asked, Payer};
-use crate::service::{House, Peer, keys, rules};
+use crate::service::{House, Peer, keys};
 use crate::wire::rpc::Request;
 
 /// The operator side of one connection.
@@ -59,8 +59,15 @@ struct TextParams {
 #[serde(deny_unknown_fields)]
 struct ExplainParams {
     app: Name,
+    tier: Option<Tier>,
     transaction: Value,
     key: Option<Name>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProveParams {
+    index: u64,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +75,7 @@ struct ExplainParams {
 struct LogParams {
     from: Option<i64>,
     count: Option<u64>,
+    raw: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +97,12 @@ struct ResetParams {
 #[serde(deny_unknown_fields)]
 struct RotateParams {
     name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReasonParams {
     reason: String,
 }
 
@@ -123,6 +137,12 @@ struct AdoptParams {
 struct NewsParams {
     since: Option<u64>,
     timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuoteParams {
+    nonce: String,
 }
 
 #[derive(Deserialize)]
@@ -236,6 +256,11 @@ impl Operator {
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
                 Ok(house.wait_for_governance(params.since.unwrap_or(0), patience).await)
             }
+            "operator_deviceQuote" => {
+                let params: QuoteParams = named(params)?;
+                house.device_quote(&params.nonce).await
+            }
+            "operator_deviceFacts" => Ok(house.device_facts().await),
             "operator_inventory" => house.inventory().await,
             "operator_keyList" => {
                 Ok(json!(house.keys().all().iter().map(|k| keys::describe(&k.record)).collect::<Vec<_>>()))
@@ -255,15 +280,16 @@ impl Operator {
             "operator_appList" => Ok(house.app_list()),
             "operator_policyShow" => {
                 let rules = house.rules();
-                Ok(json!({"hash": hex::encode(rules.policy.hash()), "text": rules.policy_text}))
+                let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();
+                let hash = hex::encode(rules.policy.hash());
+                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books}))
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;
-                let new = rules::parse_policy(&params.text)?;
+                let new = house.read_policy(&params.text)?;
                 let change = crate::core::policy::diff(&house.rules().policy, &new);
-                Ok(
-                    json!({"class": change.class().to_string(), "text": change.to_string(), "changes": change}),
-                )
+                let (class, text) = (change.class().to_string(), change.to_string());
+                Ok(json!({"class": class, "text": text, "changes": change.changes, "notes": new.lint()}))
             }
             "operator_policyReplay" => {
                 let params: TextParams = named(params)?;
@@ -278,14 +304,29 @@ impl Operator {
                 let (tx, from) = UnsignedTx::from_args(&params.transaction)
                     .map_err(|e| Refusal::new(e.code(), e.to_string()))?;
                 let payer = Payer { account: from, key: params.key };
-                sign::simulate(house, &params.app, Asked::Transaction(Box::new(tx), payer)).await
+                let tier = params.tier.unwrap_or(Tier::T1);
+                sign::simulate(house, &params.app, tier, Asked::Transaction(Box::new(tx), payer)).await
             }
             "operator_logShow" => {
                 let params: LogParams = named(params)?;
-                house.log_show(params.from.unwrap_or(-20), params.count.unwrap_or(20)).await
+                let (from, count) = (params.from.unwrap_or(-20), params.count.unwrap_or(20));
+                house.log_show(from, count, params.raw.unwrap_or(false)).await
+            }
+            "operator_logCheckpoints" => {
+                let params: LogParams = named(params)?;
+                let from = u64::try_from(params.from.unwrap_or(0)).unwrap_or(0);
+                house.log_checkpoints(from).await
+            }
+            "operator_logProve" => {
+                let params: ProveParams = named(params)?;
+                house.log_prove(params.index).await
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_stateAccept" => {
+                let params: ReasonParams = named(params)?;
+                house.accept_state(&params.reason, uid).await
+            }
             "operator_unlock" => {
                 let params: PinParams = named(params)?;
                 let pin = Pin::new(params.pin)

@@ -189,7 +189,7 @@ impl User {
                     signature: params.signature,
                     asserted: params.asserted,
                 };
-                house.confirm(peer, said).await
+                house.confirm_payment(peer, said).await
             }
             "user_refuse" => {
                 let params: RequestParams = named(params)?;

@@ -137,7 +137,8 @@ impl Wallet {
             "claviger_simulatePayment" => {
                 let params: PaymentParams = named(params)?;
                 let asked = self.transaction(&params.transaction, params.key).await?;
-                sign::simulate(&self.house, &app.id, asked).await
+                let tier = self.peer.vouch(&self.house.rules().apps, [0; 32])?.tier();
+                sign::simulate(&self.house, &app.id, tier, asked).await
             }
             "claviger_waitRequest" => {
                 let params: WaitParams = named(params)?;

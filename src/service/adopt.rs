@@ -39,6 +39,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let reference = KeyRef::parse(id).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "the id of a key is its CKA_ID in hex, 1 to 32 bytes")
@@ -95,6 +96,9 @@ impl House {
         let name = Name::parse(name).filter(|n| !n.as_str().contains('@')).ok_or_else(|| {
             Refusal::new(Code::InvalidParams, "a key's name is 1 to 64 of A-Z a-z 0-9 . _ -")
         })?;
+        if name.as_str() == super::seal::STATE_KEY {
+            return Err(Refusal::new(Code::KeyExists, format!("{name} is the daemon's own name")));
+        }
         if self.keys().by_name(&name).is_some() {
             return Err(Refusal::new(Code::KeyExists, format!("a key named {name} exists already")));
         }
@@ -104,6 +108,11 @@ impl House {
     /// Compares the token's objects with the keys that are registered.
     pub async fn inventory(&self) -> Result<Value, Refusal> {
         let objects = self.keeper.inventory().await.map_err(|e| token_refusal(&e))?;
+        // The anchor is ours, and no key.
+        let anchor = super::anchor::label(&self.config.log.origin);
+        let keyless = |o: &Object| !matches!(o.kind.as_str(), "private" | "public" | "secret");
+        let objects: Vec<Object> =
+            objects.into_iter().filter(|o| !(keyless(o) && o.label == anchor)).collect();
         let records: Vec<KeyRecord> = self.keys().all().iter().map(|k| k.record.clone()).collect();
         let mut compared = compare(&objects, &records);
         if let Some(map) = compared.as_object_mut() {

@@ -91,6 +91,7 @@ impl House {
     }
 
     async fn heard(&self, request: RequestId, armoured: &str) -> Result<Value, Refusal> {
+        self.trusted()?;
         if let Some(change) = self.store.change(request).await.map_err(|e| self.store_refusal(&e))? {
             return self.heard_change(change, armoured).await;
         }

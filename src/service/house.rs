@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::anchor;
 use super::metrics::Metrics;
 use super::pending::Pending;
+use super::seal::Standing;
 use super::user::Presence;
 use crate::caller::DigestCache;
 use crate::config::Config;
@@ -210,7 +212,20 @@ pub struct House {
     pub(super) changes: tokio::sync::Mutex<()>,
     /// Files that differ from what is in force.
     pub(super) differing: Mutex<Vec<String>>,
+    /// The machine.
+    pub(super) device: super::device::DeviceWatch,
+    /// How far those outside are.
+    pub outside: super::outbox::Outside,
     pub(super) stopping: AtomicBool,
+    /// How the state directory stands, and the short of it.
+    pub(super) standing: RwLock<Standing>,
+    pub(super) confirmed: AtomicBool,
+    pub(super) confirming: tokio::sync::Mutex<()>,
+    pub(super) anchored: anchor::Lock,
+    /// Times that the token broke off when it was to seal the log for the first time.
+    pub(super) unsealed_tries: AtomicU64,
+    /// Times that a refused state was accepted.
+    pub(super) epoch: AtomicU64,
     pub(super) run_id: u64,
     pub(super) requests: AtomicU64,
 }
@@ -240,10 +255,16 @@ impl House {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Refusal::new(Code::Stopping, "the daemon is stopping"));
         }
+        self.token_answers()?;
+        self.keeper.not_strange().map_err(|e| token_refusal(&e))?;
+        self.trusted()?;
+        self.anchor_holds()
+    }
+
+    /// Whether the token can be asked anything.
+    pub(super) fn token_answers(&self) -> Result<(), Refusal> {
         match self.keeper.state() {
-            KeeperState::Usable | KeeperState::Degraded(_) => {
-                self.keeper.not_strange().map_err(|e| token_refusal(&e))
-            }
+            KeeperState::Usable | KeeperState::Degraded(_) => Ok(()),
             KeeperState::Probing => Err(Refusal::new(Code::TokenGone, "the token is being connected")),
             KeeperState::Unusable(why) => {
                 Err(Refusal::new(Code::TokenGone, format!("the token cannot be used: {why}")))
@@ -292,6 +313,12 @@ impl House {
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
         self.metrics.user_sessions.set(gauge(self.presence.count()));
+        self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
+        let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
+        self.metrics.anchor_behind.set(behind.unwrap_or(-1));
+        for (name, lag, alarmed) in self.outside.lags(store.log_size) {
+            self.metrics.outside(&name, gauge(lag), alarmed);
+        }
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));
@@ -305,6 +332,8 @@ pub fn store_code(error: &StoreError) -> Code {
         StoreError::Busy => Code::Busy,
         StoreError::ClockStepped(_) => Code::ClockStepped,
         StoreError::KeyExists(_) => Code::KeyExists,
+        StoreError::Tampered(_) => Code::StateTampered,
+        StoreError::Frozen(_) => Code::StateUnconfirmed,
         _ => Code::StoreFailed,
     }
 }

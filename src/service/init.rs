@@ -158,9 +158,12 @@ pub async fn make_system_keys(config_file: &Path, allow_volatile: bool) -> Resul
     let mut config = Config::load(config_file).map_err(failed)?;
     config.allow_volatile |= allow_volatile;
     let house = House::open(config).await?;
-    for _ in 0..100 {
-        if house.open_for_signing().is_ok() {
-            break;
+    // A busy machine, a slow token: as long as it is being connected.
+    for _ in 0..400 {
+        match house.confirm().await {
+            Err(refusal)
+                if matches!(refusal.code, Code::TokenGone | Code::TokenTimeout | Code::TokenBusy) => {}
+            _ => break,
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }

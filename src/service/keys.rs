@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use super::{House, Keys, token_refusal};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::payment::ToSign;
+use crate::core::policy::books;
 use crate::core::units::{Name, Timestamp};
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
 use crate::token::{KeySpec, TokenError};
 
 /// The name of the key that signs checkpoints.
-pub const LOG_KEY: &str = "claviger-log";
+pub use crate::store::LOG_KEY;
 
 /// The name, line and generation of a new key.
 pub(super) struct Successor {
@@ -62,6 +63,21 @@ pub fn describe(record: &KeyRecord) -> Value {
     })
 }
 
+/// What people and programs see of a signed book.
+#[must_use]
+pub fn describe_book(book: &books::SignedBook) -> Value {
+    json!({
+        "name": book.name,
+        "file": book.file,
+        "sha256": hex::encode(book.digest),
+        "version": book.version,
+        "entries": book.entries,
+        "quorum": book.needs.quorum,
+        "of": book.needs.of,
+        "signed_by": book.people,
+    })
+}
+
 impl House {
     /// Makes a key in the token and registers it.
     pub async fn create_key(
@@ -72,6 +88,7 @@ impl House {
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
+        self.trusted()?;
         let name = self.free_name(name)?;
         let line = name.clone();
         self.make(Successor { name, line, generation: 1 }, algorithm, purpose, uid).await
@@ -130,6 +147,8 @@ impl House {
                 "the new public key is no point of its curve".into(),
             )));
         }
+        // The trial of its token stands in the log before the key does.
+        self.write_events().await;
         if let Err(e) = self.store.insert_key(record.clone(), uid).await {
             self.discard(reference).await;
             return Err(self.store_refusal(&e));
@@ -171,6 +190,7 @@ impl House {
     // [clause 8.7.1-e] what the log holds is signed by a key that lives in the token
     pub async fn checkpoint(&self) -> Result<bool, Refusal> {
         use crate::core::log::checkpoint;
+        self.confirm().await?;
         let key = self.log_key(0).await?;
         let origin = &self.config.log.origin;
         let head = self.store.log_head();

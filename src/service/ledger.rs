@@ -7,20 +7,26 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::core::payment::Payment;
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, Windows};
-use crate::core::policy::{Act, ActFacts, Decision, Facts, Policy, Tripwire, decide};
-use crate::core::units::{Name, Timestamp};
+use crate::core::policy::{Act, ActFacts, Decision, Facts, Policy, Tripwire, decide, explain};
+use crate::core::proof::Tier;
+use crate::core::units::{Name, Timestamp, U256};
 use crate::refusal::{Code, Refusal};
-use crate::store::{Ledger, Verdict};
+use crate::store::{How, Ledger, Verdict};
 
 /// What the decision needs to know about a request.
 pub struct SignFacts {
     /// Who asks.
     pub app: Name,
+    /// What is known of it.
+    pub tier: Tier,
     /// With which key: the name of its line.
     pub key: Name,
     /// Whether it may only sweep, as far as was known when the request was read; the writer knows better.
     pub sweeping: bool,
+    /// When an operator activated the key again after it had been stopped.
+    pub looked_at: Option<Timestamp>,
     /// The payment, if it is one.
     pub payment: Option<Payment>,
     /// Otherwise what it is, and how many bytes of data it has.
@@ -30,17 +36,28 @@ pub struct SignFacts {
 }
 
 impl SignFacts {
-    fn facts(&self, sweeping: bool) -> Facts<'_> {
+    fn facts(&self, how: How) -> Facts<'_> {
         let act = match &self.payment {
             Some(payment) => ActFacts::Payment(payment),
             None => ActFacts::Other { act: self.other.0, len: self.other.1 },
         };
-        Facts { app: &self.app, key: &self.key, act, digest: self.digest, sweeping }
+        Facts {
+            app: &self.app,
+            key: &self.key,
+            act,
+            digest: self.digest,
+            tier: self.tier,
+            sweeping: how.sweeping,
+            settled: how.debited,
+            replacing: how.replacing,
+        }
     }
 }
 
-fn sweeping(facts: &dyn Any) -> bool {
-    facts.downcast_ref::<SignFacts>().is_some_and(|f| f.sweeping)
+fn read(facts: &dyn Any) -> Result<&SignFacts, Refusal> {
+    facts
+        .downcast_ref::<SignFacts>()
+        .ok_or_else(|| Refusal::new(Code::Internal, "a request without facts reached the ledger"))
 }
 
 /// The ledger in force: one policy and the counters of its windows.
@@ -57,35 +74,49 @@ impl PolicyLedger {
         Self { policy, windows }
     }
 
-    fn decision(
-        &self,
-        facts: &dyn Any,
-        windows: &Windows,
-        now: Timestamp,
-        sweeping: bool,
-    ) -> Result<Decision, Refusal> {
-        let facts = facts
-            .downcast_ref::<SignFacts>()
-            .ok_or_else(|| Refusal::new(Code::Internal, "a request without facts reached the ledger"))?;
-        // A request that was read under an older policy is decided under the one in force.
-        Ok(decide(&self.policy, &facts.facts(sweeping), windows, now))
+    /// Why a payment is unlike what its key does.
+    fn unlike(&self, facts: &SignFacts, now: Timestamp, refused: bool) -> Option<String> {
+        let wire = self.policy.tripwire()?;
+        let payment = facts.payment.as_ref().filter(|_| !facts.sweeping)?;
+        let history = &self.windows.history;
+        // What an operator has looked at does not count any more.
+        let looked = facts.looked_at.unwrap_or(Timestamp(i64::MIN));
+        if let (Some(most), Some(to)) = (wire.new_destinations, payment.effect.counterparty())
+            && history.first(&facts.key, to).is_none()
+        {
+            let since = now.minus(wire.within_ms).max(looked);
+            let count = history.new_since(&facts.key, since).saturating_add(1);
+            if count >= usize::try_from(most).unwrap_or(usize::MAX) {
+                return Some(format!(
+                    "{count} destinations in {} minutes that the key was never asked to pay before, the last {}",
+                    wire.within_ms / 60_000,
+                    self.policy.format_address(to)
+                ));
+            }
+        }
+        let (Some(factor), Some((asset, amount)), false) =
+            (wire.amount_factor, payment.effect.debit(), refused)
+        else {
+            return None;
+        };
+        let largest = history.largest(&facts.key, (payment.chain, asset), looked)?;
+        let show = |amount| self.policy.format_amount(payment.chain, asset, amount);
+        (amount > largest.saturating_mul(U256::from(factor))).then(|| {
+            format!(
+                "{} is more than {factor} times the largest of the key's last payments, {}",
+                show(amount),
+                show(largest)
+            )
+        })
     }
 }
 
 impl Ledger for PolicyLedger {
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        now: Timestamp,
-        debited: bool,
-        sweeping: bool,
-    ) -> Result<Verdict, Refusal> {
-        let empty = Windows::default();
-        let windows = if debited { &empty } else { &self.windows };
-        match self.decision(facts, windows, now, sweeping)? {
+    fn decide(&self, facts: &dyn Any, now: Timestamp, how: How) -> Result<Verdict, Refusal> {
+        // A request that was read under an older policy is decided under the one in force.
+        match decide(&self.policy, &read(facts)?.facts(how), &self.windows, now) {
             Decision::Permit(permit) => Ok(Verdict {
                 rule: permit.authorized.rule().clone(),
-                replacement: permit.replacement,
                 needs: permit.needs,
                 authorized: permit.authorized,
                 policy_hash: self.policy.hash(),
@@ -95,25 +126,45 @@ impl Ledger for PolicyLedger {
     }
 
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal> {
-        let value = |v| serde_json::to_value(v).unwrap_or(Value::Null);
-        Ok(match self.decision(facts, &self.windows, now, sweeping(facts))? {
-            Decision::Permit(permit) => serde_json::json!({
-                "outcome": "permit",
-                "rule": permit.authorized.rule(),
-                "approvals": permit.needs,
-                "explanation": value(&permit.explanation),
-                "text": permit.explanation.to_string(),
-            }),
-            Decision::Deny(denial) => serde_json::json!({
+        let facts = read(facts)?;
+        let how = How { sweeping: facts.sweeping, ..How::default() };
+        let (decision, mut told) = explain(&self.policy, &facts.facts(how), &self.windows, now);
+        let denied = |refusal: &Refusal| {
+            serde_json::json!({
                 "outcome": "deny",
-                "code": denial.refusal.code.as_str(),
-                "rule": denial.refusal.rule,
-                "sentence": denial.refusal.sentence,
-                "advice": denial.refusal.code.advice(),
-                "explanation": value(&denial.explanation),
-                "text": denial.explanation.to_string(),
-            }),
-        })
+                "code": refusal.code.as_str(),
+                "rule": refusal.rule,
+                "sentence": refusal.sentence,
+                "facts": refusal.facts,
+                "advice": refusal.code.advice(),
+            })
+        };
+        let mut value = match decision {
+            Decision::Deny(denial) => denied(&denial.refusal),
+            Decision::Permit(permit) => {
+                let strange = if permit.needs.is_none() { self.unlike(facts, now, false) } else { None };
+                match strange {
+                    Some(why) => {
+                        told.outcome = format!("{}, but it would trip a wire: {why}", told.outcome);
+                        denied(&Refusal::new(Code::Tripped, why))
+                    }
+                    None => serde_json::json!({
+                        "outcome": "permit",
+                        "rule": permit.authorized.rule(),
+                        "approvals": permit.needs,
+                    }),
+                }
+            }
+        };
+        if let Some(map) = value.as_object_mut() {
+            map.insert("text".into(), told.to_string().into());
+            map.insert("explanation".into(), serde_json::to_value(told).unwrap_or(Value::Null));
+        }
+        Ok(value)
+    }
+
+    fn strange(&self, facts: &dyn Any, now: Timestamp, refused: bool) -> Option<String> {
+        self.unlike(read(facts).ok()?, now, refused)
     }
 
     fn tripwire(&self) -> Option<Tripwire> {
@@ -124,10 +175,19 @@ impl Ledger for PolicyLedger {
         self.windows.add(debit);
     }
 
-    fn rebuild(&mut self, rows: &[Debit]) {
-        self.windows = Windows::for_policy(&self.policy);
-        for row in rows {
-            self.windows.add(row);
-        }
+    fn mention(&mut self, mention: &Mention) {
+        self.windows.history.mention(mention);
+    }
+
+    fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]) {
+        self.windows.rebuild(rows, seen);
+    }
+
+    fn fill(&mut self, until_now: Timestamp) {
+        self.windows.fill(until_now);
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::keys::{LOG_KEY, Successor, describe, now};
+use super::keys::{Successor, describe, now};
+use super::seal::is_own;
 use super::{House, token_refusal};
 use crate::core::approval::Matter;
 use crate::core::key::policy::{Activation, Due, KeyPolicy};
@@ -93,9 +94,12 @@ impl House {
         let _one_at_a_time = self.changes.lock().await;
         let reason = checked_reason(reason)?;
         let key = self.named(name)?;
-        if key.name.as_str() == LOG_KEY {
-            let why = "the key that signs the log stays as it is: without it nothing can be shown any more";
+        if is_own(&key.line) {
+            let why = "the keys that sign and seal the log stay as they are: without them nothing can be shown any more";
             return Err(Refusal::new(Code::KeyEdge, why));
+        }
+        if to == State::Active {
+            self.trusted()?;
         }
         // [clause 8.8-b] stopping is cheap; starting again and destroying are for several people, where they say so
         match to {
@@ -148,7 +152,8 @@ impl House {
             .and_then(|n| self.keys().by_name(&n))
             .map(|k| k.record.clone())
             .ok_or_else(|| Refusal::new(Code::KeyUnknown, "there is no such key to rotate"))?;
-        if old.name.as_str() == LOG_KEY || old.state != State::Active {
+        self.trusted()?;
+        if is_own(&old.line) || old.state != State::Active {
             let why = format!(
                 "key {} is {}, and only an active wallet key is rotated",
                 old.name,
@@ -259,7 +264,7 @@ impl House {
                     None => Ok(()),
                     Some(Due::Warn { days, to, at }) => self.warn(&key, days, to, at).await,
                     Some(Due::Overdue(at)) => self.warn(&key, 0, State::Destroyed, at).await,
-                    Some(Due::Move(to)) if key.name.as_str() == LOG_KEY => self.warn(&key, 0, to, now).await,
+                    Some(Due::Move(to)) if is_own(&key.line) => self.warn(&key, 0, to, now).await,
                     Some(Due::Move(to)) => self.go(&key, to, because).await.map(drop),
                     Some(Due::Destroy) => self.destroy(&key, because).await.map(drop),
                 }
@@ -299,7 +304,7 @@ impl House {
 }
 
 /// A reason is for those who read the log in years.
-fn checked_reason(text: &str) -> Result<&str, Refusal> {
+pub(super) fn checked_reason(text: &str) -> Result<&str, Refusal> {
     let text = text.trim();
     if text.is_empty() || text.len() > LONGEST_REASON || text.chars().any(char::is_control) {
         let why =

@@ -79,6 +79,11 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutsideLabels {
+    to: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StageLabels {
     stage: &'static str,
 }
@@ -89,10 +94,17 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     refusals: Family<CodeLabels, Counter>,
     stages: Vec<Histogram>,
+    outside_lag: Family<OutsideLabels, Gauge>,
+    outside_alarm: Family<OutsideLabels, Gauge>,
+    outside_failures: Family<OutsideLabels, Counter>,
     /// 1 when the token can be used.
     pub token_usable: Gauge,
     /// 1 when the token did what nobody asked for, until an operator has looked.
     pub token_strange: Gauge,
+    /// 1 when the state directory is known to be the one that was left.
+    pub state_confirmed: Gauge,
+    /// Entries of the log that the token's anchor does not know of yet; -1 when it holds none.
+    pub anchor_behind: Gauge,
     /// Times that the token was initialised again.
     pub token_reinits: Gauge<u64, AtomicU64>,
     /// Requests waiting for the token.
@@ -135,6 +147,20 @@ impl Default for Metrics {
             .iter()
             .map(|s| family.get_or_create(&StageLabels { stage: s.as_str() }).clone())
             .collect();
+        let outside_lag = Family::<OutsideLabels, Gauge>::default();
+        registry.register("outside_lag", "Entries that a sink or witness is behind", outside_lag.clone());
+        let outside_alarm = Family::<OutsideLabels, Gauge>::default();
+        registry.register(
+            "outside_alarm",
+            "1 when a sink is too far behind, or a witness refuses",
+            outside_alarm.clone(),
+        );
+        let outside_failures = Family::<OutsideLabels, Counter>::default();
+        registry.register(
+            "outside_failures",
+            "Times that entries or checkpoints did not go out",
+            outside_failures.clone(),
+        );
         let token_usable = Gauge::default();
         registry.register("token_usable", "1 when the token can be used", token_usable.clone());
         let token_strange = Gauge::default();
@@ -142,6 +168,18 @@ impl Default for Metrics {
             "token_strange",
             "1 when the token did what nobody asked for, until an operator has looked",
             token_strange.clone(),
+        );
+        let state_confirmed = Gauge::default();
+        registry.register(
+            "state_confirmed",
+            "1 when the state directory is known to be the one that was left",
+            state_confirmed.clone(),
+        );
+        let anchor_behind = Gauge::default();
+        registry.register(
+            "anchor_behind_entries",
+            "Entries of the log that the token was not told of yet; -1 when it holds no anchor",
+            anchor_behind.clone(),
         );
         let token_reinits = Gauge::<u64, AtomicU64>::default();
         registry.register(
@@ -172,8 +210,13 @@ impl Default for Metrics {
             requests,
             refusals,
             stages,
+            outside_lag,
+            outside_alarm,
+            outside_failures,
             token_usable,
             token_strange,
+            state_confirmed,
+            anchor_behind,
             token_reinits,
             token_queue,
             store_queue,
@@ -202,6 +245,18 @@ impl Metrics {
     /// Counts a try of a PIN: `right`, `wrong` or `kept-out`. Duress counts as right: whoever forces somebody may look.
     pub fn user_try(&self, outcome: &'static str) {
         self.user_tries.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// How far a sink or a witness is.
+    pub fn outside(&self, to: &str, lag: i64, alarmed: bool) {
+        let labels = OutsideLabels { to: to.to_owned() };
+        self.outside_lag.get_or_create(&labels).set(lag);
+        self.outside_alarm.get_or_create(&labels).set(i64::from(alarmed));
+    }
+
+    /// Counts what did not go out.
+    pub fn export_failed(&self, to: &str) {
+        self.outside_failures.get_or_create(&OutsideLabels { to: to.to_owned() }).inc();
     }
 
     /// Times a stage.

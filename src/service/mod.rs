@@ -2,24 +2,33 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod anchor;
 pub mod approvals;
 pub mod changes;
+mod detail;
+pub mod device;
 pub mod house;
+mod http;
 pub mod init;
 pub mod keys;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
 pub mod operate;
+pub mod outbox;
 mod path;
 pub mod pending;
 pub mod pin;
 mod replay;
 pub mod report;
 pub mod rules;
+pub mod seal;
 pub mod sign;
+mod sink;
 pub mod start;
 pub mod user;
+mod witness;
+pub mod witnessing;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 

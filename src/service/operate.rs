@@ -19,11 +19,11 @@ use crate::core::login::Login;
 use crate::core::payment::Payment;
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::Act;
-use crate::core::proof::{RequestId, Vouched};
+use crate::core::proof::{RequestId, Tier, Vouched};
 use crate::core::random;
 use crate::core::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
-use crate::store::{NonceClaim, Waiting};
+use crate::store::{NonceClaim, RUN_INPUT, Waiting};
 use crate::token::keeper::{Made, Work};
 use crate::token::{CHECK_INPUT, CHECK_NONCE, Nonce};
 
@@ -102,9 +102,10 @@ impl Asked {
                 "at most {LONGEST_DATA} bytes of data and {LONGEST_AAD} bytes of associated data"
             ));
         }
-        if matches!(self.operation(), Operation::Mac | Operation::VerifyMac) && data.starts_with(CHECK_INPUT)
-        {
-            return wrong("data that begins like the input of a key's check value is not taken".into());
+        // [clause 8.7.1-i] no MAC that an app gets is the key that seals a log, whatever key a changed log would name
+        let reserved = [CHECK_INPUT, RUN_INPUT].iter().any(|input| data.starts_with(input));
+        if matches!(self.operation(), Operation::Mac | Operation::VerifyMac) && reserved {
+            return wrong("data that begins like an input of the daemon's own is not taken".into());
         }
         Ok(())
     }
@@ -186,6 +187,10 @@ fn understand(
         let why = format!("key {} is the daemon's own", key.record.name);
         return Err(Refusal::new(Code::KeyNotAllowed, why));
     }
+    // [clause 8.7.1-i] what seals the log makes no MACs for anybody else
+    if super::seal::is_own(&key.record.line) {
+        return Err(Refusal::new(Code::KeyPurpose, format!("key {name} is the daemon's own")));
+    }
     let key = path::usable(key, asked.operation())?;
     let work = match &asked {
         Asked::Login(login) => Work::Login(login.to_sign(key.record.public.algorithm())),
@@ -222,9 +227,18 @@ impl Deed for Understood {
         self.work.clone()
     }
 
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts {
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts {
         let key = self.key.record.line.clone();
-        SignFacts { app, key, sweeping: false, payment: None, other: self.asked.act(), digest }
+        SignFacts {
+            app,
+            key,
+            tier,
+            sweeping: false,
+            looked_at: None,
+            payment: None,
+            other: self.asked.act(),
+            digest,
+        }
     }
 
     fn act(&self) -> Value {

@@ -18,7 +18,7 @@ use crate::core::key::Operation;
 use crate::core::payment::Payment;
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Present, Recorded, RequestId, Reserved, Start, Vouched};
+use crate::core::proof::{Present, Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::user::Claim;
 use crate::core::verify::CheckedSignature;
@@ -33,7 +33,7 @@ pub(super) trait Deed {
     /// What the token shall do.
     fn work(&self) -> Work;
     /// What the policy decides on.
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts;
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts;
     /// What the log says of it.
     fn act(&self) -> Value;
     /// The account nonce that it uses.
@@ -125,6 +125,7 @@ async fn steps<D: Deed>(
     let _going = house.switch.read().await;
     let rules = house.rules();
     house.open_for_signing()?;
+    house.device_is_fit()?;
     let timed = Timer::start(house);
     let deed = understand(house)?;
     let work = deed.work();
@@ -145,6 +146,7 @@ async fn steps<D: Deed>(
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
     let mut ask = ask(&deed, operation, request, &vouched, present, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
+    ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
         ReserveReply::New(reserved) | ReserveReply::Again(reserved) => reserved,
         ReserveReply::Already { signature, request } => {
@@ -235,7 +237,7 @@ fn ask<D: Deed>(
     start: Start,
 ) -> Ask {
     let key = deed.key().record.name.clone();
-    let facts = deed.facts(vouched.app().clone(), *vouched.digest());
+    let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
     let debit = Debit {
         // The writer puts the time of its own clock here.
@@ -245,6 +247,7 @@ fn ask<D: Deed>(
         app: vouched.app().clone(),
         chain: facts.payment.as_ref().map(|p| p.chain),
         asset: spent.map(|(asset, _)| asset),
+        to: facts.payment.as_ref().and_then(|p| p.effect.counterparty()),
         amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
     };
     Ask {
@@ -257,6 +260,7 @@ fn ask<D: Deed>(
         act: deed.act(),
         digest: *vouched.digest(),
         authority: None,
+        device: [0; 32],
         debit,
         nonce: deed.nonce(),
         facts: Box::new(facts),

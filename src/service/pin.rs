@@ -39,6 +39,23 @@ pub fn raise(tcti: &str, nv_index: u32) -> Result<Value, Refusal> {
     tpm::raise(tcti, nv_index)
 }
 
+/// What a TPM signed.
+pub struct Quoted {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What it signed.
+    pub attest: Vec<u8>,
+    /// How.
+    pub signature: Vec<u8>,
+    /// The PCRs.
+    pub pcrs: Vec<Vec<u8>>,
+}
+
+/// Has the TPM quote its PCRs with a digest.
+pub fn quote(tcti: &str, qualifying: &[u8; 32]) -> Result<Quoted, Refusal> {
+    tpm::quote(tcti, qualifying)
+}
+
 /// Whether a sealed PIN would open now; the PIN is wiped unseen.
 pub fn check(file: &Path, tcti: &str) -> Result<(), Refusal> {
     tpm::unseal(file, tcti).map(drop)
@@ -46,7 +63,8 @@ pub fn check(file: &Path, tcti: &str) -> Result<(), Refusal> {
 
 #[cfg(feature = "tpm")]
 mod tpm {
-    use super::{Path, Pin, Refusal, Value};
+    use super::{Path, Pin, Quoted, Refusal, Value};
+    use crate::core::device::quote::{PCRS, selection};
     use crate::tpm;
     use serde_json::json;
 
@@ -70,6 +88,12 @@ mod tpm {
         Ok(told)
     }
 
+    pub fn quote(tcti: &str, qualifying: &[u8; 32]) -> Result<Quoted, Refusal> {
+        let count = u32::try_from(PCRS.len()).unwrap_or(0);
+        let made = tpm::quote(tcti, qualifying, &selection(), count)?;
+        Ok(Quoted { key: made.key, attest: made.attest, signature: made.signature, pcrs: made.pcrs })
+    }
+
     pub fn raise(tcti: &str, nv_index: u32) -> Result<Value, Refusal> {
         let counter = tpm::raise(tcti, nv_index)?;
         Ok(json!({"nv_index": format!("{nv_index:#010x}"), "counter": counter}))
@@ -78,7 +102,7 @@ mod tpm {
 
 #[cfg(not(feature = "tpm"))]
 mod tpm {
-    use super::{Code, Path, Pin, Refusal, Value};
+    use super::{Code, Path, Pin, Quoted, Refusal, Value};
 
     pub fn available() -> Result<(), Refusal> {
         not_built()
@@ -97,6 +121,10 @@ mod tpm {
     }
 
     pub fn raise(_: &str, _: u32) -> Result<Value, Refusal> {
+        not_built()
+    }
+
+    pub fn quote(_: &str, _: &[u8; 32]) -> Result<Quoted, Refusal> {
         not_built()
     }
 

@@ -4,10 +4,10 @@
 use serde_json::{Value, json};
 
 use super::House;
-use super::rules::parse_policy;
 use crate::core::log::entry::{Entry, EntryKind};
 use crate::core::payment::Payment;
 use crate::core::policy::replay::{Past, Replay};
+use crate::core::proof::Tier;
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 
@@ -18,27 +18,37 @@ const NOT_BY_POLICY: [&str; 4] = ["nonce_conflict", "clock_stepped", "key_state"
 
 /// A payment that was decided by a policy, if the entry is one.
 fn past(entry: Entry) -> Option<Past> {
-    let (app, key, act, was) = match entry.kind {
-        EntryKind::Intent { app, key, act, approved_by, debited: true, .. } => {
+    let (app, key, act, was, tier) = match entry.kind {
+        EntryKind::Intent { app, key, act, approved_by, debited: true, tier, .. } => {
             let was = if approved_by.is_empty() { "permit" } else { "approved" };
-            (app, key, act, was.to_owned())
+            (app, key, act, was.to_owned(), Some(tier))
         }
-        EntryKind::Refusal { app: Some(app), account: Some(key), act: Some(act), code, .. }
+        EntryKind::Refusal { app: Some(app), account: Some(key), act: Some(act), code, tier, .. }
             if !NOT_BY_POLICY.contains(&code.as_str()) =>
         {
-            (app, key, act, code)
+            (app, key, act, code, tier)
         }
         _ => return None,
     };
     let payment: Payment = serde_json::from_value(act).ok()?;
     let key = Name::parse(&key)?.line();
-    Some(Past { seq: entry.seq, at: Timestamp(entry.at_ms), app: Name::parse(&app)?, key, payment, was })
+    // Older entries of refusals do not say the tier: they are taken at what every app had then.
+    let tier = tier.and_then(|t| serde_json::from_value(json!(t)).ok()).unwrap_or(Tier::T1);
+    Some(Past {
+        seq: entry.seq,
+        at: Timestamp(entry.at_ms),
+        app: Name::parse(&app)?,
+        key,
+        tier,
+        payment,
+        was,
+    })
 }
 
 impl House {
     /// Which payments of the past would end otherwise under this text. Nothing is changed.
     pub async fn replay_policy(&self, text: &str) -> Result<Value, Refusal> {
-        let policy = parse_policy(text)?;
+        let policy = self.read_policy(text)?;
         let mut replay = Replay::new(&policy);
         let size = self.store.log_head().size;
         let mut from = 0;
@@ -50,7 +60,7 @@ impl House {
             }
             from += page.len() as u64;
             for bytes in page {
-                let entry: Entry = serde_json::from_slice(&bytes)
+                let entry = Entry::decode(&bytes)
                     .map_err(|e| Refusal::new(Code::StoreFailed, format!("an entry cannot be read: {e}")))?;
                 if let Some(past) = past(entry) {
                     replay.next(past);

@@ -3,16 +3,28 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
+use crate::core::log::checkpoint::{CheckpointError, Head, Note};
+use crate::core::log::entry::Entry;
+use crate::core::log::merkle::{Tail, leaf_hash};
+use crate::core::log::proof::{Bundle, inclusion};
 use crate::core::units::Name;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::store::EntryKind;
 use crate::token::check::CheckRow;
 use crate::token::keeper::{Event, Fitness, Keeper, KeeperState};
 
+/// Entries that are read at once to make a proof.
+const PAGE: u64 = 4096;
+/// How often, and how many times, a checkpoint is looked at that witnesses may still cosign.
+const LOOK: Duration = Duration::from_millis(100);
+/// Three seconds in all.
+const LOOKS: u32 = 30;
 /// The most entries of one answer.
 const MOST_ENTRIES: u64 = 1000;
 
@@ -64,7 +76,7 @@ impl House {
     /// For apps: whether payments can be signed now.
     #[must_use]
     pub fn wallet_status(&self) -> Value {
-        let open = self.open_for_signing();
+        let open = self.open_for_signing().and_then(|()| self.device_is_fit());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "signing": open.is_ok(),
@@ -86,7 +98,7 @@ impl House {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
-            "signing": self.open_for_signing().is_ok(),
+            "signing": self.open_for_signing().and_then(|()| self.device_is_fit()).is_ok(),
             "token": {
                 "state": word,
                 "reason": why,
@@ -107,8 +119,11 @@ impl House {
                 "checkpointed": self.store.checkpointed_size(),
                 "database_bytes": store.db_bytes,
             },
+            "state": self.state_told(),
+            "outside": self.outside.status(head.size),
             "policy": hex::encode(rules.policy.hash()),
             "not_in_force": self.differing(),
+            "device_unfit": self.device_is_fit().err().map(|r| r.sentence),
             "apps": rules.apps.all().len(),
             "keys": self.keys().all().len(),
         })
@@ -136,8 +151,8 @@ impl House {
         json!(apps)
     }
 
-    /// Entries of the log; a negative `from` counts from the end.
-    pub async fn log_show(&self, from: i64, count: u64) -> Result<Value, Refusal> {
+    /// Entries of the log, as JSON or, `raw`, as they are, in base64; a negative `from` counts from the end.
+    pub async fn log_show(&self, from: i64, count: u64, raw: bool) -> Result<Value, Refusal> {
         let size = self.store.log_head().size;
         let start = match u64::try_from(from) {
             Ok(n) => n,
@@ -145,27 +160,99 @@ impl House {
         };
         let rows =
             self.store.entries(start, count.min(MOST_ENTRIES)).await.map_err(|e| self.store_refusal(&e))?;
-        let entries: Vec<Value> =
-            rows.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).map(Value::String).collect();
+        let entry = |bytes: &Vec<u8>| {
+            if raw {
+                Ok(Value::String(BASE64.encode(bytes)))
+            } else {
+                Entry::members(bytes).map(|members| Value::String(members.to_string()))
+            }
+        };
+        let entries: Vec<Value> = rows
+            .iter()
+            .map(entry)
+            .collect::<Result<_, _>>()
+            .map_err(|e| Refusal::new(Code::StoreFailed, format!("an entry cannot be read: {e}")))?;
         Ok(json!({"size": size, "from": start, "entries": entries}))
+    }
+
+    /// Signed checkpoints over so many entries and more, oldest first.
+    pub async fn log_checkpoints(&self, from: u64) -> Result<Value, Refusal> {
+        let rows = self.store.checkpoints(from, MOST_ENTRIES).await.map_err(|e| self.store_refusal(&e))?;
+        let rows: Vec<Value> =
+            rows.into_iter().map(|(size, note)| json!({"size": size, "note": note})).collect();
+        Ok(json!({"from": from, "checkpoints": rows}))
+    }
+
+    /// A checkpoint over everything so far, with the cosignatures of all witnesses when they answer in time.
+    async fn newest_checkpoint(&self) -> Result<(String, Head), Refusal> {
+        self.checkpoint().await?;
+        let wanted = self.store.checkpointed_size();
+        let witnesses = &self.config.outside.witnesses;
+        let internal = |e: CheckpointError| Refusal::new(Code::Internal, e.to_string());
+        let mut looks = 0;
+        loop {
+            let rows = self.store.checkpoints(wanted, MOST_ENTRIES).await;
+            let rows = rows.map_err(|e| self.store_refusal(&e))?;
+            let whole = |note: &str| {
+                Note::parse(note).is_ok_and(|n| witnesses.iter().all(|w| w.key.cosigned(&n).is_some()))
+            };
+            let found = rows.iter().rev().find(|(_, note)| whole(note));
+            let last = if looks == LOOKS { rows.last() } else { None };
+            if let Some((_, note)) = found.or(last) {
+                let head = Note::parse(note).and_then(|n| n.head()).map_err(internal)?;
+                return Ok((note.clone(), head));
+            }
+            if looks == LOOKS {
+                return Err(Refusal::new(Code::StoreFailed, "the log has no checkpoint"));
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The newest checkpoint over everything so far, and the key that verifies it.
     pub async fn log_head_signed(&self) -> Result<Value, Refusal> {
-        self.checkpoint().await?;
-        let note = self.store.latest_checkpoint().await.map_err(|e| self.store_refusal(&e))?;
-        Ok(json!({
-            "checkpoint": note,
-            "vkey": self.log_verifier_key().await?,
-            "size": self.store.checkpointed_size(),
-        }))
+        let (note, head) = self.newest_checkpoint().await?;
+        Ok(json!({"checkpoint": note, "vkey": self.log_verifier_key().await?, "size": head.size}))
+    }
+
+    /// An entry with all that shows that it is in the log, for somebody who sees nothing else of it.
+    pub async fn log_prove(&self, index: u64) -> Result<Value, Refusal> {
+        let internal = |why: String| Refusal::new(Code::Internal, why);
+        let (checkpoint, head) = self.newest_checkpoint().await?;
+        if index >= head.size {
+            let why = format!("the log has {} entries, from 0 on", head.size);
+            return Err(Refusal::new(Code::InvalidParams, why));
+        }
+        let (mut tail, mut entry) = (Tail::default(), Vec::new());
+        while tail.size() < head.size {
+            let count = PAGE.min(head.size - tail.size());
+            let rows = self.store.entries(tail.size(), count).await.map_err(|e| self.store_refusal(&e))?;
+            if rows.is_empty() {
+                return Err(internal("the log is shorter than its checkpoint".into()));
+            }
+            for row in rows {
+                let is_it = tail.size() == index;
+                tail.push(leaf_hash(&row));
+                if is_it {
+                    entry = row;
+                }
+            }
+        }
+        let path = inclusion(index, head.size, &mut |from, to| tail.hash(from, to).ok_or(()))
+            .map_err(|()| internal("the path to the root cannot be made".into()))?;
+        let bundle = Bundle { index, entry, path, checkpoint };
+        // Nobody is handed a proof that shows nothing.
+        bundle.verify().map_err(|e| internal(e.to_string()))?;
+        Ok(json!({"index": index, "size": head.size, "proof": bundle.encode()}))
     }
 
     /// Proves on the device what its profile claims; the outcome is in the log.
     pub async fn token_check(&self, uid: u32) -> Result<Value, Refusal> {
-        let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
+        // Written down before it may lift anything, so that what is signed after it stands after it.
         let entry = EntryKind::operator(uid, "token-check", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        let rows = self.keeper.check().await.map_err(|e| token_refusal(&e))?;
         self.write_events().await;
         Ok(verdict(self.keeper.fitness(), &rows))
     }
@@ -175,12 +262,16 @@ impl House {
     pub async fn unlock(&self, pin: Pin, uid: u32) -> Result<Value, Refusal> {
         let entry = EntryKind::operator(uid, "unlock", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
+        self.look_at_device().await;
         self.keeper.unlock(pin);
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             if !matches!(self.keeper.state(), KeeperState::Probing) {
                 break;
             }
+        }
+        if let Err(refusal) = self.confirm().await {
+            tracing::debug!("after unlocking: {refusal}");
         }
         let state = self.keeper.state();
         let (word, why) = state_word(&state);

@@ -9,20 +9,22 @@ use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::detail::{authority_detail, line_detail};
 use super::ledger::PolicyLedger;
 use super::{House, Rules};
-use crate::config::{Config, read_text};
+use crate::config::{Config, ConfigError, read_text};
 use crate::core::app::Apps;
 use crate::core::approval::{Act, Authority, Deed, Matter};
 use crate::core::key::policy::{BUILT_IN, KeyPolicy};
+use crate::core::policy::books::{self, BookFile, Sources};
 use crate::core::policy::diff::Class;
-use crate::core::policy::{Policy, diff};
+use crate::core::policy::{Policy, PolicyError, diff};
 use crate::core::units::sha256;
 use crate::core::user::Ended;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Store};
+use crate::store::{EntryKind, Store, Text};
 
-/// The four texts that say who may do what.
+/// The five texts that say who may do what.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Texts {
     policy: String,
@@ -79,12 +81,12 @@ impl Texts {
     }
 
     /// Compiled, and held against each other.
-    fn compile(self) -> Result<(Rules, KeyPolicy), Refusal> {
-        let policy = parse_policy(&self.policy)?;
+    fn compile(self, config: &Config) -> Result<(Rules, KeyPolicy), Refusal> {
         let apps = Apps::parse(&self.apps).map_err(|e| invalid(format!("apps: {e}")))?;
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
         let users = self.users.as_deref().map(super::user::read_document).transpose()?;
+        let policy = beside(&self.policy, config, authority.as_ref())?;
         reachable(&policy, authority.as_ref())?;
         let rules = Rules {
             policy: Arc::new(policy),
@@ -103,7 +105,7 @@ impl Texts {
 
 /// What of the files may be in force, given what is: the rest stays as it is, and is named.
 // [clause 8.8-b] what loosens, and who decides on it, is changed by people together, not by who can write a file
-fn settle(files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
+fn settle(config: &Config, files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
     let Some(kept) = kept else { return Ok((files, Vec::new())) };
     let mut held = Vec::new();
     let mut settled = files.clone();
@@ -119,7 +121,8 @@ fn settle(files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refus
         settled.authority.clone_from(&kept.authority);
     }
     if files.policy != kept.policy && ruling.quorum(Matter::Policy).is_some() {
-        let class = diff(&parse_policy(&kept.policy)?, &parse_policy(&files.policy)?).class();
+        let read = |text: &str| beside(text, config, Some(&ruling));
+        let class = diff(&read(&kept.policy)?, &read(&files.policy)?).class();
         if !is_stricter(class) {
             hold(Matter::Policy, files.policy, &format!("it is {class}, and needs a quorum"));
             settled.policy.clone_from(&kept.policy);
@@ -164,9 +167,28 @@ fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refus
     Ok(())
 }
 
-/// Parses a policy text.
-pub fn parse_policy(text: &str) -> Result<Policy, Refusal> {
-    Policy::parse(text).map_err(|e| invalid(e.to_string()))
+/// Reads a policy text with the books beside the policy file.
+fn beside(text: &str, config: &Config, authority: Option<&Authority>) -> Result<Policy, Refusal> {
+    let directory = config.policy_file.parent().unwrap_or(Path::new("."));
+    parse_policy(text, directory, authority).map_err(|e| invalid(e.to_string()))
+}
+
+/// Reads a policy text, and the signed books that it names from a directory.
+pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
+    let read = |file: &str| {
+        let at = beside.join(file);
+        let text = read_text(&at).map_err(|e| e.to_string())?;
+        // A book that nobody has signed yet is refused for that, with what to do.
+        let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
+            }
+            other => other.map_err(|e| e.to_string())?,
+        };
+        Ok(BookFile { text, signatures })
+    };
+    let files = books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect();
+    Policy::read(text, &Sources { files: Some(&files), authority })
 }
 
 /// What the daemon starts with; what differs from that stands in the second part.
@@ -174,13 +196,13 @@ pub(super) async fn at_start(
     config: &Config,
     store: &Store,
 ) -> Result<(Rules, KeyPolicy, Vec<String>), Refusal> {
-    let (texts, held) = settle(Texts::of_files(config)?, Texts::kept(store).await?)?;
+    let (texts, held) = settle(config, Texts::of_files(config)?, Texts::kept(store).await?)?;
     let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
     let notes: Vec<String> = notes.collect();
     for note in &notes {
         tracing::warn!("{note}; claviger reload asks the people for it");
     }
-    let (rules, key_policy) = texts.compile()?;
+    let (rules, key_policy) = texts.compile(config)?;
     Ok((rules, key_policy, notes))
 }
 
@@ -201,10 +223,15 @@ impl House {
         }
     }
 
+    /// Reads a policy text with the books beside the policy file, and with the people in force.
+    pub fn read_policy(&self, text: &str) -> Result<Policy, Refusal> {
+        beside(text, &self.config, self.rules().authority.as_deref())
+    }
+
     /// Reads all files again. On any error the old rules stay; what needs people is asked of them.
     pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let (texts, held) = settle(Texts::of_files(&self.config)?, Some(self.texts()))?;
+        let (texts, held) = settle(&self.config, Texts::of_files(&self.config)?, Some(self.texts()))?;
         let before = self.key_policy().hash();
         let mut summary = self.put_in_force(texts, uid).await?;
         let mut asked = Vec::new();
@@ -224,7 +251,7 @@ impl House {
     /// Checks a policy text, and puts it in force or asks the people for it.
     pub async fn apply_policy(&self, text: &str, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let policy = parse_policy(text)?;
+        let policy = self.read_policy(text)?;
         let class = diff(&self.rules().policy, &policy).class();
         reachable(&policy, self.rules().authority.as_deref())?;
         // [clause 8.8-b] tightening is for one operator, at once; loosening is for the quorum, after its delay
@@ -278,7 +305,7 @@ impl House {
         let rules = self.rules();
         let detail = match matter {
             Matter::Policy => {
-                let change = diff(&rules.policy, &parse_policy(text)?);
+                let change = diff(&rules.policy, &self.read_policy(text)?);
                 let lines = change.to_string();
                 std::iter::once(format!("all together: {}", change.class()))
                     .chain(lines.lines().map(str::to_owned))
@@ -337,7 +364,7 @@ impl House {
             }
         };
         // Nothing is written before it is known to be whole.
-        texts.clone().compile()?;
+        texts.clone().compile(&self.config)?;
         if let Some(path) = file {
             write_atomically(path, text.as_bytes()).map_err(|e| {
                 Refusal::new(Code::StoreFailed, format!("{} cannot be written: {e}", path.display()))
@@ -348,7 +375,7 @@ impl House {
 
     async fn put_in_force(&self, texts: Texts, uid: u32) -> Result<Value, Refusal> {
         let old = self.rules();
-        let (rules, key_policy) = texts.compile()?;
+        let (rules, key_policy) = texts.compile(&self.config)?;
         let change = diff(&old.policy, &rules.policy);
         let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
         let as_before = self.keep_documents(Some(&old), &rules, &class, uid).await?;
@@ -393,12 +420,12 @@ impl House {
     ) -> Result<bool, Refusal> {
         let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
         let mut entries = Vec::new();
-        if old.is_none_or(|o| o.policy_text != new.policy_text) {
+        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
             let entry = EntryKind::policy(new.policy.hash(), new.policy_text.len(), uid, class.to_owned());
             entries.push((entry, "policy", new.policy_text.clone()));
         }
         if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
-            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: true };
+            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
             entries.push((entry, "key-policy", new.key_policy_text.clone()));
         }
         if old.is_none_or(|o| o.apps_text != new.apps_text) {
@@ -414,7 +441,7 @@ impl House {
             let text = new.authority_text.clone().unwrap_or_default();
             let people = new.authority.as_ref().map_or(0, |a| a.people().len());
             entries.push((
-                EntryKind::Authority { hash: hash(&text), people, uid, kept: true },
+                EntryKind::Authority { hash: hash(&text), people, uid, kept: None },
                 "authority",
                 text,
             ));
@@ -426,47 +453,17 @@ impl House {
         if named {
             let text = new.users_text.clone().unwrap_or_default();
             let users = new.users.as_ref().map_or(0, |u| u.all().len());
-            entries.push((EntryKind::Users { hash: hash(&text), users, uid }, "users", text));
+            entries.push((EntryKind::Users { hash: hash(&text), users, uid, kept: None }, "users", text));
         }
         let as_before = entries.is_empty();
         for (entry, name, text) in entries {
-            self.store.put_document(entry, name, text).await.map_err(|e| self.store_refusal(&e))?;
+            self.store
+                .announce(Text { what: name, text }, entry)
+                .await
+                .map_err(|e| self.store_refusal(&e))?;
         }
         Ok(as_before)
     }
-}
-
-/// Who comes, goes, and changes; which quorums.
-fn authority_detail(old: Option<&Authority>, new: &Authority) -> Vec<String> {
-    let people = |a: &Authority| -> Vec<String> {
-        a.people()
-            .iter()
-            .map(|p| {
-                let roles: Vec<&str> = p.roles.iter().map(|r| r.as_str()).collect();
-                let groups: Vec<&str> = p.groups.iter().map(String::as_str).collect();
-                let keys = a.keys_of(&p.id).join(" ");
-                format!("person {}: {} of [{}], keys {keys}", p.id, roles.join("+"), groups.join(" "))
-            })
-            .chain(a.quorums().map(|(m, q)| {
-                let (n, of, s) = (q.needs.quorum, &q.needs.of, q.delay_ms / 1000);
-                format!("quorum {}: {n} of {of}, then {s} s", m.as_str())
-            }))
-            .chain([format!("files_allowed {}", a.files_allowed), format!("deployment {}", a.deployment)])
-            .collect()
-    };
-    let (before, after) = (old.map(people).unwrap_or_default(), people(new));
-    let gone = before.iter().filter(|l| !after.contains(l)).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l)).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
-}
-
-/// The lines that differ.
-fn line_detail(old: &str, new: &str) -> Vec<String> {
-    let lines = |text: &str| text.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>();
-    let (before, after) = (lines(old), lines(new));
-    let gone = before.iter().filter(|l| !after.contains(l) && !l.is_empty()).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l) && !l.is_empty()).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
 }
 
 /// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.

@@ -18,7 +18,7 @@ use crate::core::payment::evm::UnsignedTx;
 use crate::core::payment::message::PersonalMessage;
 use crate::core::payment::{Payment, ToSign};
 use crate::core::policy::Act;
-use crate::core::proof::{RequestId, Vouched};
+use crate::core::proof::{RequestId, Tier, Vouched};
 use crate::core::units::{Address, Name};
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
@@ -111,10 +111,10 @@ pub async fn sign(
 }
 
 /// The same decision, without a signature and without a reservation.
-pub async fn simulate(house: &House, app: &crate::core::units::Name, asked: Asked) -> Result<Value, Refusal> {
+pub async fn simulate(house: &House, app: &Name, tier: Tier, asked: Asked) -> Result<Value, Refusal> {
     let understood = understand(house, asked)?;
     let payment = json!(understood.payment);
-    let facts = understood.facts(app.clone(), understood.to_sign.digest());
+    let facts = understood.facts(app.clone(), tier, understood.to_sign.digest());
     let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))??;
     Ok(json!({"payment": payment, "decision": explanation}))
 }
@@ -175,15 +175,19 @@ impl Deed for Understood {
         }
     }
 
-    fn facts(&self, app: Name, digest: [u8; 32]) -> SignFacts {
+    fn facts(&self, app: Name, tier: Tier, digest: [u8; 32]) -> SignFacts {
         let other = match &self.asked {
             Asked::Message(message, _) => (Act::Message, message.len()),
             Asked::Transaction(..) => (Act::Create, 0),
         };
+        let record = &self.key.record;
         SignFacts {
             app,
-            key: self.key.record.line.clone(),
-            sweeping: self.key.record.state == State::SweepOnly,
+            tier,
+            key: record.line.clone(),
+            sweeping: record.state == State::SweepOnly,
+            // A key that came back to life was looked at: what is unusual is told anew from there.
+            looked_at: record.activated.filter(|first| record.since > *first).map(|_| record.since),
             payment: self.payment.clone(),
             other,
             digest,

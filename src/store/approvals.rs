@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, Store, StoreError};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::{Needs, Voice};
 use crate::core::proof::RequestId;
 use crate::core::units::{Address, Name, Timestamp};
@@ -163,7 +163,8 @@ fn current(work: &Work, app: &Name, key: &Name, digest: &[u8; 32]) -> Result<Opt
     with_voices(&work.db, row)
 }
 
-fn set(work: &Work, request: RequestId, state: WaitingState) -> Result<(), StoreError> {
+fn set(work: &mut Work, request: RequestId, state: WaitingState) -> Result<(), StoreError> {
+    work.touched.insert(rows::waiting(request));
     work.db.execute(
         "UPDATE waiting SET state = ?2 WHERE request = ?1",
         params![request.0.to_be_bytes(), state.as_str()],
@@ -186,12 +187,13 @@ pub(super) fn approved(
 }
 
 /// An approval is used once.
-pub(super) fn consume(work: &Work, waiting: &Waiting) -> Result<(), StoreError> {
+pub(super) fn consume(work: &mut Work, waiting: &Waiting) -> Result<(), StoreError> {
     set(work, waiting.request, WaitingState::Used)
 }
 
 /// Writes a payment down that waits, or gives the one that waits already.
 pub(super) fn open(work: &mut Work, waiting: Waiting) -> Result<Result<Waiting, Refusal>, StoreError> {
+    work.settled()?;
     let now = work.now();
     if let Some(there) = current(work, &waiting.app, &waiting.key, &waiting.digest)? {
         if there.holds(waiting.policy, Some(waiting.authority), now) {
@@ -228,10 +230,12 @@ pub(super) fn open(work: &mut Work, waiting: Waiting) -> Result<Result<Waiting, 
             waiting.expires.0,
         ],
     )?;
+    work.touched.insert(rows::waiting(waiting.request));
     work.append(&EntryKind::Waiting {
         request: waiting.request.to_string(),
         app: waiting.app.to_string(),
         key: waiting.key.to_string(),
+        uid: Some(waiting.uid),
         text: waiting.text.clone(),
     })?;
     Ok(Ok(waiting))
@@ -246,6 +250,7 @@ pub(super) fn keep_voice(
     signature: &str,
 ) -> Result<(), StoreError> {
     if let Some(counter) = voice.counter {
+        work.touched.insert(rows::counter(&voice.key));
         work.db.execute(
             "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
             params![voice.key, counter],
@@ -273,6 +278,7 @@ pub(super) fn count(
     voice: &Voice,
     signature: &str,
 ) -> Result<Result<Waiting, Refusal>, StoreError> {
+    work.settled()?;
     let Some(waiting) = one(&work.db, request)? else {
         return Ok(Err(Refusal::new(Code::RequestUnknown, format!("no payment {request} waits for people"))));
     };
@@ -311,6 +317,7 @@ pub(super) fn count(
 }
 
 pub(super) fn cancel(work: &mut Work, request: RequestId, app: &Name) -> Result<bool, StoreError> {
+    work.settled()?;
     let found = one(&work.db, request)?.filter(|w| &w.app == app);
     let Some(WaitingState::Waiting | WaitingState::Approved) = found.map(|w| w.state) else {
         return Ok(false);
@@ -321,6 +328,19 @@ pub(super) fn cancel(work: &mut Work, request: RequestId, app: &Name) -> Result<
         how: WaitingState::Cancelled.as_str().to_owned(),
     })?;
     Ok(true)
+}
+
+/// What waits, and what was approved and not used, is over.
+pub(super) fn void(work: &mut Work) -> Result<(), StoreError> {
+    let ids: Vec<[u8; 16]> = {
+        let mut query =
+            work.db.prepare("SELECT request FROM waiting WHERE state IN ('waiting', 'approved')")?;
+        query.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?
+    };
+    for id in ids {
+        set(work, RequestId(u128::from_be_bytes(id)), WaitingState::Expired)?;
+    }
+    Ok(())
 }
 
 pub(super) fn counter(db: &Connection, key: &str) -> Result<Option<u32>, StoreError> {

@@ -1,11 +1,12 @@
 //! Changes that wait for people, and the documents in force.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde_json::json;
 
 use super::writer::Work;
-use super::{EntryKind, StoreError};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::change::Tally;
 use crate::core::approval::{Authority, Change, KeptVoice, Voice};
 use crate::core::proof::RequestId;
@@ -102,7 +103,7 @@ pub(super) fn one(db: &Connection, id: RequestId) -> Result<Option<Pending>, Sto
         .query_row([id.0.to_be_bytes()], read)
         .optional()?;
     let Some(found) = found else { return Ok(None) };
-    let mut pending = found.ok_or_else(|| StoreError::Failed(format!("change {id} cannot be read")))?;
+    let mut pending = found.ok_or_else(|| StoreError::Tampered(format!("change {id} cannot be read")))?;
     let mut query = db.prepare_cached(
         "SELECT person, yes, at, signature FROM voices WHERE request = ?1 ORDER BY at, person",
     )?;
@@ -125,7 +126,13 @@ pub(super) fn all_open(db: &Connection) -> Result<Vec<Pending>, StoreError> {
     Ok(all)
 }
 
-fn set(work: &Work, id: RequestId, state: ChangeState, opens: Option<Timestamp>) -> Result<(), StoreError> {
+fn set(
+    work: &mut Work,
+    id: RequestId,
+    state: ChangeState,
+    opens: Option<Timestamp>,
+) -> Result<(), StoreError> {
+    work.touched.insert(rows::change(id));
     work.db.execute(
         "UPDATE changes SET state = ?2, opens = ?3 WHERE id = ?1",
         params![id.0.to_be_bytes(), state.as_str(), opens.map(|t| t.0)],
@@ -144,6 +151,7 @@ pub(super) fn open(work: &mut Work, change: &Change, text: &str) -> Result<Resul
         return Ok(Err(Refusal::new(Code::Busy, why)));
     }
     let id = change.request().ok_or_else(|| StoreError::Failed("a change without an id".into()))?;
+    work.touched.insert(rows::change(id));
     let data = serde_json::to_string(change).map_err(|e| StoreError::Failed(e.to_string()))?;
     work.db.execute(
         "INSERT INTO changes(id, data, state, opens, expires) VALUES(?1, ?2, 'waiting', NULL, ?3)",
@@ -187,6 +195,7 @@ pub(super) fn count(
         let why = format!("{} has spoken about change {id} already", voice.person);
         return Ok(Err(Refusal::new(Code::ApprovalTwice, why)));
     }
+    work.touched.insert(rows::change(id));
     super::approvals::keep_voice(work, id, yes, voice, signature)?;
     let after = one(&work.db, id)?.unwrap_or(pending);
     let tally: Tally = after.change.tally(authority, &after.voices);
@@ -230,9 +239,42 @@ pub(super) fn kept_document(db: &Connection, name: &str) -> Result<Option<String
         .optional()?;
     found
         .map(|bytes| {
-            String::from_utf8(bytes).map_err(|_| {
-                StoreError::Failed(format!("the {name} in force cannot be read: {}", json!(name)))
-            })
+            String::from_utf8(bytes)
+                .map_err(|_| StoreError::Tampered(format!("the {name} in force cannot be read")))
         })
         .transpose()
+}
+
+impl Store {
+    /// A change that waits for people.
+    pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| open(work, &change, &text)).await
+    }
+
+    /// Counts a voice about a change that was judged; gives the change as it stands then.
+    pub async fn count_change_voice(
+        &self,
+        id: RequestId,
+        yes: bool,
+        voice: Voice,
+        signature: String,
+        authority: Arc<Authority>,
+    ) -> Result<Result<Pending, Refusal>, StoreError> {
+        self.writer.submit(move |work| count(work, id, yes, &voice, &signature, &authority)).await
+    }
+
+    /// Ends a change.
+    pub async fn end_change(&self, id: RequestId, state: ChangeState, why: String) -> Result<(), StoreError> {
+        self.writer.submit(move |work| end(work, id, state, &why)).await
+    }
+
+    /// A change, open or not.
+    pub async fn change(&self, id: RequestId) -> Result<Option<Pending>, StoreError> {
+        self.read(move |db| one(db, id)).await
+    }
+
+    /// All changes that something may become of.
+    pub async fn open_changes(&self) -> Result<Vec<Pending>, StoreError> {
+        self.read(all_open).await
+    }
 }

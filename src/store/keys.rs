@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, StoreError};
+use super::{EntryKind, StoreError, rows};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Operation, PublicKey, Purpose, State};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
@@ -52,6 +52,7 @@ pub(super) fn insert(
     record: &KeyRecord,
     uid: u32,
 ) -> Result<Result<(), StoreError>, StoreError> {
+    work.settled()?;
     let public = record.public.as_bytes();
     let origin = serde_json::to_string(&record.origin).map_err(|e| StoreError::Failed(e.to_string()))?;
     let taken: Option<(String, String)> = work
@@ -102,6 +103,7 @@ pub(super) fn insert(
         state: record.state,
         uid,
     })?;
+    work.touched.insert(rows::key(&record.name));
     work.states.insert(record.name.clone(), (record.state, record.destroying));
     Ok(Ok(()))
 }
@@ -123,6 +125,10 @@ pub(super) fn go(
             format!("key {name} is {}, from which it cannot become {}", key.state.as_str(), to.as_str());
         return Ok(Err(Refusal::new(Code::KeyEdge, why)));
     }
+    // A key is stopped at any time; it comes back to life only in a log that is known to be the one that was left.
+    if matches!(to, State::Active | State::PreActive) {
+        work.settled()?;
+    }
     let now = work.now();
     let activated = key.activated.or((to == State::Active).then_some(now));
     let compromised = key.compromised.or((to == State::Compromised).then_some(now));
@@ -138,6 +144,7 @@ pub(super) fn go(
         reason: because.reason.clone(),
         key_policy: hex::encode(because.policy),
     })?;
+    work.touched.insert(rows::key(name));
     work.states.insert(name.clone(), (to, false));
     Ok(Ok(()))
 }
@@ -202,6 +209,7 @@ pub(super) fn begin_destroying(
             actor: because.actor.clone(),
             reason: because.reason.clone(),
         })?;
+        work.touched.insert(rows::key(name));
         work.states.insert(name.clone(), (key.state, true));
     }
     Ok(Ok(()))
@@ -216,6 +224,7 @@ pub(super) fn warn(
     at: Timestamp,
 ) -> Result<(), StoreError> {
     work.db.execute("UPDATE keys SET warned = ?2 WHERE name = ?1", params![name.as_str(), days])?;
+    work.touched.insert(rows::key(name));
     work.append(&EntryKind::KeyDue { key: name.to_string(), to, due: at.to_string(), overdue: days == 0 })?;
     Ok(())
 }
@@ -253,7 +262,7 @@ fn record(r: &Row<'_>) -> Result<Option<KeyRecord>, rusqlite::Error> {
 }
 
 fn unreadable(name: &str) -> StoreError {
-    StoreError::Failed(format!("the record of key {name:?} cannot be read"))
+    StoreError::Tampered(format!("the record of key {name:?} cannot be read: it was changed, or is damaged"))
 }
 
 fn one(db: &Connection, name: &Name) -> Result<Option<KeyRecord>, StoreError> {

@@ -6,11 +6,17 @@
 
 mod approvals;
 mod changes;
+mod debits;
+mod destinations;
+mod error;
 mod keys;
 mod open;
 mod reserve;
+mod rows;
 mod schema;
+mod seal;
 mod story;
+mod texts;
 mod users;
 mod writer;
 
@@ -21,11 +27,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::core::approval::{Authority, Change, Needs, Voice};
+use crate::core::approval::Needs;
 use crate::core::key::{KeyRecord, Operation, State};
 pub use crate::core::log::entry::EntryKind;
+use crate::core::log::merkle::{Frontier, leaf_hash};
 use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Authorized, Present, Recorded, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
@@ -33,39 +41,14 @@ use crate::core::user::Step;
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use changes::{ChangeState, Pending};
+pub use error::StoreError;
 pub use keys::Because;
 use reserve::Draft;
+pub use seal::{Found, RUN_INPUT, Seal, SealKey};
+pub use story::LOG_KEY;
+pub use texts::Text;
 pub use users::UserRow;
 use writer::{Shared, Work, WriterHandle};
-
-/// Why the store did not do it. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The queue in front of the writer is full.
-    #[error("the writer's queue is full")]
-    Busy,
-    /// The disk or the database said no.
-    #[error("it could not be written down: {0}")]
-    Failed(String),
-    /// The state directory cannot be used.
-    #[error("{0}")]
-    Open(String),
-    /// The clock went back by more than is tolerated, milliseconds.
-    #[error("the clock went back by {0} ms")]
-    ClockStepped(i64),
-    /// A key's name or public half is registered already.
-    #[error("{0}")]
-    KeyExists(String),
-    /// The writer has ended.
-    #[error("the store is closed")]
-    Closed,
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
 
 /// How to open the store.
 pub struct StoreConfig {
@@ -83,35 +66,45 @@ pub struct Verdict {
     pub authorized: Authorized,
     /// The rule.
     pub rule: Name,
-    /// Whether a fee bump of the same payment may replace it.
-    pub replacement: bool,
     /// Who must approve it first.
     pub needs: Option<Needs>,
     /// The policy that was decided under.
     pub policy_hash: [u8; 32],
 }
 
+/// How a request stands to what was asked before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// This very payment stands in the windows already: they are not asked again.
+    pub debited: bool,
+    /// The key may pay to listed destinations only.
+    pub sweeping: bool,
+    /// It replaces the same payment with another fee.
+    pub replacing: bool,
+}
+
 /// What decides, inside the writer.
 pub trait Ledger: Send + 'static {
-    /// Decides. `debited` when this very payment stands in the windows already: they are not asked again.
-    /// `sweeping` when the key may pay to listed destinations only.
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        now: Timestamp,
-        debited: bool,
-        sweeping: bool,
-    ) -> Result<Verdict, Refusal>;
+    /// Decides.
+    fn decide(&self, facts: &dyn Any, now: Timestamp, how: How) -> Result<Verdict, Refusal>;
     /// The same decision in words.
     fn explain(&self, facts: &dyn Any, now: Timestamp) -> Result<Value, Refusal>;
     /// What suspends a key by itself.
     fn tripwire(&self) -> Option<Tripwire> {
         None
     }
+    /// Why a request is so unlike what its key does that the key shall stop; `refused` when it was refused anyway.
+    fn strange(&self, _facts: &dyn Any, _now: Timestamp, _refused: bool) -> Option<String> {
+        None
+    }
     /// Counts what was reserved.
     fn commit(&mut self, debit: &Debit);
+    /// A destination was asked for.
+    fn mention(&mut self, _mention: &Mention) {}
     /// Starts over from these rows.
-    fn rebuild(&mut self, rows: &[Debit]);
+    fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]);
+    /// What was spent before this is not known: every window counts as full until it has passed by.
+    fn fill(&mut self, until_now: Timestamp);
 }
 
 /// The account nonce that a payment uses.
@@ -144,6 +137,8 @@ pub struct Ask {
     pub digest: [u8; 32],
     /// SHA-256 of the authority document in force.
     pub authority: Option<[u8; 32]>,
+    /// SHA-256 of the facts about the machine.
+    pub device: [u8; 32],
     /// What to count; the writer sets its time.
     pub debit: Debit,
     /// The nonce, for transactions.
@@ -219,6 +214,7 @@ pub struct Store {
     shared: Arc<Shared>,
     reader: Arc<Mutex<Connection>>,
     file: PathBuf,
+    found: Arc<Found>,
 }
 
 impl Store {
@@ -227,10 +223,11 @@ impl Store {
         let (file, lock) = schema::prepare(&config)?;
         let connection = schema::connect(&file)?;
         let reader = schema::connect_reader(&file)?;
-        let work = Work::load(connection, lock)?;
+        let (work, found) = Work::load(connection, lock)?;
         let shared = work.shared();
         let writer = WriterHandle::start(work)?;
-        Ok(Self { writer: Arc::new(writer), shared, reader: Arc::new(Mutex::new(reader)), file })
+        let reader = Arc::new(Mutex::new(reader));
+        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found) })
     }
 
     /// Puts another ledger in force; its counters are built from what was spent.
@@ -328,51 +325,47 @@ impl Store {
         self.writer.submit(move |work| keys::warn(work, &name, days, to, at)).await
     }
 
-    /// A change that waits for people.
-    pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
-        self.writer.submit(move |work| changes::open(work, &change, &text)).await
-    }
-
-    /// Counts a voice about a change that was judged; gives the change as it stands then.
-    pub async fn count_change_voice(
-        &self,
-        id: RequestId,
-        yes: bool,
-        voice: Voice,
-        signature: String,
-        authority: Arc<Authority>,
-    ) -> Result<Result<Pending, Refusal>, StoreError> {
-        self.writer.submit(move |work| changes::count(work, id, yes, &voice, &signature, &authority)).await
-    }
-
-    /// Ends a change.
-    pub async fn end_change(&self, id: RequestId, state: ChangeState, why: String) -> Result<(), StoreError> {
-        self.writer.submit(move |work| changes::end(work, id, state, &why)).await
-    }
-
-    /// A change, open or not.
-    pub async fn change(&self, id: RequestId) -> Result<Option<Pending>, StoreError> {
-        self.read(move |db| changes::one(db, id)).await
-    }
-
-    /// All changes that something may become of.
-    pub async fn open_changes(&self) -> Result<Vec<Pending>, StoreError> {
-        self.read(changes::all_open).await
-    }
-
-    /// Appends the entry of a document that comes into force, and keeps its text.
-    pub async fn put_document(
-        &self,
-        entry: EntryKind,
-        name: &'static str,
-        text: String,
-    ) -> Result<(), StoreError> {
-        self.writer.submit(move |work| changes::document(work, &entry, name, &text)).await
-    }
-
     /// The text of a document that came into force last, where it was kept.
     pub async fn document(&self, name: &'static str) -> Result<Option<String>, StoreError> {
         self.read(move |db| changes::kept_document(db, name)).await
+    }
+
+    /// How the log was found when the store was opened.
+    #[must_use]
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The log is the one that was left: from here on it is used, and every commit seals it anew.
+    pub async fn settle(&self, seal: Option<SealKey>, entries: Vec<EntryKind>) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.settle(seal, &entries)).await
+    }
+
+    /// An operator goes on with a log that was found changed: what was approved is void, what was spent is not known.
+    pub async fn accept(&self, entry: EntryKind) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.accept(&entry)).await
+    }
+
+    /// Notes the size that the token holds, so that the next start finds its root while it reads the log.
+    pub async fn note_anchor(&self, size: u64, entry: Option<EntryKind>) -> Result<(), StoreError> {
+        self.writer.submit(move |work| work.note_anchor(size, entry.as_ref())).await
+    }
+
+    /// The root that the log had at a size; `None` when it is shorter.
+    pub async fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        if let Some(root) = self.found.roots.get(&size) {
+            return Ok(Some(*root));
+        }
+        self.read(move |db| {
+            let mut tree = Frontier::default();
+            let mut query = db.prepare("SELECT data FROM entries WHERE seq < ?1 ORDER BY seq")?;
+            let mut rows = query.query([schema::int(size)])?;
+            while let Some(row) = rows.next()? {
+                tree.push(leaf_hash(&row.get::<_, Vec<u8>>(0)?));
+            }
+            Ok((tree.size() == size).then(|| tree.root()))
+        })
+        .await
     }
 
     /// The newest entries about who decides what, oldest first.
@@ -427,6 +420,20 @@ impl Store {
         .await
     }
 
+    /// Signed checkpoints over so many entries and more, oldest first.
+    pub async fn checkpoints(&self, from: u64, count: u64) -> Result<Vec<(u64, String)>, StoreError> {
+        self.read(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT size, note FROM checkpoints WHERE size >= ?1 ORDER BY size LIMIT ?2",
+            )?;
+            let rows = query.query_map(params![schema::int(from), schema::int(count)], |r| {
+                Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// Head of the log: what is committed.
     #[must_use]
     pub fn log_head(&self) -> LogHead {
@@ -464,5 +471,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod tamper_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, params};
 use super::open::Slot;
 use super::schema::int;
 use super::writer::Work;
-use super::{Ask, Because, EntryKind, Kept, Ledger, NonceClaim, StoreError, Verdict, approvals, keys};
+use super::{Ask, Because, EntryKind, How, Kept, Ledger, NonceClaim, StoreError, Verdict, approvals, keys};
 use crate::core::approval::Needs;
 use crate::core::key::State;
 use crate::core::payment::Asset;
@@ -40,9 +40,21 @@ struct Earlier {
 }
 
 pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
+    work.settled()?;
     match decide(work, &ask)? {
         Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
         Ok(Way::Sign { verdict, debited, same }) => {
+            // What people look at, or what was reserved before, is not measured against what is usual.
+            if debited.is_none()
+                && verdict.needs.is_none()
+                && let Some(why) = strange(work, &ask, false)
+            {
+                let refusal = Refusal::new(Code::Tripped, why.clone());
+                work.append(&refused(&ask, &refusal))?;
+                mention(work, &ask)?;
+                let tripped = stop(work, &ask, why)?;
+                return Ok(Draft::Refused { refusal, tripped });
+            }
             // What was reserved before, and had no outcome, was approved and confirmed then. A fee bump is another text.
             let again = same && debited.is_some();
             let mut approved = None;
@@ -81,9 +93,20 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     }
 }
 
-fn refuse(work: &mut Work, ask: &Ask, refusal: Refusal) -> Result<Draft, StoreError> {
+fn refuse(work: &mut Work, ask: &Ask, mut refusal: Refusal) -> Result<Draft, StoreError> {
+    if let (Code::WindowExceeded | Code::StepUpPeople, Some(at)) = (refusal.code, work.filled()) {
+        refusal.sentence.push_str(&format!(
+            "; what was spent before {at} is not known, so that each window counts as full until it has passed"
+        ));
+    }
     work.append(&refused(ask, &refusal))?;
-    let tripped = trips(work, ask, refusal.code)?;
+    let tripped = if refusal.code == Code::DestinationNew {
+        let strange = strange(work, ask, true);
+        mention(work, ask)?;
+        strange.map_or(Ok(false), |why| stop(work, ask, why))?
+    } else {
+        trips(work, ask, refusal.code)?
+    };
     Ok(Draft::Refused { refusal, tripped })
 }
 
@@ -105,7 +128,9 @@ fn step(work: &Work, ask: &Ask, claim: &Claim, counted: bool) -> Result<Step, St
         Asset::Erc20(contract) => contract.0.to_vec(),
     };
     let since = work.now().minus(ROLLING_MS).0;
-    let mut sum = Some(U256::ZERO);
+    // [clause 8.7.1-j] what was spent before a log was accepted is not known: until a day has passed, it may be anything
+    let known = work.filled().is_none_or(|at| work.now().0.saturating_sub(at.0) >= ROLLING_MS);
+    let mut sum = known.then_some(U256::ZERO);
     let mut query = work.db.prepare_cached(
         "SELECT amount FROM debits WHERE key = ?1 AND at >= ?2 AND chain = ?3 AND asset = ?4",
     )?;
@@ -140,20 +165,33 @@ const SUSPICIOUS: [Code; 9] = [
 fn trips(work: &mut Work, ask: &Ask, code: Code) -> Result<bool, StoreError> {
     let wire = work.ledger().ok().and_then(Ledger::tripwire);
     let (Some(wire), true) = (wire, SUSPICIOUS.contains(&code)) else { return Ok(false) };
+    let Some(most) = wire.refusals else { return Ok(false) };
     let now = work.entry_time();
     let times = work.refusals.entry(ask.key.clone()).or_default();
     times.push_back(now);
     times.retain(|at| now.0.saturating_sub(at.0) < wire.within_ms);
-    if times.len() < usize::try_from(wire.refusals).unwrap_or(usize::MAX) {
+    if times.len() < usize::try_from(most).unwrap_or(usize::MAX) {
         return Ok(false);
     }
     times.clear();
-    let because = Because {
-        actor: "tripwire".into(),
-        reason: format!("{} refused payments in {} minutes", wire.refusals, wire.within_ms / 60_000),
-        policy: [0; 32],
-    };
+    stop(work, ask, format!("{most} refused payments in {} minutes", wire.within_ms / 60_000))
+}
+
+/// Suspends the key; whether it was one that could be.
+fn stop(work: &mut Work, ask: &Ask, reason: String) -> Result<bool, StoreError> {
+    let because = Because { actor: "tripwire".into(), reason, policy: [0; 32] };
     Ok(keys::go(work, &ask.key, State::Suspended, &because)?.is_ok())
+}
+
+/// Why the request is unlike what its key does.
+// [clause 8.4.3-c] many destinations at once, or an amount far above what is usual, stop the key before it signs
+fn strange(work: &Work, ask: &Ask, refused: bool) -> Option<String> {
+    work.ledger().ok()?.strange(ask.facts.as_ref(), work.now(), refused)
+}
+
+/// Whom the request would have paid is known from now on.
+fn mention(work: &mut Work, ask: &Ask) -> Result<(), StoreError> {
+    ask.debit.to.map_or(Ok(()), |to| work.mention(&ask.debit.key, to))
 }
 
 enum Way {
@@ -185,10 +223,12 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
         None => None,
         Some(claim) => earlier(work, ask, claim)?,
     };
-    let rule =
-        |debited| work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), debited, sweeping));
+    let rule = |debited, replacing| {
+        let how = How { debited, sweeping, replacing };
+        work.ledger().and_then(|l| l.decide(ask.facts.as_ref(), work.now(), how))
+    };
     let (Some(earlier), Some(claim)) = (earlier, &ask.nonce) else {
-        return Ok(rule(false).map(|verdict| Way::Sign { verdict, debited: None, same: false }));
+        return Ok(rule(false, false).map(|verdict| Way::Sign { verdict, debited: None, same: false }));
     };
     // [clause 8.4.3-b] one nonce, one payment: the same payload gets the same signature, another one is refused
     let same = earlier.digest == ask.digest;
@@ -204,11 +244,13 @@ fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
         (true, Some(signature)) => {
             Ok(Way::Already { signature, request: RequestId(u128::from_be_bytes(earlier.request)) })
         }
-        (true, None) => rule(stands).map(|verdict| Way::Sign { verdict, debited, same }),
-        (false, _) => match rule(stands) {
-            Ok(verdict) if verdict.replacement => Ok(Way::Sign { verdict, debited, same }),
-            Ok(verdict) => Err(conflict(ask, claim).by_rule(verdict.rule.as_str())),
-            Err(refusal) => Err(refusal),
+        (true, None) => rule(stands, false).map(|verdict| Way::Sign { verdict, debited, same }),
+        (false, _) => match rule(stands, true) {
+            Ok(verdict) => Ok(Way::Sign { verdict, debited, same }),
+            Err(_) => match rule(stands, false) {
+                Ok(verdict) => Err(conflict(ask, claim).by_rule(verdict.rule.as_str())),
+                Err(refusal) => Err(refusal),
+            },
         },
     })
 }
@@ -254,7 +296,9 @@ fn write_intent(
         rule: verdict.rule.to_string(),
         policy: hex::encode(verdict.policy_hash),
         debited: debited.is_none(),
+        device: hex::encode(ask.device),
         approved_by,
+        fingerprint: ask.nonce.as_ref().map(|claim| hex::encode(claim.payment_fingerprint)),
         user: ask.present.claim().map(|c| c.user.name.to_string()),
     })?;
     let request = ask.request.0.to_be_bytes();
@@ -295,7 +339,8 @@ fn refused(ask: &Ask, refusal: &Refusal) -> EntryKind {
         refusal,
         0,
     );
-    if let EntryKind::Refusal { act, caller, .. } = &mut entry {
+    if let EntryKind::Refusal { act, caller, tier, .. } = &mut entry {
+        *tier = Some(format!("{:?}", ask.tier));
         *act = Some(ask.act.clone());
         *caller = None;
     }

@@ -1,6 +1,7 @@
 //! Tables, and the checks before the first of them is touched.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{StoreConfig, StoreError};
+use super::{StoreConfig, StoreError, destinations};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
@@ -21,7 +22,7 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries(seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE checkpoints(size INTEGER PRIMARY KEY, note TEXT NOT NULL);
 CREATE TABLE debits(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key TEXT NOT NULL, app TEXT NOT NULL,
-  chain INTEGER, asset BLOB, amount BLOB NOT NULL);
+  chain INTEGER, asset BLOB, amount BLOB NOT NULL, dest BLOB);
 CREATE TABLE nonces(key TEXT NOT NULL, chain INTEGER NOT NULL, nonce INTEGER NOT NULL, app TEXT NOT NULL,
   digest BLOB NOT NULL, fingerprint BLOB NOT NULL, request BLOB NOT NULL, at INTEGER NOT NULL,
   signature BLOB, PRIMARY KEY(key, chain, nonce)) WITHOUT ROWID;
@@ -48,11 +49,20 @@ CREATE TABLE changes(id BLOB PRIMARY KEY, data TEXT NOT NULL, state TEXT NOT NUL
   expires INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// When each line of keys was first asked to pay a destination.
+const DESTINATIONS: &str = "
+CREATE TABLE destinations(line TEXT NOT NULL, address BLOB NOT NULL, first INTEGER NOT NULL,
+  PRIMARY KEY(line, address)) WITHOUT ROWID;
+";
+
+/// Debits of schema 3 have no destination.
+const FROM_3: &str = "ALTER TABLE debits ADD COLUMN dest BLOB;";
+
 /// What is kept of users, and how their payments are added up.
 const USERS: &str = "
-CREATE TABLE IF NOT EXISTS users(name TEXT PRIMARY KEY, verifier TEXT, tries INTEGER NOT NULL, suspended INTEGER NOT NULL,
+CREATE TABLE users(name TEXT PRIMARY KEY, verifier TEXT, tries INTEGER NOT NULL, suspended INTEGER NOT NULL,
   invite BLOB, invite_expires INTEGER) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS debits_by_key ON debits(key, at);
+CREATE INDEX debits_by_key ON debits(key, at);
 ";
 
 /// Every key of schema 2 was made in its token, and active from the beginning.
@@ -124,26 +134,24 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     }
     db.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000;")?;
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    match version {
-        0 => {
-            db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} {WAITING} {CHANGES} {USERS} PRAGMA user_version = {SCHEMA}; COMMIT;"
-            ))?;
-        }
-        SCHEMA => {}
-        2..=4 => {
-            let first = if version == 2 { [FROM_2, WAITING].concat() } else { String::new() };
-            let changes = if version < 4 { CHANGES } else { "" };
-            db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {first} {changes} {USERS} PRAGMA user_version = {SCHEMA}; COMMIT;"
-            ))?;
-        }
+    let steps = match version {
+        0 => format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS}"),
+        SCHEMA => return Ok(db),
+        2 => format!("{FROM_2} {WAITING} {FROM_3} {DESTINATIONS} {CHANGES} {USERS}"),
+        3 => format!("{FROM_3} {DESTINATIONS} {CHANGES} {USERS}"),
+        4 => USERS.to_owned(),
         other => {
             return Err(StoreError::Open(format!(
                 "the database has schema {other}; this program knows {SCHEMA}"
             )));
         }
+    };
+    // All of it or nothing: what is not committed is rolled back when the connection goes.
+    db.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA};"))?;
+    if version != 0 {
+        destinations::fill(&db)?;
     }
+    db.execute_batch("COMMIT")?;
     Ok(db)
 }
 
@@ -154,4 +162,51 @@ pub(super) fn connect_reader(file: &Path) -> Result<Connection, StoreError> {
     )?;
     db.busy_timeout(Duration::from_secs(5))?;
     Ok(db)
+}
+
+/// Tables, columns and indexes, as far as they decide what is read and written.
+fn shape(db: &Connection) -> Result<BTreeSet<String>, StoreError> {
+    let mut all = BTreeSet::new();
+    for query in [
+        "SELECT type || ' ' || name || ' of ' || tbl_name FROM sqlite_schema",
+        "SELECT 'table ' || l.name || ' ' || l.type || ' ' || l.wr FROM pragma_table_list l WHERE l.schema = 'main'",
+        "SELECT s.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk || ' ' || c.hidden
+         FROM sqlite_schema s, pragma_table_xinfo(s.name) c WHERE s.type = 'table'",
+        "SELECT s.name || '.' || i.seqno || ' ' || ifnull(i.name, '-') || ' ' || i.desc || ' ' || i.coll || ' ' || i.key
+         FROM sqlite_schema s, pragma_index_xinfo(s.name) i WHERE s.type = 'index'",
+    ] {
+        let mut query = db.prepare(query)?;
+        let rows = query.query_map([], |r| r.get::<_, String>(0))?;
+        for row in rows {
+            all.insert(row?);
+        }
+    }
+    Ok(all)
+}
+
+/// A trigger, a view or an index that leads elsewhere would undo what the rows are compared for: the database must be
+/// built as this program builds it, and sound.
+// [clause 8.7.1-i] what steers the database is looked at before what it holds
+pub(super) fn sound(db: &Connection) -> Result<(), StoreError> {
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(&format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS}"))?;
+    let (built, wanted) = (shape(db)?, shape(&fresh)?);
+    if let Some(odd) = built.symmetric_difference(&wanted).next() {
+        return Err(StoreError::Tampered(format!(
+            "the database is not built as this program builds it ({odd}): it was changed behind the daemon's back, or is damaged; restore it from a copy"
+        )));
+    }
+    // Entries are read from first to last anyway; all else is looked up by indexes that must lead where they say.
+    let mut query =
+        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'entries'")?;
+    for table in query.query_map([], |r| r.get::<_, String>(0))? {
+        let told: String =
+            db.query_row(&format!("PRAGMA integrity_check('{}')", table?), [], |r| r.get(0))?;
+        if told != "ok" {
+            return Err(StoreError::Tampered(format!(
+                "the database is damaged ({told}): restore it from a copy"
+            )));
+        }
+    }
+    Ok(())
 }

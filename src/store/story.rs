@@ -2,25 +2,25 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::changes::{Pending, all_open, kept_document};
+use super::destinations::{self, Mentions};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
-use super::{EntryKind, StoreError, users};
+use super::seal::{Found, before_the_token};
+use super::{EntryKind, StoreError, rows, users};
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Frontier, leaf_hash};
-use crate::core::log::user::UserEvent;
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::window::LONGEST_MS;
 use crate::core::units::{Name, Timestamp, sha256};
-use crate::core::user::Verifier;
 
 /// What was found of the log.
 pub(super) struct Told {
@@ -30,7 +30,32 @@ pub(super) struct Told {
     pub(super) last_ms: i64,
     /// Its newest entries about who decides what.
     pub(super) governance: VecDeque<Value>,
+    /// Requests without an outcome.
+    pub(super) open: OpenRequests,
+    /// How it was found.
+    pub(super) found: Found,
+    /// When a log that had been found changed was accepted last.
+    pub(super) accepted: Option<Timestamp>,
+    /// It was written before it told of rows.
+    pub(super) tells_no_rows: bool,
+    /// Hashes of the texts that it holds.
+    pub(super) texts: HashSet<String>,
 }
+
+/// What is kept beside the log, and is held against it.
+pub(super) struct Beside {
+    /// The edge of its tree.
+    pub(super) edge: Frontier,
+    /// The requests that were open at that size.
+    pub(super) open: OpenRequests,
+    /// The size that was sealed.
+    pub(super) sealed: Option<u64>,
+    /// The size that the token's anchor was given last.
+    pub(super) anchored: Option<u64>,
+}
+
+/// The name of the key that signs checkpoints.
+pub const LOG_KEY: &str = "claviger-log";
 
 /// Most entries about who decides what that are kept at hand.
 const MOST_GOVERNANCE: usize = 200;
@@ -75,8 +100,17 @@ struct Story {
     keys: BTreeMap<String, KeyTold>,
     /// Debits, oldest first: when, and what row they made.
     debits: Vec<(i64, [u8; 32])>,
+    /// When each destination was first asked for.
+    mentions: Mentions,
     /// What stands under each account nonce, by a digest of key, chain and nonce.
-    nonces: HashMap<[u8; 16], [u8; 16]>,
+    nonces: HashMap<[u8; 16], Under>,
+    /// What was told of rows.
+    rows: rows::Told,
+    /// What was found and settled about the state directory.
+    sealed: bool,
+    anchored: bool,
+    epoch: u64,
+    accepted: Option<Timestamp>,
     /// Which nonce each open request uses, until its outcome; and the other way round, since a payload that is asked for
     /// again takes the nonce over from the request before it.
     using: HashMap<String, [u8; 16]>,
@@ -87,16 +121,16 @@ struct Story {
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
     /// What is kept of users.
-    users: BTreeMap<String, UserTold>,
+    users: users::Told,
 }
 
-/// Of a user: SHA-256 of the record, tries, whether suspended, SHA-256 of an open code and its end.
-#[derive(Default, PartialEq, Eq)]
-struct UserTold {
-    verifier: Option<String>,
-    tries: u32,
-    suspended: bool,
-    invite: Option<(String, i64)>,
+struct Under {
+    /// App, digest and request.
+    who: [u8; 16],
+    /// When its amount was debited.
+    at: i64,
+    /// What identifies the payment; entries of older versions do not say it.
+    fingerprint: Option<String>,
 }
 
 fn short(parts: &[&[u8]]) -> [u8; 16] {
@@ -107,17 +141,20 @@ fn short(parts: &[&[u8]]) -> [u8; 16] {
 }
 
 fn debit_digest(
+    at: i64,
     key: &str,
     app: &str,
     chain: Option<i64>,
     asset: Option<&[u8]>,
     amount: &[u8; 32],
+    dest: Option<[u8; 20]>,
 ) -> [u8; 32] {
-    sha256(format!("{key} {app} {chain:?} {:?} {}", asset.map(hex::encode), hex::encode(amount)).as_bytes())
+    let (asset, dest) = (asset.map(hex::encode), dest.map(hex::encode));
+    sha256(format!("{at} {key} {app} {chain:?} {asset:?} {} {dest:?}", hex::encode(amount)).as_bytes())
 }
 
 fn open(why: impl Into<String>) -> StoreError {
-    StoreError::Open(why.into())
+    StoreError::Tampered(why.into())
 }
 
 fn differs(what: &str) -> StoreError {
@@ -129,6 +166,7 @@ fn differs(what: &str) -> StoreError {
 impl Story {
     fn hear(&mut self, entry: Entry) {
         let at = entry.at_ms;
+        destinations::hear(&mut self.mentions, at, &entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -151,7 +189,7 @@ impl Story {
                     told.destroying = true;
                 }
             }
-            EntryKind::Intent { request, app, key, act, digest, debited, .. } => {
+            EntryKind::Intent { request, app, key, act, digest, debited, fingerprint, .. } => {
                 let payment: Option<Payment> = serde_json::from_value(act).ok();
                 let spent = payment.as_ref().and_then(|p| p.effect.debit());
                 if debited {
@@ -162,11 +200,15 @@ impl Story {
                     });
                     let amount = spent.map(|(_, a)| a).unwrap_or_default().to_be_bytes::<32>();
                     let chain = payment.as_ref().map(|p| int(p.chain.0));
-                    self.debits.push((at, debit_digest(&line, &app, chain, asset.as_deref(), &amount)));
+                    let dest = payment.as_ref().and_then(|p| p.effect.counterparty()).map(|a| a.0);
+                    self.debits
+                        .push((at, debit_digest(at, &line, &app, chain, asset.as_deref(), &amount, dest)));
                 }
                 if let Some(payment) = payment {
                     let slot = slot(&key, int(payment.chain.0), int(payment.nonce));
-                    self.nonces.insert(slot, short(&[app.as_bytes(), digest.as_bytes(), request.as_bytes()]));
+                    let who = short(&[app.as_bytes(), digest.as_bytes(), request.as_bytes()]);
+                    let earlier = self.nonces.get(&slot).filter(|_| !debited).map(|under| under.at);
+                    self.nonces.insert(slot, Under { who, at: earlier.unwrap_or(at), fingerprint });
                     self.signed.remove(&slot);
                     if let Some(before) = self.holders.insert(slot, request.clone()) {
                         self.using.remove(&before);
@@ -182,62 +224,26 @@ impl Story {
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
                 self.outcome(&request);
             }
-            EntryKind::Policy { hash, kept: true, .. } => drop(self.documents.insert("policy", hash)),
-            EntryKind::KeyPolicy { hash, kept: true, .. } => drop(self.documents.insert("key-policy", hash)),
-            EntryKind::Authority { hash, kept: true, .. } => drop(self.documents.insert("authority", hash)),
-            EntryKind::Apps { hash, kept: true, .. } => drop(self.documents.insert("apps", hash)),
-            EntryKind::Users { hash, .. } => drop(self.documents.insert("users", hash)),
-            EntryKind::User(event) => self.hear_user(event),
+            EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
+            EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
+            EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
+            EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Users { kept: Some(hash), .. } => drop(self.documents.insert("users", hash)),
+            EntryKind::User(event) => self.users.hear(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
             EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
-            _ => {}
-        }
-    }
-
-    fn hear_user(&mut self, event: UserEvent) {
-        match event {
-            UserEvent::Invited { user, code, expires_ms, .. } => {
-                let told = UserTold { invite: Some((code, expires_ms)), ..UserTold::default() };
-                self.users.insert(user, told);
-            }
-            UserEvent::Enrolled { user, verifier, .. } => {
-                if let Some(told) = self.users.get_mut(&user) {
-                    (told.verifier, told.invite) = (Some(verifier), None);
-                }
-            }
-            UserEvent::Try { user, .. } => {
-                if let Some(told) = self.users.get_mut(&user) {
-                    told.tries = told.tries.saturating_add(1);
-                }
-            }
-            UserEvent::Proved { user, .. } => {
-                if let Some(told) = self.users.get_mut(&user) {
-                    told.tries = 0;
-                }
-            }
-            UserEvent::Suspended { user, .. } => {
-                if let Some(told) = self.users.get_mut(&user) {
-                    told.suspended = true;
+            EntryKind::Rows { rows } => self.rows.extend(rows),
+            EntryKind::State { what, epoch, .. } => {
+                self.epoch = self.epoch.max(epoch);
+                match what.as_str() {
+                    "sealed" => self.sealed = true,
+                    "anchored" => self.anchored = true,
+                    "accepted" => self.accepted = Some(Timestamp(at)),
+                    _ => {}
                 }
             }
             _ => {}
         }
-    }
-
-    /// Tries are not given back by changing a row.
-    // [clause 8.2.3-e] a count that was set back behind the daemon's back is found before the next try
-    fn check_users(&self, db: &Connection) -> Result<(), StoreError> {
-        let rows = users::all(db)?;
-        let same = |row: &users::UserRow| {
-            let found = UserTold {
-                verifier: row.verifier.as_deref().map(Verifier::hash),
-                tries: row.tries,
-                suspended: row.suspended,
-                invite: row.invite.map(|(code, at)| (hex::encode(code), at.0)),
-            };
-            self.users.get(&row.name) == Some(&found)
-        };
-        if rows.len() == self.users.len() && rows.iter().all(same) { Ok(()) } else { Err(differs("users")) }
     }
 
     /// The nonce that a request holds, which lets go of it.
@@ -245,6 +251,24 @@ impl Story {
         let slot = self.using.remove(request)?;
         self.holders.remove(&slot);
         Some(slot)
+    }
+
+    /// The newest checkpoint is signed by the key that the log says signs it.
+    fn check_signature(&self, note: &str) -> Result<(), StoreError> {
+        let Some(key) = self.keys.get(LOG_KEY) else { return Ok(()) };
+        if note.lines().count() != 5 || !note.ends_with('\n') {
+            return Err(open(
+                "the newest checkpoint of the log holds more than its key signed: it was changed",
+            ));
+        }
+        let [_, _, public, ..] = &key.facts;
+        let origin = note.lines().next().unwrap_or_default();
+        let vkey = checkpoint::verifier_key(origin, &hex::decode(public).unwrap_or_default());
+        checkpoint::verify(note, &vkey).map(drop).map_err(|e| {
+            open(format!(
+                "the newest checkpoint of the log is not by its key ({e}): it was changed, or is damaged"
+            ))
+        })
     }
 
     fn check_keys(&self, db: &Connection) -> Result<(), StoreError> {
@@ -273,21 +297,21 @@ impl Story {
         Ok(())
     }
 
-    /// What still counts in some window must be there, once and unchanged.
+    /// What still counts in some window must be there, once, unchanged and in its order.
     fn check_debits(&self, db: &Connection, now: i64) -> Result<(), StoreError> {
-        let since = now.saturating_sub(LONGEST_MS);
-        let mut told: Vec<[u8; 32]> =
-            self.debits.iter().filter(|(at, _)| *at >= since).map(|d| d.1).collect();
-        let mut query = db.prepare("SELECT key, app, chain, asset, amount FROM debits WHERE at >= ?1")?;
+        // A window lets go of what it counts one bucket later.
+        let since = now.saturating_sub(LONGEST_MS + LONGEST_MS / 30);
+        let told = self.debits.iter().filter(|(at, _)| *at >= since).map(|d| d.1);
+        let mut query = db.prepare(
+            "SELECT at, key, app, chain, asset, amount, dest FROM debits WHERE at >= ?1 ORDER BY id",
+        )?;
         let rows = query.query_map([since], |r| {
-            let (key, app): (String, String) = (r.get(0)?, r.get(1)?);
-            let (chain, asset): (Option<i64>, Option<Vec<u8>>) = (r.get(2)?, r.get(3)?);
-            Ok(debit_digest(&key, &app, chain, asset.as_deref(), &r.get(4)?))
+            let (key, app): (String, String) = (r.get(1)?, r.get(2)?);
+            let (chain, asset): (Option<i64>, Option<Vec<u8>>) = (r.get(3)?, r.get(4)?);
+            Ok(debit_digest(r.get(0)?, &key, &app, chain, asset.as_deref(), &r.get(5)?, r.get(6)?))
         })?;
-        let mut rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
-        told.sort_unstable();
-        rows.sort_unstable();
-        if told == rows { Ok(()) } else { Err(differs("what was spent")) }
+        let rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
+        if told.eq(rows) { Ok(()) } else { Err(differs("what was spent")) }
     }
 
     /// Who decides what is read from these when the daemon starts.
@@ -317,8 +341,9 @@ impl Story {
     }
 
     fn check_nonces(&self, db: &Connection) -> Result<(), StoreError> {
-        let mut query =
-            db.prepare("SELECT key, chain, nonce, app, digest, request, signature FROM nonces")?;
+        let mut query = db.prepare(
+            "SELECT key, chain, nonce, app, digest, request, signature, at, fingerprint FROM nonces",
+        )?;
         let mut rows = query.query([])?;
         let mut count = 0usize;
         while let Some(r) = rows.next()? {
@@ -330,7 +355,13 @@ impl Story {
                 short(&[app.as_bytes(), hex::encode(digest).as_bytes(), hex::encode(request).as_bytes()]);
             let signature: Option<[u8; 64]> = r.get(6)?;
             let signature = signature.map(|s| hex::encode(sha256(&s)));
-            if self.nonces.get(&slot) != Some(&row) || self.signed.get(&slot) != signature.as_ref() {
+            let (at, fingerprint): (i64, [u8; 32]) = (r.get(7)?, r.get(8)?);
+            let same = self.nonces.get(&slot).is_some_and(|under| {
+                under.who == row
+                    && under.at == at
+                    && under.fingerprint.as_ref().is_none_or(|f| *f == hex::encode(fingerprint))
+            });
+            if !same || self.signed.get(&slot) != signature.as_ref() {
                 return Err(differs(&format!("an account nonce of key {key}")));
             }
         }
@@ -342,31 +373,47 @@ fn slot(key: &str, chain: i64, nonce: i64) -> [u8; 16] {
     short(&[key.as_bytes(), &chain.to_be_bytes(), &nonce.to_be_bytes()])
 }
 
-/// Reads the whole log, follows what is open from where that was saved, and compares the tables.
+/// A size, and the root that a checkpoint names for it.
+type Named = (u64, [u8; 32]);
+
+/// The checkpoints, and the note of the newest.
+fn checkpoints(db: &Connection) -> Result<(Vec<Named>, Option<String>), StoreError> {
+    let mut query = db.prepare("SELECT size, note FROM checkpoints ORDER BY size")?;
+    let mut rows = query.query([])?;
+    let (mut heads, mut newest) = (Vec::new(), None);
+    while let Some(row) = rows.next()? {
+        let (size, note): (i64, String) = (row.get(0)?, row.get(1)?);
+        let named = note.lines().nth(1).and_then(|line| line.parse().ok());
+        let root = checkpoint::unverified_root(&note).filter(|_| named == Some(size.cast_unsigned()));
+        heads.push((size.cast_unsigned(), root.ok_or_else(|| open("a checkpoint cannot be read"))?));
+        newest = Some(note);
+    }
+    Ok((heads, newest))
+}
+
+/// Reads the whole log, follows what is open in it, and compares all that stands beside it.
 // [clause 8.7.1-e] what was changed, removed or moved is found before it is used
-pub(super) fn read(
-    db: &Connection,
-    saved: &Frontier,
-    requests: &mut OpenRequests,
-) -> Result<Told, StoreError> {
+pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError> {
     let changed = || open("the log is not the one that was signed: entries were changed");
-    let head: Option<(i64, String)> = db
-        .query_row("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |r| {
-            Ok((r.get(0)?, r.get(1)?))
-        })
-        .optional()?;
-    let head = match head {
-        None => None,
-        Some((size, note)) => Some((
-            size.cast_unsigned(),
-            checkpoint::unverified_root(&note).ok_or_else(|| open("the last checkpoint cannot be read"))?,
-        )),
-    };
+    let (heads, newest) = checkpoints(db)?;
+    let mut heads = heads.into_iter().peekable();
     let (mut tree, mut story, mut last_ms) = (Frontier::default(), Story::default(), 0);
-    let mut governance = VecDeque::new();
-    let matches = |tree: &Frontier| {
-        let as_saved = tree.size() != saved.size() || tree.root() == saved.root();
-        as_saved && head.is_none_or(|(size, root)| tree.size() != size || tree.root() == root)
+    let (mut governance, mut requests) = (VecDeque::new(), OpenRequests::default());
+    let mut texts = HashSet::new();
+    let mut found = Found::default();
+    let wanted = [Some(beside.edge.size()), beside.sealed, beside.anchored];
+    let mut look = |tree: &Frontier, requests: &OpenRequests, found: &mut Found| {
+        let size = tree.size();
+        if wanted.contains(&Some(size)) {
+            found.roots.insert(size, tree.root());
+        }
+        while let Some((_, root)) = heads.next_if(|(at, _)| *at <= size) {
+            if root != tree.root() {
+                return false;
+            }
+        }
+        size != beside.edge.size()
+            || (tree.root() == beside.edge.root() && requests.all() == beside.open.all())
     };
     let mut query = db.prepare("SELECT seq, data FROM entries ORDER BY seq")?;
     let mut rows = query.query(params![])?;
@@ -374,36 +421,57 @@ pub(super) fn read(
         if row.get::<_, i64>(0)? != int(tree.size()) {
             return Err(open(format!("entry {} of the log is missing", tree.size())));
         }
-        if !matches(&tree) {
+        if !look(&tree, &requests, &mut found) {
             return Err(changed());
         }
         let data = row.get_ref(1)?.as_blob().map_err(|e| open(e.to_string()))?;
-        let entry: Entry = serde_json::from_slice(data)
+        let entry = Entry::decode(data)
             .map_err(|e| open(format!("entry {} of the log cannot be read: {e}", tree.size())))?;
-        if entry.seq != tree.size() {
+        if entry.seq != tree.size() || entry.at_ms < last_ms {
             return Err(open(format!("entry {} of the log stands in another's place", tree.size())));
         }
-        if tree.size() >= saved.size() {
-            requests.replay(&entry.kind);
+        requests.replay(&entry.kind);
+        if beside.sealed.is_some_and(|size| entry.seq >= size) && !before_the_token(&entry.kind) {
+            found.loose.get_or_insert(entry.seq);
         }
         tree.push(leaf_hash(data));
         last_ms = entry.at_ms;
         if governs(&entry.kind) {
             keep(&mut governance, entry.seq, Timestamp(entry.at_ms), &entry.kind);
         }
+        if let EntryKind::Document { hash, part, parts, .. } = &entry.kind
+            && part == parts
+        {
+            texts.insert(hash.clone());
+        }
         story.hear(entry);
     }
-    if tree.size() < saved.size().max(head.map_or(0, |(size, _)| size)) {
+    if !look(&tree, &requests, &mut found) {
+        return Err(changed());
+    }
+    if heads.next().is_some() || tree.size() < beside.edge.size().max(beside.sealed.unwrap_or(0)) {
         return Err(open("the log is shorter than what was signed: entries were removed"));
     }
-    if !matches(&tree) {
-        return Err(changed());
+    if let Some(note) = newest {
+        story.check_signature(&note)?;
     }
     story.check_keys(db)?;
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
     story.check_documents(db)?;
     story.check_changes(db)?;
-    story.check_users(db)?;
-    Ok(Told { tree, last_ms, governance })
+    if !story.users.agrees(db)? {
+        return Err(differs("users"));
+    }
+    let tells_no_rows = story.rows.is_empty();
+    if !tells_no_rows && let Err(what) = rows::compare(db, std::mem::take(&mut story.rows))? {
+        return Err(differs(&what));
+    }
+    found.size = tree.size();
+    (found.sealed, found.anchored, found.epoch) = (story.sealed, story.anchored, story.epoch);
+    let accepted = story.accepted;
+    if !destinations::same(db, &story.mentions)? {
+        return Err(differs("destinations that were asked for"));
+    }
+    Ok(Told { tree, last_ms, governance, open: requests, found, accepted, tells_no_rows, texts })
 }

@@ -14,23 +14,18 @@ struct Limit {
 }
 
 impl Ledger for Limit {
-    fn decide(
-        &self,
-        facts: &dyn Any,
-        _now: Timestamp,
-        debited: bool,
-        _sweeping: bool,
-    ) -> Result<Verdict, Refusal> {
+    fn decide(&self, facts: &dyn Any, _now: Timestamp, how: How) -> Result<Verdict, Refusal> {
         let amount: u64 = *facts.downcast_ref().unwrap();
-        if !debited && self.spent + amount > self.max {
+        if !how.debited && self.spent + amount > self.max {
             return Err(Refusal::new(Code::WindowExceeded, "used up"));
         }
         let rule = Name::parse("r").unwrap();
-        let replacement = amount == 7;
+        if how.replacing && amount != 7 {
+            return Err(Refusal::new(Code::NonceConflict, "no replacement"));
+        }
         Ok(Verdict {
             authorized: Authorized::assertion([0; 32], rule.clone()),
             rule,
-            replacement,
             needs: None,
             policy_hash: [1; 32],
         })
@@ -41,8 +36,11 @@ impl Ledger for Limit {
     fn commit(&mut self, debit: &Debit) {
         self.spent += u64::try_from(debit.amount).unwrap();
     }
-    fn rebuild(&mut self, rows: &[Debit]) {
+    fn rebuild(&mut self, rows: &[Debit], _: &[Mention]) {
         self.spent = rows.iter().map(|d| u64::try_from(d.amount).unwrap()).sum();
+    }
+    fn fill(&mut self, _: Timestamp) {
+        self.spent = self.max;
     }
 }
 
@@ -50,11 +48,12 @@ fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
     Store::open(StoreConfig { dir: dir.join("state"), allow_volatile: true, fs_magic: 0 })
 }
 
-async fn ready(dir: &std::path::Path, max: u64) -> Store {
+pub(super) async fn ready(dir: &std::path::Path, max: u64) -> Store {
     let store = open(dir).unwrap();
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
-    let entry = EntryKind::policy(sha256(b""), 0, 0, "start".into());
-    store.put_document(entry, "policy", String::new()).await.unwrap();
+    let text = "schema = 1".to_owned();
+    let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
+    store.announce(Text { what: "policy", text }, entry).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();
@@ -63,11 +62,11 @@ async fn ready(dir: &std::path::Path, max: u64) -> Store {
     store
 }
 
-fn because() -> Because {
+pub(super) fn because() -> Because {
     Because { actor: "test".into(), reason: "test".into(), policy: [2; 32] }
 }
 
-fn key(name: &str, byte: u8) -> KeyRecord {
+pub(super) fn key(name: &str, byte: u8) -> KeyRecord {
     KeyRecord::new(
         Name::parse(name).unwrap(),
         [byte; 16].into(),
@@ -79,7 +78,7 @@ fn key(name: &str, byte: u8) -> KeyRecord {
     )
 }
 
-fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
+pub(super) fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
     let (key, app) = (Name::parse("k").unwrap(), Name::parse("a").unwrap());
     let debit = Debit {
         at: Timestamp(0),
@@ -87,6 +86,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         app: app.clone(),
         chain: Some(Chain(1)),
         asset: Some(Asset::Native),
+        to: Some(Address([2; 20])),
         amount: U256::from(amount),
     };
     Ask {
@@ -100,6 +100,7 @@ fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         }),
         operation: Operation::SignPayment,
         authority: None,
+        device: [0; 32],
         digest: [digest; 32],
         debit,
         nonce: Some(NonceClaim {
@@ -190,7 +191,7 @@ async fn a_request_that_a_crash_left_open_is_in_doubt_and_stays_debited() {
     drop(store);
     let store = ready(dir.path(), 100).await;
     let entries = store.entries(0, 100).await.unwrap();
-    let kinds: Vec<Entry> = entries.iter().map(|e| serde_json::from_slice(e).unwrap()).collect();
+    let kinds: Vec<Entry> = entries.iter().map(|e| Entry::decode(e).unwrap()).collect();
     assert!(
         kinds.iter().any(
             |e| matches!(&e.kind, EntryKind::InDoubt { request } if *request == RequestId(1).to_string())
@@ -229,8 +230,8 @@ async fn a_full_disk_loses_nothing_and_service_resumes() {
     assert_eq!(store.entries(0, 1000).await.unwrap().len() as u64, size);
     limit(1_000_000).await.unwrap();
     assert_eq!(code(&store.reserve(ask(9000, 1, 9000, 1)).await.unwrap()), "new");
-    // The policy, the key, and its move stand before them.
-    assert_eq!(size, kept + 3);
+    // The policy and its text, the key, its move, and their rows stand before them.
+    assert_eq!(size, kept + 6);
 }
 
 #[tokio::test]
@@ -269,12 +270,12 @@ async fn removed_entries_are_found_at_the_start() {
         "DELETE FROM entries WHERE seq = 1",
         "DELETE FROM entries WHERE seq = 3",
         "UPDATE entries SET data = replace(data, 'operator', 'Operator') WHERE seq = 1",
-        "UPDATE entries SET data = CAST(replace(CAST(data AS TEXT), 'start', 'Start') AS BLOB) WHERE seq = 0",
+        "UPDATE entries SET data = CAST(replace(CAST(data AS TEXT), 'start', 'Start') AS BLOB) WHERE seq = 1",
         "UPDATE entries SET seq = CASE seq WHEN 1 THEN 12 ELSE 11 END WHERE seq IN (1, 2); UPDATE entries SET seq = seq - 10 WHERE seq > 10",
     ] {
         put_back();
         Connection::open(&file).unwrap().execute_batch(change).unwrap();
-        assert!(matches!(open(dir.path()), Err(StoreError::Open(_))), "{change}");
+        assert!(matches!(open(dir.path()), Err(StoreError::Tampered(_))), "{change}");
     }
     put_back();
     assert!(open(dir.path()).is_ok());
@@ -297,8 +298,10 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     {
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
-    db.execute_batch("DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE users; DROP INDEX debits_by_key; PRAGMA user_version = 2;")
-        .unwrap();
+    db.execute_batch(
+        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
+    )
+    .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
     assert_eq!(store.keys().await.unwrap(), [record]);
@@ -312,6 +315,36 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     drop(store);
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
     assert!(matches!(open(dir.path()), Err(StoreError::Open(why)) if why.contains("99")));
+}
+
+// [clause 8.4.3-d] test
+#[tokio::test]
+async fn a_database_without_destinations_gets_them_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path(), 1000).await;
+    for n in 0..3u8 {
+        assert_eq!(code(&store.reserve(ask(u128::from(n), 5, u64::from(n), 1)).await.unwrap()), "new");
+    }
+    let debits = |store: &Store| {
+        let writer = std::sync::Arc::clone(&store.writer);
+        async move {
+            let all = |work: &mut Work| Ok((work.debits()?, destinations::all(&work.db)?));
+            writer.submit(all).await.unwrap()
+        }
+    };
+    let before = debits(&store).await;
+    assert_eq!((before.0.len(), before.1.len()), (3, 1));
+    assert!(before.0.iter().all(|d| d.to == Some(Address([2; 20]))));
+    store.close().await;
+    drop(store);
+    let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
+    db.execute_batch(
+        "DROP TABLE destinations; DROP TABLE changes; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+    )
+    .unwrap();
+    drop(db);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(debits(&store).await, before);
 }
 
 // [clause 8.7.1-e] test
@@ -361,7 +394,13 @@ async fn every_table_must_tell_what_the_log_tells() {
         "UPDATE debits SET app = 'other' WHERE id = 1",
         "UPDATE debits SET chain = 2 WHERE id = 1",
         "UPDATE debits SET asset = zeroblob(20) WHERE id = 1",
-        "INSERT INTO debits(at, key, app, chain, asset, amount) SELECT at, key, app, chain, asset, amount FROM debits LIMIT 1",
+        "INSERT INTO debits(at, key, app, chain, asset, amount, dest) SELECT at, key, app, chain, asset, amount, dest FROM debits LIMIT 1",
+        "UPDATE debits SET dest = zeroblob(20) WHERE id = 1",
+        "UPDATE debits SET dest = NULL WHERE id = 1",
+        "UPDATE destinations SET first = first - 86400000",
+        "UPDATE destinations SET line = 'other'",
+        "DELETE FROM destinations",
+        "INSERT INTO destinations VALUES('k', zeroblob(20), 5)",
         "UPDATE nonces SET digest = zeroblob(32) WHERE nonce = 1",
         "UPDATE nonces SET signature = NULL WHERE nonce = 1",
         "UPDATE nonces SET signature = zeroblob(64) WHERE nonce = 1",
@@ -381,7 +420,7 @@ async fn every_table_must_tell_what_the_log_tells() {
         assert_eq!(changed, 1, "{change}");
         let found = open(dir.path()).err();
         assert!(
-            matches!(&found, Some(StoreError::Open(why)) if why.contains("log says")),
+            matches!(&found, Some(StoreError::Tampered(why)) if why.contains("log says")),
             "{change}: {found:?}"
         );
     }

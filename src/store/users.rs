@@ -1,10 +1,12 @@
 //! What is kept of users. Each row is told by the log as well, and compared with it at the start.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, Store, StoreError};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::log::user::UserEvent;
 use crate::core::units::Timestamp;
 use crate::core::user::throttle::MOST;
@@ -29,13 +31,25 @@ pub struct UserRow {
 const COLUMNS: &str = "name, verifier, tries, suspended, invite, invite_expires";
 
 fn read(r: &Row<'_>) -> Result<UserRow, rusqlite::Error> {
+    let suspended = match r.get(3)? {
+        0i64 => false,
+        1 => true,
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other)),
+    };
     let code: Option<[u8; 32]> = r.get(4)?;
     let expires: Option<i64> = r.get(5)?;
+    if code.is_some() != expires.is_some() {
+        return Err(rusqlite::Error::InvalidColumnType(
+            5,
+            "invite_expires".into(),
+            r.get_ref(5)?.data_type(),
+        ));
+    }
     Ok(UserRow {
         name: r.get(0)?,
         verifier: r.get(1)?,
         tries: r.get(2)?,
-        suspended: r.get(3)?,
+        suspended,
         invite: code.zip(expires.map(Timestamp)),
     })
 }
@@ -60,6 +74,7 @@ fn note(work: &mut Work, event: UserEvent) -> Result<(), StoreError> {
 }
 
 fn put_verifier(work: &mut Work, name: &str, verifier: &str, how: &str) -> Result<(), StoreError> {
+    work.settled()?;
     work.db.execute(
         "UPDATE users SET verifier = ?2, invite = NULL, invite_expires = NULL WHERE name = ?1",
         params![name, verifier],
@@ -76,6 +91,7 @@ fn invite(
     uid: u32,
     reason: &str,
 ) -> Result<(), StoreError> {
+    work.settled()?;
     work.db.execute(
         "INSERT OR REPLACE INTO users(name, verifier, tries, suspended, invite, invite_expires) VALUES(?1, NULL, 0, 0, ?2, ?3)",
         params![name, code, expires.0],
@@ -117,6 +133,7 @@ fn count_try(
     what: &str,
     most: u32,
 ) -> Result<Result<u32, Refusal>, StoreError> {
+    work.settled()?;
     let mut tries = 0;
     if let Some(name) = name
         && let Some(row) = one(&work.db, name)?
@@ -133,6 +150,7 @@ fn count_try(
 }
 
 fn proved(work: &mut Work, name: &str, what: &str, verifier: Option<&str>) -> Result<(), StoreError> {
+    work.settled()?;
     work.db.execute("UPDATE users SET tries = 0 WHERE name = ?1", [name])?;
     note(work, UserEvent::Proved { user: name.to_owned(), what: what.to_owned() })?;
     if let Some(verifier) = verifier {
@@ -147,7 +165,7 @@ fn suspend(work: &mut Work, name: &str, why: &str) -> Result<(), StoreError> {
 }
 
 /// Keeps what an authenticator counted, unless it comes from a copy.
-fn count_up(work: &Work, authenticator: &str, counter: u32) -> Result<Result<(), Refusal>, StoreError> {
+fn count_up(work: &mut Work, authenticator: &str, counter: u32) -> Result<Result<(), Refusal>, StoreError> {
     let last = super::approvals::counter(&work.db, authenticator)?;
     // [clause 8.2.3-h] compared and kept in one transaction, so that no two signatures share a number
     if !fido2::rises(last, counter) {
@@ -158,7 +176,61 @@ fn count_up(work: &Work, authenticator: &str, counter: u32) -> Result<Result<(),
         "INSERT INTO counters VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET counter = max(counter, ?2)",
         params![authenticator, counter],
     )?;
+    work.touched.insert(rows::counter(authenticator));
     Ok(Ok(()))
+}
+
+/// What the log says of each user.
+#[derive(Default)]
+pub(super) struct Told(BTreeMap<String, UserTold>);
+
+/// Of a user: SHA-256 of the record, tries, whether suspended, SHA-256 of an open code and its end.
+#[derive(Default, PartialEq, Eq)]
+struct UserTold {
+    verifier: Option<String>,
+    tries: u32,
+    suspended: bool,
+    invite: Option<(String, i64)>,
+}
+
+impl Told {
+    pub(super) fn hear(&mut self, event: UserEvent) {
+        match event {
+            UserEvent::Invited { user, code, expires_ms, .. } => {
+                let told = UserTold { invite: Some((code, expires_ms)), ..UserTold::default() };
+                self.0.insert(user, told);
+            }
+            UserEvent::Enrolled { user, verifier, .. } => {
+                self.of(&user, |told| (told.verifier, told.invite) = (Some(verifier), None));
+            }
+            UserEvent::Try { user, .. } => self.of(&user, |told| told.tries = told.tries.saturating_add(1)),
+            UserEvent::Proved { user, .. } => self.of(&user, |told| told.tries = 0),
+            UserEvent::Suspended { user, .. } => self.of(&user, |told| told.suspended = true),
+            _ => {}
+        }
+    }
+
+    fn of(&mut self, user: &str, change: impl FnOnce(&mut UserTold)) {
+        if let Some(told) = self.0.get_mut(user) {
+            change(told);
+        }
+    }
+
+    /// Tries are not given back by changing a row: each is read as strictly as it is written, so that no cell is free.
+    // [clause 8.2.3-e] a count that was set back behind the daemon's back is found before the next try
+    pub(super) fn agrees(&self, db: &Connection) -> Result<bool, StoreError> {
+        let rows = all(db)?;
+        let same = |row: &UserRow| {
+            let found = UserTold {
+                verifier: row.verifier.as_deref().map(Verifier::hash),
+                tries: row.tries,
+                suspended: row.suspended,
+                invite: row.invite.map(|(code, at)| (hex::encode(code), at.0)),
+            };
+            self.0.get(&row.name) == Some(&found)
+        };
+        Ok(rows.len() == self.0.len() && rows.iter().all(same))
+    }
 }
 
 impl Store {
@@ -244,6 +316,7 @@ impl Store {
     ) -> Result<Result<(), Refusal>, StoreError> {
         self.writer
             .submit(move |work| {
+                work.settled()?;
                 if let Some((authenticator, counter)) = counter
                     && let Err(refusal) = count_up(work, &authenticator, counter)?
                 {

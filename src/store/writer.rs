@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::keys::{States, states};
 use super::open::OpenRequests;
 use super::schema::int;
-use super::story::{self, Told};
-use super::{EntryKind, Ledger, LogHead, StoreError};
+use super::seal::{self, Found};
+use super::story::{self, Beside, Told};
+use super::{EntryKind, Ledger, LogHead, SealKey, StoreError, approvals, debits, destinations, rows, schema};
 use crate::core::log::entry::{Entry, MAX_ENTRY};
 use crate::core::log::merkle::{Frontier, leaf_hash};
-use crate::core::payment::{Asset, Chain};
+use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, LONGEST_MS};
-use crate::core::units::{Address, Name, Timestamp, U256};
+use crate::core::units::{Address, Name, Timestamp};
 use crate::refusal::{Code, Refusal};
 
 /// Most jobs of one transaction.
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     jobs: AtomicU64,
     busy_since: AtomicI64,
     governance: Mutex<VecDeque<Value>>,
+    /// Hashes of the texts that stand in the log.
+    texts: Mutex<HashSet<String>>,
 }
 
 impl Shared {
@@ -61,6 +64,12 @@ impl Shared {
     pub(super) fn governance(&self) -> Vec<Value> {
         self.governance.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
+    pub(super) fn holds_text(&self, hash: &str) -> bool {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).contains(hash)
+    }
+    pub(super) fn keep_text(&self, hash: String) {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
+    }
     pub(super) fn batches(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed))
     }
@@ -74,25 +83,41 @@ pub(super) struct Work {
     pub(super) states: States,
     /// Refused payments of each key, as far as a tripwire remembers. A restart forgets them.
     pub(super) refusals: HashMap<Name, VecDeque<Timestamp>>,
+    /// Rows that the running transaction changed, and the log must tell of.
+    pub(super) touched: BTreeSet<String>,
     tree: Frontier,
     last_ms: i64,
     ledger: Option<Box<dyn Ledger>>,
+    /// When every window was last declared full.
+    filled: Option<Timestamp>,
+    seal: Option<Arc<SealKey>>,
+    /// The size under the newest seal.
+    sealed: u64,
+    /// Nothing is permitted: the log says that it can be compared with what the token knows, and it was not yet.
+    frozen: bool,
     shared: Arc<Shared>,
 }
 
 impl Work {
-    pub(super) fn load(db: Connection, lock: File) -> Result<Self, StoreError> {
-        let saved_tree = match saved(&db, "frontier")? {
-            None => Frontier::default(),
-            Some(bytes) => Frontier::from_bytes(&bytes)
-                .ok_or_else(|| StoreError::Open("the saved edge of the log's tree cannot be read".into()))?,
+    pub(super) fn load(db: Connection, lock: File) -> Result<(Self, Found), StoreError> {
+        schema::sound(&db)?;
+        let wrong = |what: &str| StoreError::Tampered(format!("{what} cannot be read"));
+        let (edge, open, seal) = (saved(&db, "frontier")?, saved(&db, "open")?, saved(&db, "seal")?);
+        let seal = seal.map(|s| seal::parse(&s).ok_or_else(|| wrong("the seal of the log"))).transpose()?;
+        let anchored = saved(&db, "anchored")?.and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+        let beside = Beside {
+            edge: edge
+                .map_or(Some(Frontier::default()), |b| Frontier::from_bytes(&b))
+                .ok_or_else(|| wrong("the saved edge of the log's tree"))?,
+            open: open
+                .map_or(Some(OpenRequests::default()), |b| OpenRequests::from_bytes(&b))
+                .ok_or_else(|| wrong("the saved list of open requests"))?,
+            sealed: seal.map(|(size, ..)| size),
+            anchored,
         };
-        let mut open = match saved(&db, "open")? {
-            None => OpenRequests::default(),
-            Some(bytes) => OpenRequests::from_bytes(&bytes)
-                .ok_or_else(|| StoreError::Open("the saved list of open requests cannot be read".into()))?,
-        };
-        let Told { tree, last_ms, governance } = story::read(&db, &saved_tree, &mut open)?;
+        let Told { tree, last_ms, governance, open, found, accepted, tells_no_rows, texts } =
+            story::read(&db, &beside)?;
+        let found = found.with_seal(seal).ok_or_else(|| wrong("what the seal is about"))?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
         let shared = Arc::new(Shared {
@@ -102,6 +127,7 @@ impl Work {
             jobs: AtomicU64::new(0),
             busy_since: AtomicI64::new(0),
             governance: Mutex::new(governance),
+            texts: Mutex::new(texts),
         });
         let states = states(&db)?;
         let mut work = Self {
@@ -110,14 +136,22 @@ impl Work {
             open,
             states,
             refusals: HashMap::new(),
+            touched: BTreeSet::new(),
             tree,
             last_ms,
             ledger: None,
+            filled: accepted,
+            seal: None,
+            sealed: 0,
+            frozen: found.sealed || found.anchored,
             shared,
         };
+        if tells_no_rows {
+            work.touched.extend(rows::all(&work.db)?);
+        }
         work.settle_open_requests()?;
         work.publish();
-        Ok(work)
+        Ok((work, found))
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -136,7 +170,9 @@ impl Work {
             let _ = self.open.end(request);
             self.append(&EntryKind::InDoubt { request: request.to_string() })?;
         }
-        self.db.execute("DELETE FROM debits WHERE at < ?1", [self.now().minus(LONGEST_MS * 2).0])?;
+        // By the log's own time: a wall clock that is wrong for a moment takes nothing away.
+        self.db.execute("DELETE FROM debits WHERE at < ?1", [self.entry_time().minus(LONGEST_MS * 2).0])?;
+        self.tell_rows()?;
         self.db.execute_batch("COMMIT")?;
         self.open.keep();
         Ok(())
@@ -161,7 +197,7 @@ impl Work {
     /// Appends to the log, inside the running transaction.
     pub(super) fn append(&mut self, kind: &EntryKind) -> Result<u64, StoreError> {
         let (seq, now) = (self.tree.size(), self.now());
-        let data = Entry::encode(seq, now, kind).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let data = Entry::encode(seq, now, kind).map_err(StoreError::Failed)?;
         if data.len() > MAX_ENTRY {
             return Err(StoreError::Failed(format!(
                 "an entry of {} bytes is too long for the log",
@@ -191,74 +227,101 @@ impl Work {
 
     /// Counts a debit, on disk and in the windows.
     pub(super) fn debit(&mut self, debit: &Debit) -> Result<(), StoreError> {
-        let asset: Option<Vec<u8>> = debit.asset.map(|a| match a {
-            Asset::Native => Vec::new(),
-            Asset::Erc20(contract) => contract.0.to_vec(),
-        });
-        self.db
-            .prepare_cached(
-                "INSERT INTO debits(at, key, app, chain, asset, amount) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![
-                debit.at.0,
-                debit.key.as_str(),
-                debit.app.as_str(),
-                debit.chain.map(|c| int(c.0)),
-                asset,
-                debit.amount.to_be_bytes::<32>()
-            ])?;
+        debits::insert(&self.db, debit)?;
+        if let Some(to) = debit.to {
+            destinations::write(&self.db, &Mention { key: debit.key.clone(), to, at: debit.at })?;
+        }
         if let Some(ledger) = &mut self.ledger {
             ledger.commit(debit);
         }
         Ok(())
     }
 
+    /// A destination was asked for, and nothing was paid: it is known from now on.
+    pub(super) fn mention(&mut self, key: &Name, to: Address) -> Result<(), StoreError> {
+        let mention = Mention { key: key.clone(), to, at: self.entry_time() };
+        destinations::write(&self.db, &mention)?;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.mention(&mention);
+        }
+        Ok(())
+    }
+
     pub(super) fn swap_ledger(&mut self, mut ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
-        ledger.rebuild(&self.debits()?);
+        ledger.rebuild(&self.debits()?, &destinations::all(&self.db)?);
+        if let Some(at) = self.filled {
+            ledger.fill(at);
+        }
         self.ledger = Some(ledger);
         Ok(())
     }
 
-    fn debits(&self) -> Result<Vec<Debit>, StoreError> {
-        let since = self.now().minus(LONGEST_MS.saturating_mul(2)).0;
-        let mut query = self
-            .db
-            .prepare("SELECT at, key, app, chain, asset, amount FROM debits WHERE at >= ?1 ORDER BY id")?;
-        let rows = query.query_map([since], |r| {
-            Ok((
-                r.get::<_, i64>(0)?,
-                r.get::<_, String>(1)?,
-                r.get::<_, String>(2)?,
-                r.get::<_, Option<i64>>(3)?,
-                r.get::<_, Option<Vec<u8>>>(4)?,
-                r.get::<_, [u8; 32]>(5)?,
-            ))
-        })?;
-        let mut debits = Vec::new();
-        for row in rows {
-            let (at, key, app, chain, asset, amount) = row?;
-            let asset = match asset.as_deref() {
-                None => None,
-                Some([]) => Some(Asset::Native),
-                Some(bytes) => Some(Asset::Erc20(Address(
-                    bytes
-                        .try_into()
-                        .map_err(|_| StoreError::Failed("a debit's asset cannot be read".into()))?,
-                ))),
-            };
-            let name = |text: String| {
-                Name::parse(&text).ok_or_else(|| StoreError::Failed("a debit's name cannot be read".into()))
-            };
-            debits.push(Debit {
-                at: Timestamp(at),
-                key: name(key)?,
-                app: name(app)?,
-                chain: chain.map(|c| Chain(c.cast_unsigned())),
-                asset,
-                amount: U256::from_be_bytes(amount),
-            });
+    /// When every window was last declared full.
+    pub(super) fn filled(&self) -> Option<Timestamp> {
+        self.filled
+    }
+
+    /// Whether anything may be done that the next start would have to believe.
+    // [clause 8.7.1-i] the writer itself permits nothing before the log was held against what the token knows
+    pub(super) fn settled(&self) -> Result<(), StoreError> {
+        let why = "whether the state directory is as it was left is not known before the token has said so";
+        if self.frozen { Err(StoreError::Frozen(why.into())) } else { Ok(()) }
+    }
+
+    pub(super) fn settle(&mut self, seal: Option<SealKey>, entries: &[EntryKind]) -> Result<(), StoreError> {
+        (self.seal, self.sealed, self.frozen) = (seal.map(Arc::new), 0, false);
+        entries.iter().try_for_each(|entry| self.append(entry).map(drop))
+    }
+
+    pub(super) fn accept(&mut self, entry: &EntryKind) -> Result<(), StoreError> {
+        approvals::void(self)?;
+        self.append(entry)?;
+        self.filled = Some(self.entry_time());
+        if let (Some(ledger), Some(at)) = (&mut self.ledger, self.filled) {
+            ledger.fill(at);
         }
-        Ok(debits)
+        Ok(())
+    }
+
+    pub(super) fn note_anchor(&mut self, size: u64, entry: Option<&EntryKind>) -> Result<(), StoreError> {
+        if let Some(entry) = entry {
+            self.append(entry)?;
+        }
+        self.save("anchored", &size.to_be_bytes())
+    }
+
+    fn save(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)")?
+            .execute(params![name, value])?;
+        Ok(())
+    }
+
+    /// The log tells of the rows that this transaction changed.
+    fn tell_rows(&mut self) -> Result<(), StoreError> {
+        if self.touched.is_empty() {
+            return Ok(());
+        }
+        let touched = std::mem::take(&mut self.touched);
+        for entry in rows::entries(&self.db, touched.iter())? {
+            self.append(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// The last of a transaction: the tag over the log as it stands now.
+    // [clause 8.7.1-i] in the same commit as what it covers, so that no crash parts them
+    fn renew_seal(&mut self) -> Result<(), StoreError> {
+        let Some(seal) = self.seal.clone().filter(|_| self.sealed != self.tree.size()) else { return Ok(()) };
+        let head = LogHead { size: self.tree.size(), root: self.tree.root() };
+        let bytes = seal.seal(&head).ok_or_else(|| StoreError::Failed("the log cannot be sealed".into()))?;
+        self.save("seal", &bytes)?;
+        self.sealed = head.size;
+        Ok(())
+    }
+
+    pub(super) fn debits(&self) -> Result<Vec<Debit>, StoreError> {
+        debits::since(&self.db, self.now().minus(LONGEST_MS.saturating_mul(2)))
     }
 
     pub(super) fn save_checkpoint(&mut self, size: u64, note: &str) -> Result<(), StoreError> {
@@ -266,22 +329,22 @@ impl Work {
             "INSERT OR REPLACE INTO checkpoints(size, note) VALUES(?1, ?2)",
             params![int(size), note],
         )?;
-        // The frontier and the open requests are of the same moment: the log is read again from there.
-        for (name, value) in [("frontier", self.tree.to_bytes()), ("open", self.open.to_bytes())] {
-            self.db
-                .execute("INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)", params![name, value])?;
-        }
-        Ok(())
+        // The edge and the open requests are of the same moment: both are compared at the next start.
+        self.save("frontier", &self.tree.to_bytes())?;
+        self.save("open", &self.open.to_bytes())
     }
 
     /// Runs jobs in one transaction. `Err` means that none of them happened.
     fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let (tree, last_ms) = (self.tree.clone(), self.last_ms);
+        let before = (self.seal.clone(), self.sealed, self.frozen, self.filled);
         let outcome = (|| {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
             for job in jobs.iter_mut() {
                 job.run(self)?;
             }
+            self.tell_rows()?;
+            self.renew_seal()?;
             // [clause 8.7.1-d] nobody is answered before this has returned
             self.db.execute_batch("COMMIT")?;
             Ok(())
@@ -294,6 +357,8 @@ impl Work {
                 tracing::error!("rolling back failed: {e}");
             }
             (self.tree, self.last_ms) = (tree, last_ms);
+            (self.seal, self.sealed, self.frozen, self.filled) = before;
+            self.touched.clear();
             self.open.undo();
             // Without their states no key is usable.
             self.states = states(&self.db).unwrap_or_default();
@@ -306,9 +371,12 @@ impl Work {
     /// Counts again from the rows. When they cannot be read, nothing is permitted until they can.
     fn recount(&mut self) {
         let Some(mut ledger) = self.ledger.take() else { return };
-        match self.debits() {
-            Ok(rows) => {
-                ledger.rebuild(&rows);
+        match self.debits().and_then(|rows| Ok((rows, destinations::all(&self.db)?))) {
+            Ok((rows, seen)) => {
+                ledger.rebuild(&rows, &seen);
+                if let Some(at) = self.filled {
+                    ledger.fill(at);
+                }
                 self.ledger = Some(ledger);
             }
             Err(e) => tracing::error!("what was spent cannot be read, so nothing is permitted: {e}"),

@@ -60,6 +60,8 @@ pub enum Asked {
     Make,
     /// A key was removed.
     Remove,
+    /// Data was put in, and older data removed.
+    Keep,
     /// A check, which does all of these many times.
     Check,
 }

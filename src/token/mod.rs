@@ -211,6 +211,15 @@ pub trait Token: Send {
     fn mac(&mut self, _reference: KeyRef, _data: &[u8]) -> Result<[u8; 32], TokenError> {
         Err(TokenError::Unsupported("this token makes no MACs".into()))
     }
+    /// All that is kept under a label; a token that was cut off while it wrote may hold something broken beside it.
+    fn data(&mut self, _label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        Err(TokenError::Unsupported("this token keeps no data".into()))
+    }
+    /// Keeps a few bytes under a label. What was kept there is removed afterwards, save what equals `beside`: a token
+    /// that loses its last write still has the one before.
+    fn keep_data(&mut self, _label: &str, _bytes: &[u8], _beside: &[u8]) -> Result<(), TokenError> {
+        Err(TokenError::Unsupported("this token keeps no data".into()))
+    }
     /// Removes both halves; success means that they are gone.
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError>;
     /// Random bytes of the token's own generator.

@@ -13,13 +13,13 @@ use super::device::Device;
 use super::session::{CONTINUE, DECRYPT, ENCRYPT, Salt, Session, digest, nonce};
 use super::wire::{Reader, Writer};
 
-const OWNER: u32 = 0x4000_0001;
+pub(super) const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
 const PASSWORD: u32 = 0x4000_0009;
-const SHA256: u16 = 0x000b;
-const NO_ALGORITHM: u16 = 0x0010;
+pub(super) const SHA256: u16 = 0x000b;
+pub(super) const NO_ALGORITHM: u16 = 0x0010;
 
-const CREATE_PRIMARY: u32 = 0x131;
+pub(super) const CREATE_PRIMARY: u32 = 0x131;
 const NV_DEFINE: u32 = 0x12a;
 const NV_INCREMENT: u32 = 0x134;
 const POLICY_NV: u32 = 0x149;
@@ -110,20 +110,20 @@ pub fn is_sealed(public: &[u8]) -> bool {
     policy.len() == 32 && public.strip_prefix(template.bytes()).is_some_and(|unique| unique.len() == 34)
 }
 
-enum Auth<'a> {
+pub(super) enum Auth<'a> {
     None,
     /// The empty password.
     Empty,
     Session(&'a mut Session, u8),
 }
 
-struct Answer {
-    handle: u32,
+pub(super) struct Answer {
+    pub(super) handle: u32,
     parameters: Zeroizing<Vec<u8>>,
 }
 
 impl Answer {
-    fn read(&self) -> Reader<'_> {
+    pub(super) fn read(&self) -> Reader<'_> {
         Reader::new(&self.parameters)
     }
 }
@@ -144,7 +144,7 @@ impl Drop for Tpm {
 }
 
 /// An answer that does not have the parts that the command answers with.
-fn odd() -> TpmError {
+pub(super) fn odd() -> TpmError {
     TpmError::Tampered("its answer is not one to the command")
 }
 
@@ -155,7 +155,7 @@ impl Tpm {
         Self { device, held: Vec::new() }
     }
 
-    fn run(
+    pub(super) fn run(
         &mut self,
         command: &'static str,
         code: u32,
@@ -383,14 +383,14 @@ fn plain(code: u32) -> u32 {
     if code & 0x80 == 0 { code } else { code & 0xbf }
 }
 
-fn owner_password(error: TpmError) -> TpmError {
+pub(super) fn owner_password(error: TpmError) -> TpmError {
     match error {
         TpmError::Refused { code: rc::BAD_AUTH | rc::AUTH_FAIL, .. } => TpmError::OwnerPassword,
         other => other,
     }
 }
 
-fn name(public: &[u8]) -> Vec<u8> {
+pub(super) fn name(public: &[u8]) -> Vec<u8> {
     [&SHA256.to_be_bytes()[..], &digest(&[public])].concat()
 }
 

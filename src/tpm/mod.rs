@@ -14,6 +14,7 @@
 mod blob;
 mod commands;
 mod device;
+mod quote;
 mod session;
 mod wire;
 
@@ -27,6 +28,7 @@ use crate::secret::Pin;
 use blob::Blob;
 use commands::{Counter, PCRS, Tpm, is_sealed, policy, rc};
 use device::Device;
+pub use quote::Quoted;
 
 /// Longest PIN, bytes: a TPM seals 128, and one tells the length.
 pub const MAX_PIN: usize = 127;
@@ -194,6 +196,16 @@ pub fn seal(pin: &Pin, address: &str, nv_index: u32, path: &Path) -> Result<Seal
     blob.write(path)?;
     let blank = PCRS.into_iter().zip(pcrs).filter(|(_, pcr)| *pcr == [0; 32]).map(|(n, _)| n).collect();
     Ok(Sealed { counter: value, blank })
+}
+
+/// Quotes PCRs with a digest; `selection` is a `TPML_PCR_SELECTION` of `count` PCRs of the SHA-256 bank.
+pub fn quote(
+    address: &str,
+    qualifying: &[u8; 32],
+    selection: &[u8; 10],
+    count: u32,
+) -> Result<Quoted, TpmError> {
+    connect(address)?.quote(qualifying, selection, count)
 }
 
 /// Opens a sealed PIN.

@@ -45,6 +45,7 @@ impl Person {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     hash: [u8; 32],
+    text: String,
     /// Names this deployment in every text that is signed: a signature for another one is worth nothing here.
     pub deployment: String,
     /// Whether keys in files approve, or authenticators only.
@@ -149,6 +150,7 @@ impl Authority {
         }
         let mut read = Self {
             hash: sha256(text.as_bytes()),
+            text: text.to_owned(),
             deployment: raw.deployment,
             files_allowed: raw.files_allowed,
             people,
@@ -215,6 +217,12 @@ impl Authority {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whose key it is.

@@ -8,9 +8,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::sshsig::verify;
 use super::text::ascii;
-use super::{Act, Authority, Needs, Shown};
+use super::{Authority, Needs, Shown, judge};
 use crate::core::key::State;
 use crate::core::proof::RequestId;
 use crate::core::units::{Name, Timestamp, sha256};
@@ -273,13 +272,12 @@ impl Change {
         ordered.sort_by_key(|v| v.at);
         for voice in ordered {
             let namespace = if voice.yes { self.matter.namespace() } else { super::REJECT };
-            let Ok(signature) = verify(&voice.signature, namespace, text.as_bytes()) else { continue };
+            // The counter of an authenticator was looked at when the voice came; everything else is looked at again.
             let counts = |document: &Authority, needs: &Needs| {
-                document
-                    .person_of(&signature.key)
-                    .filter(|p| p.groups.contains(&needs.of) && p.may(Act::Speak) && p.uid != Some(self.uid))
-                    .filter(|_| !document.is_revoked(&signature.key.fingerprint()))
-                    .map(|p| p.id.clone())
+                let shown = Shown { text: text.clone(), needs: needs.clone() };
+                judge(document, &shown, self.uid, namespace, &voice.signature, |_| None)
+                    .ok()
+                    .map(|v| v.person)
             };
             let old = counts(authority, &self.quorum.needs);
             let young = new.as_ref().zip(self.also.as_ref()).and_then(|(d, n)| counts(d, n));

@@ -62,6 +62,7 @@ pub struct PurposeRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPolicy {
     hash: [u8; 32],
+    text: String,
     /// Days before an end on which somebody is told, falling.
     pub warn_days: Vec<u32>,
     rules: BTreeMap<Purpose, PurposeRule>,
@@ -191,13 +192,19 @@ impl KeyPolicy {
         if let Some(missing) = Purpose::ALL.into_iter().find(|p| !rules.contains_key(p)) {
             return error(format!("there is no part for purpose {missing}"));
         }
-        Ok(Self { hash: sha256(text.as_bytes()), warn_days: raw.warn_days, rules })
+        Ok(Self { hash: sha256(text.as_bytes()), text: text.to_owned(), warn_days: raw.warn_days, rules })
     }
 
     /// SHA-256 of the text.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// What holds for a purpose.

@@ -1,16 +1,15 @@
-//! Entries: one line of JSON each, members in a fixed order, no floats. What stands here is what an auditor reads.
+//! What entries say. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::super::units::Timestamp;
+pub use super::format::Entry;
 use super::user::UserEvent;
-use crate::refusal::Refusal;
 
-/// Longest sentence that is kept, bytes.
-const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
 
@@ -112,9 +111,9 @@ pub enum EntryKind {
         hash: String,
         /// Who put it in force.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A policy came into force.
     Policy {
@@ -126,9 +125,22 @@ pub enum EntryKind {
         uid: u32,
         /// tightens, loosens, incomparable, neutral, start.
         class: String,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+    },
+    /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
+    Document {
+        /// `policy`, `key-policy`, `authority`, `apps` or `users`.
+        what: String,
+        /// SHA-256 of the whole text.
+        hash: String,
+        /// Which part, from 1.
+        part: usize,
+        /// How many there are.
+        parts: usize,
+        /// The part.
+        text: String,
     },
     /// The registered apps changed.
     Apps {
@@ -138,9 +150,9 @@ pub enum EntryKind {
         count: usize,
         /// Who.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// A request was permitted and reserved; the token may sign from here on.
     Intent {
@@ -162,9 +174,15 @@ pub enum EntryKind {
         policy: String,
         /// Whether its amount was debited here; false when the same payment was debited by an earlier intent.
         debited: bool,
+        /// SHA-256 of the facts about the machine.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        device: String,
         /// People who approved it, where the policy asked for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         approved_by: Vec<String>,
+        /// What identifies the payment, fees aside, where it uses an account nonce; hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
         /// The user who was here, where the key has one; what they confirmed stands before this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<String>,
@@ -177,6 +195,9 @@ pub enum EntryKind {
         app: String,
         /// Key.
         key: String,
+        /// The user that the app ran as: nobody approves what they asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         /// The text that they sign.
         text: String,
     },
@@ -228,6 +249,9 @@ pub enum EntryKind {
         users: usize,
         /// Who put it in force.
         uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// Something about a user.
     User(UserEvent),
@@ -239,9 +263,9 @@ pub enum EntryKind {
         people: usize,
         /// Who put it in force.
         uid: u32,
-        /// Its text is kept beside the log.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        kept: bool,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
     },
     /// The answer was checked and released.
     Result {
@@ -265,6 +289,15 @@ pub enum EntryKind {
     InDoubt {
         /// Request id.
         request: String,
+    },
+    /// What the machine is, at the start and whenever it changed.
+    Device {
+        /// SHA-256 of the facts; intents name it.
+        digest: String,
+        /// Each fact.
+        facts: Value,
+        /// What is required and is not so.
+        broken: Vec<String>,
     },
     /// The token was tried: what it enforces, and whether payment keys may live in it.
     SelfTest {
@@ -293,6 +326,23 @@ pub enum EntryKind {
         /// The entry as the device wrote it, or null.
         device: Value,
     },
+    /// Rows of the tables changed in the commit of this entry; at each start they must be found so.
+    Rows {
+        /// SHA-256 over the columns of each, by table and name.
+        rows: BTreeMap<String, String>,
+    },
+    /// What was found of the state directory, or settled about it.
+    State {
+        /// `sealed`, `anchored`, `refused`, `accepted`.
+        what: String,
+        /// In words; of what an operator accepted, the reason.
+        why: String,
+        /// Who, where it was somebody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// Times that a log was accepted so far.
+        epoch: u64,
+    },
     /// A request was refused.
     Refusal {
         /// Request id, when it had one.
@@ -313,8 +363,20 @@ pub enum EntryKind {
         rule: Option<String>,
         /// The decoded payment, when it was decoded.
         act: Option<Value>,
+        /// Tier of the caller, where the policy was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<String>,
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
+    },
+    /// Something that somebody must look into: an export that stays behind, a witness that refuses.
+    Alarm {
+        /// `export-lag`, `export-gap`, `witness`.
+        what: String,
+        /// Whom it is about.
+        about: String,
+        /// In words.
+        sentence: String,
     },
     /// An operator did something.
     Operator {
@@ -325,106 +387,4 @@ pub enum EntryKind {
         /// Details.
         detail: Value,
     },
-}
-
-/// One entry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Format version.
-    pub v: u32,
-    /// Index in the log.
-    pub seq: u64,
-    /// RFC 3339, UTC.
-    pub at: String,
-    /// Milliseconds since the epoch; never decreases.
-    pub at_ms: i64,
-    /// What happened.
-    #[serde(flatten)]
-    pub kind: EntryKind,
-}
-
-impl Entry {
-    /// The line.
-    pub fn encode(seq: u64, at: Timestamp, kind: &EntryKind) -> Result<Vec<u8>, serde_json::Error> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            v: u32,
-            seq: u64,
-            at: String,
-            at_ms: i64,
-            #[serde(flatten)]
-            kind: &'a EntryKind,
-        }
-        serde_json::to_vec(&Line { v: 1, seq, at: at.to_string(), at_ms: at.0, kind })
-    }
-}
-
-fn clipped(text: &str) -> String {
-    let mut end = text.len().min(MAX_SENTENCE);
-    while !text.is_char_boundary(end) {
-        end = end.saturating_sub(1);
-    }
-    text.get(..end).unwrap_or_default().to_owned()
-}
-
-impl EntryKind {
-    /// See [`EntryKind::Start`].
-    #[must_use]
-    pub fn start(version: &str, boot_id: &str, pid: u32) -> Self {
-        Self::Start { version: version.to_owned(), boot_id: boot_id.to_owned(), pid }
-    }
-
-    /// See [`EntryKind::Stop`].
-    #[must_use]
-    pub fn stop() -> Self {
-        Self::Stop {}
-    }
-
-    /// See [`EntryKind::Policy`].
-    #[must_use]
-    pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: true }
-    }
-
-    /// See [`EntryKind::Apps`].
-    #[must_use]
-    pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid, kept: true }
-    }
-
-    /// See [`EntryKind::Failed`].
-    #[must_use]
-    pub fn failed(request: String, code: &str, sentence: &str) -> Self {
-        Self::Failed { request, code: code.to_owned(), sentence: clipped(sentence) }
-    }
-
-    /// See [`EntryKind::Refusal`].
-    #[must_use]
-    pub fn refusal(
-        request: Option<String>,
-        app: Option<String>,
-        caller: String,
-        account: Option<String>,
-        refusal: &Refusal,
-        suppressed: u64,
-    ) -> Self {
-        Self::Refusal {
-            request,
-            app,
-            caller: Some(clipped(&caller)),
-            account,
-            code: refusal.code.as_str().to_owned(),
-            clause: refusal.code.clause().to_owned(),
-            sentence: clipped(&refusal.sentence),
-            rule: refusal.rule.clone(),
-            act: None,
-            suppressed,
-        }
-    }
-
-    /// See [`EntryKind::Operator`].
-    #[must_use]
-    pub fn operator(uid: u32, act: &str, detail: Value) -> Self {
-        Self::Operator { uid, act: act.to_owned(), detail }
-    }
 }

@@ -84,7 +84,23 @@ fn perfect_root(tile: &[Hash; WIDTH]) -> Hash {
     row.first().copied().unwrap_or_default()
 }
 
-/// All files but the checkpoint and the key.
+/// The file of every checkpoint before the newest: notes, one after the other, an empty line behind each.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Takes that file apart.
+pub fn notes(text: &str) -> impl Iterator<Item = &str> {
+    // A note has one empty line inside, between its text and its signatures.
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let inside = rest.find("\n\n")? + 2;
+        let length = rest.get(inside..)?.find("\n\n").map_or(rest.len(), |at| inside + at + 1);
+        let (note, after) = rest.split_at_checked(length)?;
+        rest = after.strip_prefix('\n').unwrap_or(after);
+        Some(note)
+    })
+}
+
+/// All files but the checkpoints and the key.
 #[must_use]
 pub fn files(entries: &[Vec<u8>]) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> = (0..)
@@ -108,6 +124,15 @@ mod tests {
         assert_eq!(index_path(1_234_067), "x001/x234/067");
         assert_eq!(bundle_path(0, 256), "tile/entries/000");
         assert_eq!(tile_path(1, 0, 3), "tile/1/000.p/3");
+    }
+
+    #[test]
+    fn notes_come_apart_as_they_went_together() {
+        let (a, b) = ("o\n1\nAA==\n\n\u{2014} o BB==\n", "o\n2\nAA==\n\n\u{2014} o BB==\n\u{2014} w CC==\n");
+        let text = format!("{a}\n{b}\n");
+        assert_eq!(notes(&text).collect::<Vec<_>>(), [a, b]);
+        assert_eq!(notes("").count(), 0);
+        assert_eq!(notes("no note").count(), 0);
     }
 
     #[test]

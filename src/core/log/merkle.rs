@@ -76,6 +76,62 @@ impl Frontier {
     }
 }
 
+/// The right part of a tree: its edge at some size, and every leaf since. Knows what proofs from there on ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Tail {
+    edge: Frontier,
+    leaves: Vec<Hash>,
+}
+
+impl Tail {
+    /// From this edge on.
+    #[must_use]
+    pub fn new(edge: Frontier) -> Self {
+        Self { edge, leaves: Vec::new() }
+    }
+
+    /// Appends a leaf by its hash.
+    pub fn push(&mut self, leaf: Hash) {
+        self.leaves.push(leaf);
+    }
+
+    /// Leaves of the whole tree.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.edge.size.saturating_add(self.leaves.len() as u64)
+    }
+
+    /// Root over the leaves from one up to another: a subtree of RFC 6962, which begins where the edge has a peak or after
+    /// it. `None` for others.
+    #[must_use]
+    pub fn hash(&self, from: u64, to: u64) -> Option<Hash> {
+        if from >= to || to > self.size() {
+            return None;
+        }
+        let size = self.edge.size;
+        if from >= size {
+            let (from, to) = (usize::try_from(from - size).ok()?, usize::try_from(to - size).ok()?);
+            let mut part = Frontier::default();
+            self.leaves.get(from..to)?.iter().for_each(|leaf| part.push(*leaf));
+            return Some(part.root());
+        }
+        // A peak of the edge, as it stands there.
+        let mut start = 0;
+        for (bit, peak) in (0..64).rev().map(|b| 1u64 << b).filter(|b| size & b != 0).zip(&self.edge.peaks) {
+            if start == from && start + bit == to {
+                return Some(*peak);
+            }
+            start += bit;
+        }
+        let length = to - from;
+        if length < 2 {
+            return None;
+        }
+        let middle = from + (1u64 << (length - 1).ilog2());
+        Some(node_hash(&self.hash(from, middle)?, &self.hash(middle, to)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

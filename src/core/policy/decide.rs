@@ -3,12 +3,12 @@
 //! Default deny; forbid wins; of several permits any one that passes suffices, and the first by id is named.
 #![forbid(unsafe_code)]
 
-use serde_json::json;
-
 use super::super::payment::{Effect, Payment};
-use super::super::proof::Authorized;
-use super::super::units::{Name, Timestamp, U256};
+use super::super::proof::{Authorized, Tier};
+use super::super::units::{Name, Timestamp};
+use super::check::{At, Sums, limits, scope, told};
 use super::explain::{Explanation, RuleVerdict};
+use super::index::Places;
 use super::rule::{Act, Kind, Policy, Rule};
 use super::window::Windows;
 use crate::core::approval::Needs;
@@ -39,8 +39,32 @@ pub struct Facts<'a> {
     pub act: ActFacts<'a>,
     /// Digest of what will be signed.
     pub digest: [u8; 32],
+    /// What is known of the app.
+    pub tier: Tier,
     /// The key is at its end: it pays to the destinations of `[sweep]` only, and only what a rule permits.
     pub sweeping: bool,
+    /// This very payment stands in the windows already: they, and how new its destination is, are not asked again.
+    pub settled: bool,
+    /// It replaces a payment with another fee: only permits with `replacement` cover that.
+    pub replacing: bool,
+}
+
+impl<'a> Facts<'a> {
+    /// The payment, if it is one.
+    pub(super) fn payment(&self) -> Option<&'a Payment> {
+        match self.act {
+            ActFacts::Payment(payment) => Some(payment),
+            ActFacts::Other { .. } => None,
+        }
+    }
+
+    /// What it is.
+    pub(super) fn act(&self) -> Act {
+        match self.act {
+            ActFacts::Payment(payment) => Act::of(&payment.effect),
+            ActFacts::Other { act, .. } => act,
+        }
+    }
 }
 
 /// Permitted or denied.
@@ -56,10 +80,6 @@ pub enum Decision {
 pub struct Permit {
     /// The proof.
     pub authorized: Authorized,
-    /// Why.
-    pub explanation: Explanation,
-    /// Whether the rule lets a fee bump replace the same payment.
-    pub replacement: bool,
     /// Who must approve it before it is signed.
     pub needs: Option<Needs>,
 }
@@ -68,100 +88,196 @@ pub struct Permit {
 pub struct Denial {
     /// The refusal for the caller.
     pub refusal: Refusal,
-    /// Why, rule by rule.
-    pub explanation: Explanation,
 }
 
-/// How far a permit rule got before it stopped.
-struct Stop {
-    depth: u8,
-    code: Code,
-    at: &'static str,
-    sentence: String,
-    facts: serde_json::Value,
+/// Why a forbid forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ban {
+    /// It covers the request, and has no limits.
+    Whole,
+    /// One of its limits does not hold.
+    Limit(At),
 }
 
-impl Stop {
-    fn new(depth: u8, code: Code, at: &'static str, sentence: String) -> Self {
-        Self { depth, code, at, sentence, facts: serde_json::Value::Null }
-    }
+/// What the rules say, before anything else is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Said<'a> {
+    /// The first forbid that forbids; what stood against it, when it has limits.
+    pub(super) forbid: Option<(&'a Rule, Ban)>,
+    /// Of the permits that let pass, the one that asks the fewest people, and then the first.
+    pub(super) permit: Option<&'a Rule>,
+    /// Without one: the permit that came nearest, and where it stopped.
+    pub(super) nearest: Option<(&'a Rule, At)>,
 }
 
 /// Decides.
 // [clause 8.7.1-c] what no rule permits is refused, and a forbid always wins
 pub fn decide(policy: &Policy, facts: &Facts<'_>, spent: &Windows, now: Timestamp) -> Decision {
-    let mut explanation = Explanation { request: describe(policy, facts), ..Explanation::default() };
-    let amount = match facts.act {
-        ActFacts::Payment(payment) => payment.effect.debit().map(|(_, amount)| amount),
-        ActFacts::Other { .. } => None,
-    };
-    let mut forbidden: Option<(Name, String)> = None;
-    let mut permit: Option<&Rule> = None;
-    let mut nearest: Option<(Name, Stop)> = None;
-    for rule in policy.rules.values() {
-        let outcome = evaluate(policy, rule, facts, spent, now);
-        let (applies, stopped_at, sentence) = match (rule.kind, outcome) {
-            (Kind::Permit, Ok(())) => {
-                // The first by id; one that asks nobody, or allows replacement, goes before: a new permit takes none away.
-                let rank = |r: &Rule| (r.needs(amount).is_none(), r.replacement);
-                if permit.is_none_or(|p| rank(p) < rank(rule)) {
-                    permit = Some(rule);
-                }
-                let asks = rule
-                    .needs(amount)
-                    .map_or(String::new(), |n| format!("; {} of {} must approve it", n.quorum, n.of));
-                (true, None, format!("covers this request, and every limit holds{asks}"))
-            }
-            (Kind::Permit, Err(stop)) => {
-                let told = (false, Some(stop.at), stop.sentence.clone());
-                if nearest.as_ref().is_none_or(|(_, best)| stop.depth > best.depth) {
-                    nearest = Some((rule.id.clone(), stop));
-                }
-                told
-            }
-            (Kind::Forbid, outcome) => match forbids(rule, outcome) {
-                Some(why) => {
-                    forbidden.get_or_insert((rule.id.clone(), why.clone()));
-                    (true, None, why)
-                }
-                None => (false, Some("scope"), "does not concern this request".to_owned()),
-            },
-        };
-        explanation.rules.push(RuleVerdict {
-            rule: rule.id.clone(),
-            effect: rule.kind,
-            applies,
-            stopped_at,
-            sentence,
-        });
-    }
     let refusal =
         if let ActFacts::Payment(Payment { effect: Effect::ContractCreation { .. }, .. }) = facts.act {
             Refusal::new(Code::ContractCreation, "this creates a contract, which is no payment")
         } else if let Some(why) = facts.sweeping.then(|| not_a_sweep(policy, facts.act)).flatten() {
             Refusal::new(Code::SweepOnly, why)
-        } else if let Some((rule, why)) = forbidden {
-            Refusal::new(Code::Forbidden, format!("rule {rule} forbids it: {why}")).by_rule(rule.as_str())
-        } else if let Some(rule) = permit {
-            explanation.outcome = match rule.needs(amount) {
-                None => format!("permitted by rule {}", rule.id),
-                Some(n) => format!("permitted by rule {} when {} of {} approve", rule.id, n.quorum, n.of),
-            };
-            return Decision::Permit(Permit {
-                authorized: Authorized::assertion(facts.digest, rule.id.clone()),
-                replacement: rule.replacement,
-                needs: rule.needs(amount).cloned(),
-                explanation,
-            });
-        } else if let Some((rule, stop)) = nearest {
-            let refusal = Refusal::new(stop.code, stop.sentence).with(stop.facts);
-            // A rule that is about other apps or keys did not decide anything: it is not named.
-            if stop.depth == 0 { refusal } else { refusal.by_rule(rule.as_str()) }
         } else {
-            Refusal::new(Code::NoRule, "the policy has no permit rule at all")
+            let said = indexed(policy, facts, spent, now);
+            if let Some((rule, at)) = said.forbid {
+                let why = why_forbidden(policy, rule, facts, now, at);
+                Refusal::new(Code::Forbidden, format!("rule {} forbids it: {why}", rule.id))
+                    .by_rule(rule.id.as_str())
+            } else if let Some(rule) = said.permit {
+                return Decision::Permit(Permit {
+                    authorized: Authorized::assertion(facts.digest, rule.id.clone()),
+                    needs: rule.needs(amount(facts)).cloned(),
+                });
+            } else if let Some((rule, at)) = said.nearest {
+                let stop = told(policy, rule, facts, now, at);
+                let refusal = Refusal::new(stop.code, stop.sentence).with(stop.facts);
+                // A rule that is about other apps or keys did not decide anything: it is not named.
+                if at == At::Who { refusal } else { refusal.by_rule(rule.id.as_str()) }
+            } else {
+                Refusal::new(Code::NoRule, "the policy has no permit rule at all")
+            }
         };
-    explanation.outcome = format!("refused, {refusal}");
-    Decision::Deny(Denial { refusal, explanation })
+    Decision::Deny(Denial { refusal })
+}
+
+/// The same, with what each rule says of it.
+pub fn explain(
+    policy: &Policy,
+    facts: &Facts<'_>,
+    spent: &Windows,
+    now: Timestamp,
+) -> (Decision, Explanation) {
+    let decision = decide(policy, facts, spent, now);
+    let outcome = match &decision {
+        Decision::Deny(denial) => format!("refused, {}", denial.refusal),
+        Decision::Permit(Permit { authorized, needs: None, .. }) => {
+            format!("permitted by rule {}", authorized.rule())
+        }
+        Decision::Permit(Permit { authorized, needs: Some(n), .. }) => {
+            format!("permitted by rule {} when {} of {} approve", authorized.rule(), n.quorum, n.of)
+        }
+    };
+    let mut sums = Sums::new(spent, facts, now);
+    let verdict = |rule: &Rule| {
+        let at = scope(policy, rule, facts).and_then(|()| limits(rule, facts, &mut sums));
+        let (applies, stopped_at, sentence) = match (rule.kind, at) {
+            (Kind::Permit, Ok(())) => {
+                let asks = rule
+                    .needs(amount(facts))
+                    .map_or(String::new(), |n| format!("; {} of {} must approve it", n.quorum, n.of));
+                (true, None, format!("covers this request, and every limit holds{asks}"))
+            }
+            (Kind::Permit, Err(at)) => (false, Some(at.word()), told(policy, rule, facts, now, at).sentence),
+            (Kind::Forbid, at) => match forbids(rule, at) {
+                Some(at) => (true, None, why_forbidden(policy, rule, facts, now, at)),
+                None => (false, Some("scope"), "does not concern this request".to_owned()),
+            },
+        };
+        RuleVerdict { rule: rule.id.clone(), effect: rule.kind, applies, stopped_at, sentence }
+    };
+    let rules = policy.rules.iter().map(verdict).collect();
+    (decision, Explanation { request: describe(policy, facts), rules, outcome })
+}
+
+fn amount(facts: &Facts<'_>) -> Option<super::super::units::U256> {
+    facts.payment().and_then(|p| p.effect.debit()).map(|(_, amount)| amount)
+}
+
+/// Whether a forbid rule forbids, given how the request stands against its scope and limits; and what stood against it.
+fn forbids(rule: &Rule, outcome: Result<(), At>) -> Option<Ban> {
+    match outcome {
+        Ok(()) if rule.is_limited() => None,
+        Ok(()) => Some(Ban::Whole),
+        Err(at) if rule.is_limited() && at.is_limit() => Some(Ban::Limit(at)),
+        Err(_) => None,
+    }
+}
+
+fn why_forbidden(policy: &Policy, rule: &Rule, facts: &Facts<'_>, now: Timestamp, ban: Ban) -> String {
+    match ban {
+        Ban::Whole => "it covers this request".to_owned(),
+        Ban::Limit(at) => told(policy, rule, facts, now, at).sentence,
+    }
+}
+
+/// Whether a permit goes before another: one that asks nobody, then one that asks fewer. So no new permit asks for more
+/// people than there were.
+fn before(rule: &Rule, other: Option<&Rule>, facts: &Facts<'_>) -> bool {
+    other.is_none_or(|other| rule.needs(amount(facts)) < other.needs(amount(facts)))
+}
+
+/// Looks at the rules that concern the request.
+fn indexed<'a>(policy: &'a Policy, facts: &Facts<'_>, spent: &Windows, now: Timestamp) -> Said<'a> {
+    let mut nearest: Option<(u8, usize, At)> = None;
+    let near = |nearest: &mut Option<(u8, usize, At)>, place: usize, at: At| {
+        let deeper = nearest
+            .is_none_or(|(depth, first, _)| at.depth() > depth || (at.depth() == depth && place < first));
+        if deeper {
+            *nearest = Some((at.depth(), place, at));
+        }
+    };
+    let index = &policy.index;
+    let mut left = index.of_key_and_app(facts.key, facts.app);
+    if let Some(place) = index.permits.clone().without(&left).first_of(&index.permits) {
+        near(&mut nearest, place, At::Who);
+    }
+    let mut narrow = |covering: &Places, at: At| {
+        let next = left.clone().and(covering);
+        if let Some(place) = left.clone().without(covering).first_of(&index.permits) {
+            near(&mut nearest, place, at);
+        }
+        left = next;
+    };
+    narrow(&index.of_act(facts.act()), At::Acts);
+    if facts.replacing {
+        narrow(&index.bumps, At::Bump);
+    }
+    if let Some(payment) = facts.payment() {
+        narrow(&index.of_chain(payment.chain), At::Chain);
+        let called = match payment.effect {
+            Effect::ContractCall { contract, selector, .. } => {
+                narrow(&index.of_call(contract, selector), At::Calls);
+                true
+            }
+            _ => false,
+        };
+        if let Some((asset, _)) = payment.effect.debit() {
+            let asset = (payment.chain, asset);
+            let covering = index.of_asset(asset);
+            let named = policy.assets.contains_key(&asset);
+            narrow(&if named { covering } else { covering.and(&index.forbids) }, At::Asset);
+        }
+        if let Some(to) = payment.effect.counterparty() {
+            narrow(&index.of_destination(to, called), At::Destination);
+        }
+    } else {
+        left = left.without(&index.of_payments);
+    }
+    let mut said = Said { forbid: None, permit: None, nearest: None };
+    let mut sums = Sums::new(spent, facts, now);
+    for place in left.iter() {
+        let Some(rule) = policy.rules.get(place) else { continue };
+        let asked = match rule.kind {
+            Kind::Forbid => said.forbid.is_none(),
+            // Nothing goes before a permit that asks nobody.
+            Kind::Permit => said.permit.is_none_or(|p| p.needs(amount(facts)).is_some()),
+        };
+        if !asked {
+            continue;
+        }
+        match (rule.kind, limits(rule, facts, &mut sums)) {
+            (Kind::Forbid, outcome) => said.forbid = forbids(rule, outcome).map(|at| (rule, at)),
+            (Kind::Permit, Ok(())) => {
+                if before(rule, said.permit, facts) {
+                    said.permit = Some(rule);
+                }
+            }
+            (Kind::Permit, Err(at)) => near(&mut nearest, place, at),
+        }
+    }
+    said.nearest = nearest.and_then(|(_, place, at)| policy.rules.get(place).map(|r| (r, at)));
+    said
 }
 
 /// Why this is no payment to a listed destination.
@@ -176,185 +292,8 @@ fn not_a_sweep(policy: &Policy, act: ActFacts<'_>) -> Option<String> {
     })
 }
 
-/// Whether a forbid rule forbids, given how the request stands against its scope and limits.
-fn forbids(rule: &Rule, outcome: Result<(), Stop>) -> Option<String> {
-    let has_limits = rule.per_tx.is_some() || rule.fee.is_some() || !rule.windows.is_empty();
-    match outcome {
-        Ok(()) if has_limits => None,
-        Ok(()) => Some("it covers this request".to_owned()),
-        Err(stop) if has_limits && stop.depth >= LIMITS => Some(stop.sentence),
-        Err(_) => None,
-    }
-}
-
-/// From this depth on a rule stopped at a limit, not at its scope.
-const LIMITS: u8 = 7;
-
-fn evaluate(
-    policy: &Policy,
-    rule: &Rule,
-    facts: &Facts<'_>,
-    spent: &Windows,
-    now: Timestamp,
-) -> Result<(), Stop> {
-    let id = &rule.id;
-    if !rule.keys.has(facts.key) || !rule.apps.has(facts.app) {
-        let why = format!("no rule lets app {} use key {}", facts.app, facts.key);
-        return Err(Stop::new(0, Code::KeyNotAllowed, "app and key", why));
-    }
-    let payment = match facts.act {
-        ActFacts::Payment(payment) => Some(payment),
-        ActFacts::Other { .. } => None,
-    };
-    let act = match facts.act {
-        ActFacts::Payment(payment) => Act::of(&payment.effect),
-        ActFacts::Other { act, .. } => act,
-    };
-    if !rule.acts.contains(&act) {
-        let code = match act {
-            Act::Message => Code::MessageNotAllowed,
-            Act::Call => Code::ContractCallUnknown,
-            Act::Create => Code::ContractCreation,
-            Act::Approve | Act::TransferFrom => Code::GrantNotAllowed,
-            Act::Transfer => Code::NoRule,
-            Act::Login | Act::Encrypt | Act::Decrypt | Act::Mac | Act::VerifyMac | Act::Random => {
-                Code::OperationNotAllowed
-            }
-        };
-        let what = act.noun();
-        return Err(Stop::new(1, code, "acts", format!("rule {id} does not speak of {what}")));
-    }
-    if let Some(payment) = payment {
-        scope_of_payment(policy, rule, payment)?;
-    } else if rule.kind == Kind::Forbid && rule.is_about_payments() {
-        // What has no destination, chain or asset is not what such a rule speaks of, unless it says so.
-        return Err(Stop::new(2, Code::NoRule, "scope", format!("rule {id} speaks of payments")));
-    }
-    if let Some(hours) = &rule.hours
-        && !hours.has(now.seconds())
-    {
-        let why = format!("{now} is outside the hours of rule {id}: {}", hours.text);
-        return Err(Stop::new(6, Code::OutsideHours, "time", why));
-    }
-    if let Some(payment) = payment {
-        limits_of_payment(policy, rule, payment)?;
-    }
-    windows(policy, rule, facts, payment, spent, now)
-}
-
-fn scope_of_payment(policy: &Policy, rule: &Rule, payment: &Payment) -> Result<(), Stop> {
-    let id = &rule.id;
-    if !rule.chains.has(&payment.chain) {
-        let why = format!("rule {id} does not name chain {}", payment.chain);
-        return Err(Stop::new(2, Code::ChainUnknown, "chains", why));
-    }
-    if let Effect::ContractCall { contract, selector, .. } = payment.effect {
-        let shown = selector.map_or("none".to_owned(), |s| format!("0x{}", hex::encode(s)));
-        let named = selector.is_some_and(|s| rule.calls.contains(&(contract, s)));
-        // A forbid without calls covers all of them.
-        if !named && (rule.kind == Kind::Permit || !rule.calls.is_empty()) {
-            let why = format!(
-                "this calls selector {shown} of contract {}, which rule {id} does not name",
-                policy.format_address(contract)
-            );
-            return Err(Stop::new(5, Code::ContractCallUnknown, "calls", why));
-        }
-    }
-    if let Some((asset, _)) = payment.effect.debit() {
-        let named = policy.assets.contains_key(&(payment.chain, asset));
-        // An asset without a name is covered by no permit; a forbid with "*" covers it all the same.
-        if !rule.assets.has(&(payment.chain, asset)) || (!named && rule.kind == Kind::Permit) {
-            let why = format!("rule {id} does not name the asset {asset} on {}", payment.chain);
-            return Err(Stop::new(3, Code::AssetNotAllowed, "assets", why));
-        }
-    }
-    let Some(to) = payment.effect.counterparty() else { return Ok(()) };
-    // What a permitted call may reach is named by its calls.
-    let by_calls = rule.kind == Kind::Permit && matches!(payment.effect, Effect::ContractCall { .. });
-    if !(by_calls || rule.to.has(&to)) || rule.to_deny.contains(&to) {
-        let why = format!("destination {} is not listed in rule {id}", policy.format_address(to));
-        return Err(Stop::new(5, Code::DestinationNotListed, "destination", why));
-    }
-    Ok(())
-}
-
-fn limits_of_payment(policy: &Policy, rule: &Rule, payment: &Payment) -> Result<(), Stop> {
-    let id = &rule.id;
-    if let Some(max) = rule.fee
-        && payment.max_fee > max
-    {
-        let why =
-            format!("the highest possible fee {} wei is above the {max} wei of rule {id}", payment.max_fee);
-        let facts = json!({"fee": payment.max_fee.to_string(), "max": max.to_string()});
-        return Err(Stop { facts, ..Stop::new(7, Code::FeeTooHigh, "fee", why) });
-    }
-    if let Effect::ContractCall { value, .. } = payment.effect
-        && rule.kind == Kind::Permit
-        && !value.is_zero()
-        && rule.per_tx.is_none()
-        && rule.windows.iter().all(|w| w.max.is_none())
-    {
-        let why = format!("{value} wei are sent along, and rule {id} names no maximum for them");
-        return Err(Stop::new(8, Code::OverLimit, "per_tx", why));
-    }
-    let (Some(max), Some((asset, amount))) = (rule.per_tx, payment.effect.debit()) else { return Ok(()) };
-    if amount > max {
-        let show = |a| policy.format_amount(payment.chain, asset, a);
-        let why = format!("{} is above the {} per transaction of rule {id}", show(amount), show(max));
-        let facts = json!({"amount": amount.to_string(), "max": max.to_string()});
-        return Err(Stop { facts, ..Stop::new(8, Code::OverLimit, "per_tx", why) });
-    }
-    Ok(())
-}
-
-fn windows(
-    policy: &Policy,
-    rule: &Rule,
-    facts: &Facts<'_>,
-    payment: Option<&Payment>,
-    spent: &Windows,
-    now: Timestamp,
-) -> Result<(), Stop> {
-    let debit = payment.and_then(|p| p.effect.debit().map(|(asset, amount)| (p.chain, asset, amount)));
-    for limit in &rule.windows {
-        let asset = debit.map(|(chain, asset, _)| (chain, asset));
-        let (used, count) = spent.spent(limit.scope, limit.len_ms, facts.key, facts.app, asset, now);
-        let (len, scope) = (&limit.len_text, limit.scope.as_str());
-        if let Some(max) = limit.count
-            && count >= max
-        {
-            let why = format!(
-                "{count} of {max} requests in {len} (scope {scope}) are used up under rule {}",
-                rule.id
-            );
-            let facts = json!({"window": len, "scope": scope, "count": count, "max_count": max});
-            return Err(Stop { facts, ..Stop::new(9, Code::WindowExceeded, "window", why) });
-        }
-        if let (Some(max), Some((chain, asset, amount))) = (limit.max, debit)
-            // An overflow denies.
-            && used.checked_add(amount).is_none_or(|sum| sum > max)
-        {
-            let show = |a: U256| policy.format_amount(chain, asset, a);
-            let left = max.saturating_sub(used);
-            let why = format!(
-                "{} does not fit: {} of {} in {len} (scope {scope}) are spent under rule {}, {} are left",
-                show(amount),
-                show(used),
-                show(max),
-                rule.id,
-                show(left)
-            );
-            let facts = json!({
-                "window": len, "scope": scope, "amount": amount.to_string(), "used": used.to_string(),
-                "max": max.to_string(), "left": left.to_string(),
-            });
-            return Err(Stop { facts, ..Stop::new(10, Code::WindowExceeded, "window", why) });
-        }
-    }
-    Ok(())
-}
-
-fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
+/// The request in words.
+pub(super) fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
     let (app, key) = (facts.app, facts.key);
     let what = match facts.act {
         ActFacts::Other { act, len } => format!("{}, {len} bytes", act.noun()),
@@ -386,3 +325,11 @@ fn describe(policy: &Policy, facts: &Facts<'_>) -> String {
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod index_tests;
+
+#[cfg(test)]
+#[path = "limit_tests.rs"]
+mod limit_tests;

@@ -4,9 +4,9 @@ use super::*;
 use crate::core::payment::{Asset, Chain};
 use crate::core::policy::diff::{Class, diff};
 use crate::core::policy::window::Debit;
-use crate::core::units::Address;
+use crate::core::units::{Address, U256};
 
-const HEAD: &str = r#"
+pub(super) const HEAD: &str = r#"
 schema = 1
 [assets.ETH]
 chain = "eip155:1"
@@ -22,7 +22,7 @@ bob = "0x2222222222222222222222222222222222222222"
 eve = "0x3333333333333333333333333333333333333333"
 "#;
 
-const PAY: &str = r#"
+pub(super) const PAY: &str = r#"
 [[rule]]
 id = "pay"
 effect = "permit"
@@ -37,17 +37,17 @@ window = [{ len = "24h", max = "12000000", scope = "key" }, { len = "1h", count 
 time = { tz = "UTC", hours = "08:00-20:00" }
 "#;
 
-const NOON: i64 = 43_200_000;
+pub(super) const NOON: i64 = 43_200_000;
 
-fn policy(rules: &str) -> Policy {
+pub(super) fn policy(rules: &str) -> Policy {
     Policy::parse(&format!("{HEAD}{rules}")).unwrap()
 }
 
-fn usdc() -> Asset {
+pub(super) fn usdc() -> Asset {
     Asset::Erc20(Address([0x11; 20]))
 }
 
-fn bob() -> Address {
+pub(super) fn bob() -> Address {
     Address([0x22; 20])
 }
 
@@ -62,11 +62,24 @@ fn payment(effect: Effect) -> Payment {
     }
 }
 
-fn pay(to: Address, amount: u64) -> Payment {
+pub(super) fn pay(to: Address, amount: u64) -> Payment {
     payment(Effect::Transfer { asset: usdc(), to, amount: U256::from(amount) })
 }
 
-fn decision(
+pub(super) fn facts<'a>(app: &'a Name, key: &'a Name, act: ActFacts<'a>) -> Facts<'a> {
+    Facts {
+        app,
+        key,
+        act,
+        digest: [0; 32],
+        tier: Tier::T1,
+        sweeping: false,
+        settled: false,
+        replacing: false,
+    }
+}
+
+pub(super) fn decision(
     policy: &Policy,
     app: &str,
     key: &str,
@@ -75,8 +88,7 @@ fn decision(
     now: i64,
 ) -> Result<String, Refusal> {
     let (app, key) = (Name::parse(app).unwrap(), Name::parse(key).unwrap());
-    let facts =
-        Facts { app: &app, key: &key, act: ActFacts::Payment(payment), digest: [0; 32], sweeping: false };
+    let facts = facts(&app, &key, ActFacts::Payment(payment));
     match decide(policy, &facts, windows, Timestamp(now)) {
         Decision::Permit(p) => Ok(p.authorized.rule().to_string()),
         Decision::Deny(d) => Err(d.refusal),
@@ -88,13 +100,14 @@ fn code(policy: &Policy, payment: &Payment) -> &'static str {
         .map_or_else(|r| r.code.as_str(), |_| "permit")
 }
 
-fn debit(at: i64, amount: u64) -> Debit {
+pub(super) fn debit(at: i64, amount: u64) -> Debit {
     Debit {
         at: Timestamp(at),
         key: Name::parse("hot").unwrap(),
         app: Name::parse("app").unwrap(),
         chain: Some(Chain(1)),
         asset: Some(usdc()),
+        to: Some(bob()),
         amount: U256::from(amount),
     }
 }
@@ -199,13 +212,7 @@ per_tx.max = "500"
     assert_eq!(code(&p, &pay(Address([0x33; 20]), 1)), "destination_not_listed");
     assert_eq!(code(&p, &pay(bob(), 501)), "forbidden_by_rule");
     let (app, key) = (Name::parse("app").unwrap(), Name::parse("hot").unwrap());
-    let facts = Facts {
-        app: &app,
-        key: &key,
-        act: ActFacts::Other { act: Act::Message, len: 3 },
-        digest: [0; 32],
-        sweeping: false,
-    };
+    let facts = facts(&app, &key, ActFacts::Other { act: Act::Message, len: 3 });
     assert!(matches!(decide(&p, &facts, &Windows::default(), Timestamp(0)), Decision::Permit(_)));
     assert!(
         matches!(decide(&policy(PAY), &facts, &Windows::default(), Timestamp(0)), Decision::Deny(d) if d.refusal.code == Code::MessageNotAllowed)
@@ -261,7 +268,7 @@ fn the_shipped_example_is_a_policy() {
 
 fn any_rule() -> impl Strategy<Value = String> {
     let list = |a: &'static str| prop_oneof![Just(format!("[\"{a}\"]")), Just("[\"*\"]".to_owned())];
-    (list("hot"), list("app"), prop_oneof![Just("[\"@friends\"]"), Just("[\"*\"]")], 0u64..100, any::<bool>()).prop_map(
+    (list("hot"), list("app"), prop_oneof![Just("[\"@friends\"]"), Just("[\"*\"]")], 1u64..100, any::<bool>()).prop_map(
         |(keys, apps, to, max, forbid)| {
             let effect = if forbid { "forbid" } else { "permit" };
             format!("effect = \"{effect}\"\nkeys = {keys}\napps = {apps}\nchains = [\"eip155:1\"]\nassets = [\"USDC\"]\nto.allow = {to}\nper_tx.max = \"{max}\"\nfee.max = \"1000\"\n")
@@ -313,13 +320,7 @@ fn a_forbid_of_destinations_does_not_forbid_logins_and_one_of_keys_does() {
         ("acts = [\"mac\"]", true),
         ("window = [{ len = \"1h\", count = 5, scope = \"key\" }]", true),
     ] {
-        let facts = Facts {
-            app: &app,
-            key: &key,
-            act: ActFacts::Other { act: Act::Login, len: 3 },
-            digest: [0; 32],
-            sweeping: false,
-        };
+        let facts = facts(&app, &key, ActFacts::Other { act: Act::Login, len: 3 });
         let decision = decide(&policy(&forbid(what)), &facts, &Windows::default(), Timestamp(0));
         assert_eq!(matches!(decision, Decision::Permit(_)), permitted, "{what}");
         // A key at its end makes transfers only, whatever is permitted.

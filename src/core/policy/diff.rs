@@ -1,13 +1,15 @@
-//! What a new policy changes: tightens, loosens, or cannot be compared. Works by set and interval inclusion, rule by
-//! rule; where it cannot prove a direction it says incomparable, never the milder word.
+//! What a new policy changes: tightens, loosens, or cannot be compared. Works by set and interval inclusion (`cover`), each
+//! rule against all of the other policy; where it cannot prove a direction it says incomparable, never the milder word.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::super::units::{Name, U256};
-use super::rule::{Kind, Policy, Rule, Tripwire, WindowLimit};
+use super::super::units::Name;
+use super::cover::{In, apart, forbids_within, is_dead, permits_within};
+use super::rule::{Kind, Policy, Rule};
 
 /// The direction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -83,123 +85,153 @@ impl fmt::Display for Diff {
     }
 }
 
-/// Compares two policies.
+/// One policy, as it is compared with another.
+struct Side<'a> {
+    policy: &'a Policy,
+    /// Permits that let something pass.
+    alive: Vec<In<'a>>,
+    forbids: Vec<In<'a>>,
+}
+
+impl<'a> Side<'a> {
+    fn new(policy: &'a Policy) -> Self {
+        let of =
+            |kind| policy.rules.iter().filter(move |r| r.kind == kind).map(move |rule| In { rule, policy });
+        let alive = of(Kind::Permit).filter(|p| !is_dead(*p)).collect();
+        Self { policy, alive, forbids: of(Kind::Forbid).collect() }
+    }
+
+    /// Whether with this rule the side permits something that the other may not.
+    fn permits_more(&self, rule: &Rule, other: &Side<'_>) -> bool {
+        let rule = In { rule, policy: self.policy };
+        !is_dead(rule) && !other.alive.iter().any(|o| permits_within(rule, *o))
+    }
+
+    /// Whether with this rule the side forbids something that the other permits.
+    fn forbids_more(&self, rule: &Rule, other: &Side<'_>) -> bool {
+        let rule = In { rule, policy: self.policy };
+        !other.forbids.iter().any(|o| forbids_within(rule, *o))
+            && other.alive.iter().any(|p| !apart(rule, *p))
+    }
+
+    fn stricter_by(&self, rule: &Rule, other: &Side<'_>) -> bool {
+        rule.kind == Kind::Forbid && self.forbids_more(rule, other)
+    }
+
+    fn looser_by(&self, rule: &Rule, other: &Side<'_>) -> bool {
+        rule.kind == Kind::Permit && self.permits_more(rule, other)
+    }
+
+    /// Permits that ask people, without their names.
+    fn asking(&self) -> Vec<Rule> {
+        let mut all: Vec<Rule> = Vec::new();
+        for permit in self.policy.rules.iter().filter(|r| !r.approvals.is_empty()) {
+            let body = nameless(permit);
+            if !all.contains(&body) {
+                all.push(body);
+            }
+        }
+        all
+    }
+}
+
+fn nameless(rule: &Rule) -> Rule {
+    let mut rule = rule.clone();
+    if let Some(name) = Name::parse("rule") {
+        rule.id = name;
+    }
+    rule
+}
+
+/// Whether it can be told who asks for more people: everybody asks the same group, or nothing about that changed. Between two
+/// groups there is no more and no less.
+fn comparable(old: &Side<'_>, new: &Side<'_>) -> bool {
+    let groups: BTreeSet<&str> =
+        [old, new].iter().flat_map(|s| s.policy.asks()).map(|(_, n)| n.of.as_str()).collect();
+    if groups.len() <= 1 {
+        return true;
+    }
+    let (a, b) = (old.asking(), new.asking());
+    let same_assets = old.policy.assets.keys().eq(new.policy.assets.keys());
+    same_assets && a.len() == b.len() && a.iter().all(|r| b.contains(r))
+}
+
+fn class(looser: bool, stricter: bool) -> Class {
+    match (looser, stricter) {
+        (false, false) => Class::Neutral,
+        (true, false) => Class::Loosens,
+        (false, true) => Class::Tightens,
+        (true, true) => Class::Incomparable,
+    }
+}
+
+/// Compares two policies. A rule that is new, or other than it was, gives more when no rule of the old policy let all of it
+/// pass, and takes less when a rule of the new one still does: a rule that was only renamed changes nothing.
+// [clause 8.7.1-n] a change is said to tighten only when nothing can be permitted that was not
 #[must_use]
 pub fn diff(old: &Policy, new: &Policy) -> Diff {
     let mut changes = Vec::new();
-    let mut ids: Vec<&Name> = old.rules.keys().chain(new.rules.keys()).collect();
-    ids.sort();
-    ids.dedup();
+    let (before, after) = (Side::new(old), Side::new(new));
+    let comparable = comparable(&before, &after);
+    let ids: BTreeSet<&Name> = old.rules.iter().chain(&new.rules).map(|r| &r.id).collect();
+    let (mut looser_assets, mut stricter_assets) = (false, false);
+    let same_assets = old.assets.keys().eq(new.assets.keys());
     for id in ids {
-        let (what, class) = match (old.rules.get(id), new.rules.get(id)) {
-            (None, Some(rule)) => {
-                ("added", if rule.kind == Kind::Permit { Class::Loosens } else { Class::Tightens })
-            }
-            (Some(rule), None) => {
-                ("removed", if rule.kind == Kind::Permit { Class::Tightens } else { Class::Loosens })
-            }
-            (Some(a), Some(b)) if a == b => continue,
-            (Some(a), Some(b)) => ("changed", direction(a, b)),
-            (None, None) => continue,
+        let (a, b) = (old.rule(id), new.rule(id));
+        let same = a == b;
+        if same && same_assets {
+            continue;
+        }
+        let asks = [a, b].iter().flatten().any(|r| !r.approvals.is_empty());
+        let blurred = asks && !comparable;
+        let gives = blurred
+            || b.is_some_and(|b| after.looser_by(b, &before))
+            || a.is_some_and(|a| before.stricter_by(a, &after));
+        let takes = blurred
+            || a.is_some_and(|a| before.looser_by(a, &after))
+            || b.is_some_and(|b| after.stricter_by(b, &before));
+        if same {
+            looser_assets |= gives;
+            stricter_assets |= takes;
+            continue;
+        }
+        let what = match (a, b) {
+            (None, _) => "added",
+            (_, None) => "removed",
+            _ => "changed",
         };
-        changes.push(Change { rule: id.clone(), what, class });
+        changes.push(Change { rule: id.clone(), what, class: class(gives, takes) });
     }
-    if old.sweep != new.sweep
-        && let Some(rule) = Name::parse("sweep")
-    {
-        let class = match (new.sweep.is_subset(&old.sweep), old.sweep.is_subset(&new.sweep)) {
-            (true, _) => Class::Tightens,
-            (_, true) => Class::Loosens,
-            _ => Class::Incomparable,
-        };
-        changes.push(Change { rule, what: "changed", class });
+    let mut changed = |name: &str, looser: bool, stricter: bool| {
+        if let Some(rule) = Name::parse(name) {
+            changes.push(Change { rule, what: "changed", class: class(looser, stricter) });
+        }
+    };
+    if old.sweep != new.sweep {
+        changed("sweep", !new.sweep.is_subset(&old.sweep), !old.sweep.is_subset(&new.sweep));
     }
-    if old.tripwire != new.tripwire
-        && let Some(rule) = Name::parse("tripwire")
-    {
-        // One that trips earlier, and remembers longer, stops more.
-        let stricter = |a: &Option<Tripwire>, b: &Option<Tripwire>| match (a, b) {
-            (_, None) => true,
-            (None, Some(_)) => false,
-            (Some(a), Some(b)) => a.refusals <= b.refusals && a.within_ms >= b.within_ms,
-        };
-        let class = match (stricter(&new.tripwire, &old.tripwire), stricter(&old.tripwire, &new.tripwire)) {
-            (true, _) => Class::Tightens,
-            (_, true) => Class::Loosens,
-            _ => Class::Incomparable,
-        };
-        changes.push(Change { rule, what: "changed", class });
+    if old.tripwire != new.tripwire {
+        changed("tripwire", !trips_as_soon(new, old), !trips_as_soon(old, new));
     }
     // Naming an asset lets "*" cover it; names of addresses are for people only.
-    if old.assets.keys().collect::<Vec<_>>() != new.assets.keys().collect::<Vec<_>>()
-        && let Some(rule) = Name::parse("assets")
-    {
-        changes.push(Change { rule, what: "changed", class: Class::Incomparable });
+    if !same_assets {
+        changed("assets", looser_assets, stricter_assets);
     }
     Diff { changes }
 }
 
-fn direction(old: &Rule, new: &Rule) -> Class {
-    if old.kind != new.kind {
-        return if new.kind == Kind::Permit { Class::Loosens } else { Class::Tightens };
-    }
-    let (narrower, wider) = (within(new, old), within(old, new));
-    let class = match (narrower, wider) {
-        (true, true) => Class::Neutral,
-        (true, false) => Class::Tightens,
-        (false, true) => Class::Loosens,
-        (false, false) => Class::Incomparable,
-    };
-    match (old.kind, class) {
-        (Kind::Permit, class) => class,
-        // Limits turn a forbid around: only pure scopes are compared.
-        (Kind::Forbid, _) if limited(old) || limited(new) => Class::Incomparable,
-        (Kind::Forbid, Class::Tightens) => Class::Loosens,
-        (Kind::Forbid, Class::Loosens) => Class::Tightens,
-        (Kind::Forbid, class) => class,
-    }
+/// Whether the tripwire of `a` trips whenever that of `b` does: one that trips earlier, and remembers longer, stops more.
+fn trips_as_soon(a: &Policy, b: &Policy) -> bool {
+    let Some(b) = b.tripwire else { return true };
+    let a = a.tripwire.unwrap_or_default();
+    let as_few = |a: Option<u32>, b: Option<u32>| b.is_none_or(|b| a.is_some_and(|a| a <= b));
+    let counts = b.refusals.is_some() || b.new_destinations.is_some();
+    as_few(a.refusals, b.refusals)
+        && as_few(a.new_destinations, b.new_destinations)
+        && as_few(a.amount_factor, b.amount_factor)
+        && (!counts || a.within_ms >= b.within_ms)
 }
 
-fn limited(rule: &Rule) -> bool {
-    rule.per_tx.is_some() || rule.fee.is_some() || !rule.windows.is_empty()
-}
-
-/// Whether everything that `a` covers, `b` covers.
-fn within(a: &Rule, b: &Rule) -> bool {
-    a.acts.is_subset(&b.acts)
-        && a.keys.within(&b.keys)
-        && a.apps.within(&b.apps)
-        && a.chains.within(&b.chains)
-        && a.assets.within(&b.assets)
-        && a.to.within(&b.to)
-        && b.to_deny.is_subset(&a.to_deny)
-        && a.calls.is_subset(&b.calls)
-        && below(a.per_tx, b.per_tx)
-        && below(a.fee, b.fee)
-        && b.windows.iter().all(|limit| a.windows.iter().any(|w| stricter(w, limit)))
-        && (b.hours.is_none() || a.hours == b.hours)
-        && (b.replacement || !a.replacement)
-        && b.approvals.iter().all(|line| {
-            a.approvals.iter().any(|t| {
-                t.above <= line.above && t.needs.quorum >= line.needs.quorum && t.needs.of == line.needs.of
-            })
-        })
-}
-
-fn below(a: Option<U256>, b: Option<U256>) -> bool {
-    match (a, b) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(a), Some(b)) => a <= b,
-    }
-}
-
-/// Whether `a` holds whenever it must for `b` to hold: same scope, at least as long, at most as much.
-fn stricter(a: &WindowLimit, b: &WindowLimit) -> bool {
-    let count = match (a.count, b.count) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(a), Some(b)) => a <= b,
-    };
-    a.scope == b.scope && a.len_ms == b.len_ms && below(a.max, b.max) && count
-}
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

@@ -3,11 +3,14 @@
 
 use serde::Serialize;
 
-use super::decide::{ActFacts, Decision, Facts, decide};
+use super::decide::{ActFacts, Decision, Facts, decide, describe};
+use super::history::Mention;
 use super::rule::Policy;
 use super::window::{Debit, Windows};
 use crate::core::payment::Payment;
+use crate::core::proof::Tier;
 use crate::core::units::{Name, Timestamp};
+use crate::refusal::Code;
 
 /// A payment of the past, as the log tells it.
 pub struct Past {
@@ -19,6 +22,8 @@ pub struct Past {
     pub app: Name,
     /// With which line of keys.
     pub key: Name,
+    /// What was known of who asked.
+    pub tier: Tier,
     /// What.
     pub payment: Payment,
     /// How it ended: `permit`, or the code of its refusal.
@@ -68,9 +73,12 @@ impl<'a> Replay<'a> {
             key: &past.key,
             act: ActFacts::Payment(&past.payment),
             digest: [0; 32],
+            tier: past.tier,
             sweeping: false,
+            settled: false,
+            replacing: false,
         };
-        let (now, request) = match decide(self.policy, &facts, &self.windows, past.at) {
+        let now = match decide(self.policy, &facts, &self.windows, past.at) {
             Decision::Permit(permit) => {
                 let spent = past.payment.effect.debit();
                 self.windows.add(&Debit {
@@ -79,14 +87,27 @@ impl<'a> Replay<'a> {
                     app: past.app.clone(),
                     chain: Some(past.payment.chain),
                     asset: spent.map(|(asset, _)| asset),
+                    to: past.payment.effect.counterparty(),
                     amount: spent.map(|(_, amount)| amount).unwrap_or_default(),
                 });
                 let word = if permit.needs.is_some() { "approval_needed" } else { "permit" };
-                (word.to_owned(), permit.explanation.request)
+                word.to_owned()
             }
-            Decision::Deny(denial) => (denial.refusal.code.as_str().to_owned(), denial.explanation.request),
+            Decision::Deny(denial) => {
+                // As the store does: a destination that was asked for is known from then on.
+                if let (Code::DestinationNew, Some(to)) =
+                    (denial.refusal.code, past.payment.effect.counterparty())
+                {
+                    self.windows.history.mention(&Mention { key: past.key.clone(), to, at: past.at });
+                }
+                denial.refusal.code.as_str().to_owned()
+            }
         };
+        let request = describe(self.policy, &facts);
         self.judged += 1;
+        // What tripped a wire was permitted by the rules; a wire is no rule, and is not replayed.
+        let past =
+            if past.was == Code::Tripped.as_str() { Past { was: "permit".into(), ..past } } else { past };
         // What people approved was permitted too; whether they would again is theirs to say.
         let same = now == past.was || (now == "approval_needed" && past.was == "approved");
         if !same {

@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::payment::{Asset, Chain, Effect};
 use super::super::units::{Address, Name, U256};
+use super::books::SignedBook;
+use super::finding::Finding;
+use super::index::Index;
 use super::window::Scope;
 use crate::core::approval::Needs;
+use crate::core::proof::Tier;
 
 /// What a rule speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -212,21 +216,40 @@ pub struct Rule {
     /// Whether a fee bump of the same payment may replace it.
     pub replacement: bool,
     /// From what amount on people must approve, rising.
-    pub approvals: Vec<Tier>,
+    pub approvals: Vec<Line>,
+    /// The least that must be known of the caller.
+    pub tier: Tier,
+    /// How long a destination waits that the key has not paid before.
+    pub new_destination: Option<NewDestination>,
 }
 
-/// So many refused payments of a key suspend it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A destination that a key has not paid before waits after it was first asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDestination {
+    /// How long, milliseconds.
+    pub delay_ms: i64,
+    /// As written: `24h`.
+    pub delay_text: String,
+    /// What may be paid to it meanwhile, each time; nothing when absent.
+    pub max: Option<U256>,
+}
+
+/// What suspends a key by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tripwire {
-    /// How many.
-    pub refusals: u32,
-    /// In what time, milliseconds.
+    /// So many refused payments within the time.
+    pub refusals: Option<u32>,
+    /// So many destinations within the time that the key was never asked to pay before.
+    pub new_destinations: Option<u32>,
+    /// The time, milliseconds.
     pub within_ms: i64,
+    /// More than this many times the largest of the last payments of the same asset.
+    pub amount_factor: Option<u32>,
 }
 
 /// People who must approve amounts above a line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tier {
+pub struct Line {
     /// The line, base units; 0 for every payment.
     pub above: U256,
     /// Who.
@@ -237,12 +260,24 @@ impl Rule {
     /// Who must approve an amount. Without an amount nothing says that it is small.
     #[must_use]
     pub fn needs(&self, amount: Option<U256>) -> Option<&Needs> {
-        let reached = |t: &&Tier| t.above.is_zero() || amount.is_none_or(|a| a > t.above);
+        let reached = |t: &&Line| t.above.is_zero() || amount.is_none_or(|a| a > t.above);
         self.approvals.iter().rev().find(reached).map(|t| &t.needs)
     }
 }
 
 impl Rule {
+    /// Whether it bounds how much is paid.
+    #[must_use]
+    pub fn bounds_amounts(&self) -> bool {
+        self.per_tx.is_some() || self.windows.iter().any(|w| w.max.is_some())
+    }
+
+    /// Whether it has limits: a forbid without them forbids all that it covers.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.per_tx.is_some() || self.fee.is_some() || !self.windows.is_empty()
+    }
+
     /// Whether it names chains, assets, destinations or contracts.
     #[must_use]
     pub fn is_about_payments(&self) -> bool {
@@ -268,17 +303,25 @@ pub struct AssetInfo {
 pub struct Policy {
     pub(super) hash: [u8; 32],
     /// By id: the order of the file never matters.
-    pub(super) rules: BTreeMap<Name, Rule>,
+    pub(super) rules: Vec<Rule>,
+    /// Finds the rules that concern a request.
+    pub(super) index: Index,
     /// Where keys at their end may still pay to.
     pub(super) sweep: BTreeSet<Address>,
     pub(super) tripwire: Option<Tripwire>,
     pub(super) assets: BTreeMap<(Chain, Asset), AssetInfo>,
     /// Names of addresses, for people: `suppliers/acme`.
     pub(super) names: BTreeMap<Address, String>,
+    /// Address books that people signed.
+    pub(super) signed: Vec<SignedBook>,
+    /// In which line of the text each rule begins.
+    pub(super) lines: BTreeMap<Name, usize>,
+    /// What the text says and hardly means.
+    pub(super) doubts: Vec<Finding>,
 }
 
 impl Policy {
-    /// SHA-256 of the text.
+    /// SHA-256 of the text; with signed books, of the text and all of them.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
@@ -286,13 +329,37 @@ impl Policy {
 
     /// All that permits ask of people, with the rule that does.
     pub fn asks(&self) -> impl Iterator<Item = (&Name, &Needs)> {
-        self.rules.values().flat_map(|r| r.approvals.iter().map(|t| (&r.id, &t.needs)))
+        self.rules.iter().flat_map(|r| r.approvals.iter().map(|t| (&r.id, &t.needs)))
     }
 
     /// What suspends a key by itself.
     #[must_use]
     pub fn tripwire(&self) -> Option<Tripwire> {
         self.tripwire
+    }
+
+    /// Address books that people signed.
+    #[must_use]
+    pub fn signed_books(&self) -> &[SignedBook] {
+        &self.signed
+    }
+
+    /// What the text says and hardly means; none of it keeps the policy from being in force.
+    #[must_use]
+    pub fn doubts(&self) -> &[Finding] {
+        &self.doubts
+    }
+
+    /// In which line of the text a rule begins.
+    #[must_use]
+    pub fn line_of(&self, rule: &Name) -> usize {
+        self.lines.get(rule).copied().unwrap_or(1)
+    }
+
+    /// The rule of an id.
+    #[must_use]
+    pub(super) fn rule(&self, id: &Name) -> Option<&Rule> {
+        self.rules.binary_search_by(|r| r.id.cmp(id)).ok().and_then(|at| self.rules.get(at))
     }
 
     /// How many rules.
@@ -305,7 +372,7 @@ impl Policy {
     #[must_use]
     pub fn chains(&self) -> BTreeSet<Chain> {
         let mut all = BTreeSet::new();
-        for rule in self.rules.values().filter(|r| r.kind == Kind::Permit) {
+        for rule in self.rules.iter().filter(|r| r.kind == Kind::Permit) {
             if let Set::Only(chains) = &rule.chains {
                 all.extend(chains.iter().copied());
             }
@@ -316,7 +383,7 @@ impl Policy {
     /// Whether some permit lets this app use this key at all.
     #[must_use]
     pub fn may_use(&self, app: &Name, key: &Name) -> bool {
-        self.rules.values().any(|r| r.kind == Kind::Permit && r.keys.has(key) && r.apps.has(app))
+        self.rules.iter().any(|r| r.kind == Kind::Permit && r.keys.has(key) && r.apps.has(app))
     }
 
     /// An amount for people: `5.2 USDC (5200000)`.

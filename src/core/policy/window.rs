@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
 
 use super::super::payment::{Asset, Chain};
-use super::super::units::{Name, Timestamp, U256};
+use super::super::units::{Address, Name, Timestamp, U256};
+use super::history::{History, Mention};
 use super::rule::Policy;
 
 const BUCKETS: i64 = 60;
@@ -28,50 +30,109 @@ pub struct Debit {
     pub chain: Option<Chain>,
     /// What; `None` when no money moves.
     pub asset: Option<Asset>,
+    /// To whom: payee, spender or contract; `None` for a message.
+    pub to: Option<Address>,
     /// How much, base units.
     pub amount: U256,
 }
 
-/// Whose requests a window adds up. Amounts are always kept by asset as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
+/// Whose requests a window adds up: of one key, one app, one asset, one destination, of several of them together, or all.
+/// Amounts are always kept by asset as well; the number of requests only where the scope names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
     /// Of one key.
-    Key,
+    pub key: bool,
     /// Of one app.
-    App,
-    /// Of one app with one key.
-    KeyAndApp,
-    /// Of everybody.
-    All,
+    pub app: bool,
+    /// Of one asset.
+    pub asset: bool,
+    /// To one destination.
+    pub destination: bool,
 }
 
 impl Scope {
-    /// As the policy writes it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::App => "app",
-            Self::KeyAndApp => "key+app",
-            Self::All => "all",
-        }
-    }
+    /// Of one key.
+    pub const KEY: Self = Self { key: true, app: false, asset: false, destination: false };
 
-    /// The inverse.
+    /// From what the policy writes: `all`, or names with `+` between them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Key, Self::App, Self::KeyAndApp, Self::All].into_iter().find(|s| s.as_str() == text)
+        let mut scope = Self::default();
+        if text == "all" {
+            return Some(scope);
+        }
+        for part in text.split('+') {
+            let one = match part {
+                "key" => &mut scope.key,
+                "app" => &mut scope.app,
+                "asset" => &mut scope.asset,
+                "destination" => &mut scope.destination,
+                _ => return None,
+            };
+            if std::mem::replace(one, true) {
+                return None;
+            }
+        }
+        Some(scope)
+    }
+
+    /// Whether a window of this scope adds up everything that one of the other does.
+    #[must_use]
+    pub fn holds_all_of(self, other: Self) -> bool {
+        (!self.key || other.key)
+            && (!self.app || other.app)
+            && (!self.asset || other.asset)
+            && (!self.destination || other.destination)
     }
 }
 
-/// One counter: scope with its values, asset or all requests, length.
+impl fmt::Display for Scope {
+    /// As the policy writes it: `key+app`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts =
+            [(self.key, "key"), (self.app, "app"), (self.asset, "asset"), (self.destination, "destination")];
+        let named: Vec<&str> = parts.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        f.write_str(&if named.is_empty() { "all".to_owned() } else { named.join("+") })
+    }
+}
+
+/// Whose window is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    /// Line of keys.
+    pub key: &'a Name,
+    /// App.
+    pub app: &'a Name,
+    /// What is paid.
+    pub asset: Option<(Chain, Asset)>,
+    /// To whom.
+    pub to: Option<Address>,
+}
+
+/// One counter: scope with its values, of the amounts of an asset or of the number of requests, length.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Counter {
     scope: Scope,
+    len_ms: i64,
+    amounts: bool,
     key: Option<Name>,
     app: Option<Name>,
     asset: Option<(Chain, Asset)>,
-    len_ms: i64,
+    to: Option<Address>,
+}
+
+impl Counter {
+    fn new(scope: Scope, len_ms: i64, amounts: bool, whose: &Whose<'_>) -> Self {
+        Self {
+            scope,
+            len_ms,
+            amounts,
+            key: scope.key.then(|| whose.key.clone()),
+            app: scope.app.then(|| whose.app.clone()),
+            asset: whose.asset.filter(|_| amounts || scope.asset),
+            to: whose.to.filter(|_| scope.destination),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -84,13 +145,12 @@ struct Buckets {
 
 impl Buckets {
     fn expire(&mut self, oldest: i64) {
-        while let Some((number, amount, count)) = self.queue.front().copied() {
-            if number >= oldest {
-                return;
-            }
+        if self.queue.front().is_none_or(|(number, ..)| *number >= oldest) {
+            return;
+        }
+        (self.amount, self.count) = self.sum_since(oldest);
+        while self.queue.front().is_some_and(|(number, ..)| *number < oldest) {
             self.queue.pop_front();
-            self.amount = self.amount.saturating_sub(amount);
-            self.count = self.count.saturating_sub(count);
         }
     }
 
@@ -109,6 +169,13 @@ impl Buckets {
     }
 
     fn sum_since(&self, oldest: i64) -> (U256, u64) {
+        // A sum that reached the top says nothing of its parts: what is left is added up again.
+        if self.amount == U256::MAX {
+            let left = self.queue.iter().filter(|(number, ..)| *number >= oldest);
+            return left.fold((U256::ZERO, 0), |(sum, n), (_, amount, count)| {
+                (sum.saturating_add(*amount), n.saturating_add(*count))
+            });
+        }
         // Expired buckets may still stand here between two debits: take them off.
         let mut sum = (self.amount, self.count);
         for (number, amount, count) in &self.queue {
@@ -121,13 +188,17 @@ impl Buckets {
     }
 }
 
-/// What was spent. Saturates at the top, where every limit denies.
+/// What was spent, and what the keys have done before. Sums saturate at the top, where every limit denies.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     wanted: BTreeSet<(Scope, i64)>,
     counters: HashMap<Counter, Buckets>,
+    /// Destinations and amounts that are usual.
+    pub history: History,
     newest: i64,
     adds: u64,
+    /// What was spent until then is not known.
+    unknown_until: Option<i64>,
 }
 
 fn bucket_ms(len_ms: i64) -> i64 {
@@ -143,25 +214,30 @@ impl Windows {
     /// Empty counters for every window that the policy names.
     #[must_use]
     pub fn for_policy(policy: &Policy) -> Self {
-        let wanted = policy.rules.values().flat_map(|r| &r.windows).map(|w| (w.scope, w.len_ms)).collect();
-        Self { wanted, ..Self::default() }
+        Self::of(policy.rules.iter().flat_map(|r| &r.windows).map(|w| (w.scope, w.len_ms)))
+    }
+
+    fn of(wanted: impl IntoIterator<Item = (Scope, i64)>) -> Self {
+        Self { wanted: wanted.into_iter().collect(), ..Self::default() }
     }
 
     /// Adds a request to every counter that it belongs to.
     pub fn add(&mut self, debit: &Debit) {
         self.newest = self.newest.max(debit.at.0);
         let asset = debit.chain.zip(debit.asset);
-        for (scope, len_ms) in self.wanted.clone() {
-            for asset in [None, asset] {
-                let counter = counter(scope, len_ms, &debit.key, &debit.app, asset);
-                let buckets = self.counters.entry(counter).or_default();
-                buckets.expire(oldest(len_ms, self.newest));
-                buckets.add(debit.at.0.div_euclid(bucket_ms(len_ms)), debit.amount);
-                if asset.is_none() && debit.chain.zip(debit.asset).is_none() {
-                    break;
+        let whose = Whose { key: &debit.key, app: &debit.app, asset, to: debit.to };
+        for (scope, len_ms) in &self.wanted {
+            for amounts in [false, true] {
+                if amounts && asset.is_none() {
+                    continue;
                 }
+                let counter = Counter::new(*scope, *len_ms, amounts, &whose);
+                let buckets = self.counters.entry(counter).or_default();
+                buckets.expire(oldest(*len_ms, self.newest));
+                buckets.add(debit.at.0.div_euclid(bucket_ms(*len_ms)), debit.amount);
             }
         }
+        self.history.paid(debit);
         self.adds = self.adds.wrapping_add(1);
         if self.adds.is_multiple_of(4096) {
             let newest = self.newest;
@@ -172,100 +248,39 @@ impl Windows {
         }
     }
 
-    /// Amount and number of requests in the window. The amount is that of `asset`; the number is of all requests.
+    /// What was spent until `at` is not known: a window counts as full for as long as it reaches back to it.
+    pub fn fill(&mut self, at: Timestamp) {
+        self.unknown_until = Some(at.0);
+    }
+
+    /// Starts over from rows, oldest first, and from what destinations were first asked for.
+    pub fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]) {
+        *self = Self { wanted: std::mem::take(&mut self.wanted), ..Self::default() };
+        for mention in seen {
+            self.history.mention(mention);
+        }
+        for row in rows {
+            self.add(row);
+        }
+    }
+
+    /// Amount and number of requests in the window. The amount is that of the asset.
     #[must_use]
-    pub fn spent(
-        &self,
-        scope: Scope,
-        len_ms: i64,
-        key: &Name,
-        app: &Name,
-        asset: Option<(Chain, Asset)>,
-        now: Timestamp,
-    ) -> (U256, u64) {
+    pub fn spent(&self, scope: Scope, len_ms: i64, whose: &Whose<'_>, now: Timestamp) -> (U256, u64) {
         let since = oldest(len_ms, now.0.max(self.newest));
-        let sum = |asset| {
+        if self.unknown_until.is_some_and(|at| at.div_euclid(bucket_ms(len_ms)) >= since) {
+            return (U256::MAX, u64::MAX);
+        }
+        let sum = |amounts| {
             self.counters
-                .get(&counter(scope, len_ms, key, app, asset))
+                .get(&Counter::new(scope, len_ms, amounts, whose))
                 .map_or((U256::ZERO, 0), |b| b.sum_since(since))
         };
-        let amount = asset.map_or(U256::ZERO, |a| sum(Some(a)).0);
-        (amount, sum(None).1)
+        let amount = if whose.asset.is_some() { sum(true).0 } else { U256::ZERO };
+        (amount, sum(false).1)
     }
-}
-
-fn counter(scope: Scope, len_ms: i64, key: &Name, app: &Name, asset: Option<(Chain, Asset)>) -> Counter {
-    let (by_key, by_app) = match scope {
-        Scope::Key => (true, false),
-        Scope::App => (false, true),
-        Scope::KeyAndApp => (true, true),
-        Scope::All => (false, false),
-    };
-    Counter { scope, key: by_key.then(|| key.clone()), app: by_app.then(|| app.clone()), asset, len_ms }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn name(text: &str) -> Name {
-        Name::parse(text).unwrap()
-    }
-
-    fn windows(len_ms: i64) -> Windows {
-        Windows { wanted: [(Scope::Key, len_ms)].into(), ..Windows::default() }
-    }
-
-    fn debit(at: i64, amount: u64) -> Debit {
-        Debit {
-            at: Timestamp(at),
-            key: name("k"),
-            app: name("a"),
-            chain: Some(Chain(1)),
-            asset: Some(Asset::Native),
-            amount: U256::from(amount),
-        }
-    }
-
-    fn spent(w: &Windows, len_ms: i64, now: i64) -> (U256, u64) {
-        w.spent(Scope::Key, len_ms, &name("k"), &name("a"), Some((Chain(1), Asset::Native)), Timestamp(now))
-    }
-
-    #[test]
-    fn a_clock_set_back_frees_nothing_and_another_key_sees_nothing() {
-        let mut w = windows(60_000);
-        w.add(&debit(1_000_000, 5));
-        assert_eq!(spent(&w, 60_000, 0), (U256::from(5), 1));
-        assert_eq!(spent(&w, 60_000, 1_059_999), (U256::from(5), 1));
-        assert_eq!(spent(&w, 60_000, 1_062_000), (U256::ZERO, 0));
-        assert_eq!(
-            w.spent(Scope::Key, 60_000, &name("other"), &name("a"), None, Timestamp(1_000_000)),
-            (U256::ZERO, 0)
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn never_under_counts_and_over_counts_by_one_bucket_at_most(
-            steps in proptest::collection::vec((0i64..5000, 1u64..100), 1..200), len_s in 60i64..600, look in 0i64..700_000)
-        {
-            let len = len_s * 1000;
-            let mut w = windows(len);
-            let mut now = 1_000_000_000;
-            let mut all = Vec::new();
-            for (wait, amount) in steps {
-                now += wait;
-                w.add(&debit(now, amount));
-                all.push((now, amount));
-                let exact: u64 = all.iter().filter(|(t, _)| *t > now - len).map(|(_, a)| a).sum();
-                prop_assert!(spent(&w, len, now).0 >= U256::from(exact));
-            }
-            let at = now + look;
-            let exact: u64 = all.iter().filter(|(t, _)| *t > at - len).map(|(_, a)| a).sum();
-            let loose: u64 = all.iter().filter(|(t, _)| *t > at - len - len / 60 - 1).map(|(_, a)| a).sum();
-            let (sum, _) = spent(&w, len, at);
-            prop_assert!(sum >= U256::from(exact) && sum <= U256::from(loose), "{sum} {exact} {loose}");
-        }
-    }
-}
+#[path = "window_tests.rs"]
+mod tests;

@@ -289,7 +289,7 @@ impl House {
     }
 
     /// A user confirms a payment.
-    pub async fn confirm(&self, peer: &Peer, said: Confirmation) -> Result<Value, Refusal> {
+    pub async fn confirm_payment(&self, peer: &Peer, said: Confirmation) -> Result<Value, Refusal> {
         let user = self.known_user(peer)?;
         let Confirmation { request, digest, pin, signature, asserted } = said;
         let (step, text) = self.waits_for(&user, request, &digest)?;

@@ -4,6 +4,7 @@
 //! purpose and public half, so that none of them can be changed. Files are replaced as a whole and fsynced.
 #![forbid(unsafe_code)]
 
+mod data;
 mod private;
 
 use std::collections::HashMap;
@@ -316,6 +317,16 @@ impl Token for EmbeddedToken {
 
     fn mac(&mut self, reference: KeyRef, data: &[u8]) -> Result<[u8; 32], TokenError> {
         self.there(reference)?.0.mac(data)
+    }
+
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        data::read(&self.opened.dir, &self.opened.cipher, label)
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], _beside: &[u8]) -> Result<(), TokenError> {
+        // Replaced as a whole and synced: there is never none.
+        let sealed = data::seal(&self.opened.cipher, label, bytes)?;
+        write_file(&self.opened.dir, &data::name(label), &sealed)
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use super::check::CheckRow;
 use super::profile::Profile;
@@ -30,7 +31,7 @@ use crate::core::key::{Algorithm, KeyRecord, KeyRef, PublicKey, Purpose};
 use crate::core::login::possession;
 use crate::core::payment::ToSign;
 use crate::core::verify::Verifier;
-use crate::secret::Pin;
+use crate::secret::{Pin, SecretBytes};
 
 /// Bounds.
 #[derive(Clone, Copy, Debug)]
@@ -350,6 +351,32 @@ impl Keeper {
         self.not_strange()?;
         let reference = key.reference;
         self.call(move |token| token.mac(reference, &data)).await
+    }
+
+    /// The key of one run, which seals the log: only of the key for it, only from its own input.
+    pub async fn run_key(&self, key: &KeyRecord, input: Vec<u8>) -> Result<SecretBytes<32>, TokenError> {
+        if key.purpose != Purpose::Integrity || key.public.algorithm() != Algorithm::HmacSha256 {
+            return Err(TokenError::Refused("only a MAC key for integrity seals the log".into()));
+        }
+        let reference = key.reference;
+        self.call(move |token| {
+            let mut made = Zeroizing::new(token.mac(reference, &input)?);
+            SecretBytes::fill(|out| {
+                out.swap_with_slice(made.as_mut());
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// What the token keeps under a label.
+    pub async fn data(&self, label: String) -> Result<Vec<Vec<u8>>, TokenError> {
+        self.call(move |token| token.data(&label)).await
+    }
+
+    /// Keeps a few bytes in the token, beside what was kept last.
+    pub async fn keep_data(&self, label: String, bytes: Vec<u8>, beside: Vec<u8>) -> Result<(), TokenError> {
+        self.call(move |token| token.keep_data(&label, &bytes, &beside)).await
     }
 
     /// Makes a key.

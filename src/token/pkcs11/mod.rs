@@ -4,6 +4,7 @@
 //! Sessions are replaced after any unexpected error, and dropped before the module is finalized.
 #![forbid(unsafe_code)]
 
+mod data;
 mod inventory;
 mod proving;
 mod session;

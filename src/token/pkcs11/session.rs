@@ -21,7 +21,7 @@ use super::super::{
     Use, check_value,
 };
 use super::template::{Making, curve_of, making, raw_point};
-use super::{class, inventory};
+use super::{class, data, inventory};
 use crate::core::key::{Algorithm, KeyRef, PublicKey};
 use crate::core::payment::ToSign;
 use crate::core::units::sha256;
@@ -350,6 +350,22 @@ impl Token for Pkcs11Token {
         self.using(reference, |session, handle| session.sign(&Mechanism::Sha256Hmac, handle, data))?
             .try_into()
             .map_err(|s: Vec<u8>| TokenError::Corrupt(format!("a MAC of {} bytes", s.len())))
+    }
+
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        let found = data::read(self.session()?, label).inspect_err(|_| self.renew())?;
+        // A token that has vanished also says that there is nothing.
+        self.present().map(|()| found)
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
+        let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
+        match data::keep(&writer, label, bytes, beside) {
+            // Modules say anything at all of objects that they do not take; one that still answers is not gone.
+            Err(TokenError::Gone(why)) if self.present().is_ok() => Err(TokenError::Unsupported(why)),
+            other => other,
+        }
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {

@@ -197,6 +197,11 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
             Reply::Bytes(token.decrypt(reference, nonce, &aad, &sealed)?)
         }
         Request::Mac { reference, data } => Reply::Bytes(token.mac(reference, &data)?.to_vec().into()),
+        Request::Data(label) => Reply::Data(token.data(&label)?),
+        Request::KeepData { label, bytes, beside } => {
+            token.keep_data(&label, &bytes, &beside)?;
+            Reply::Done
+        }
         Request::Destroy(reference) => {
             token.destroy(reference)?;
             Reply::Done

@@ -46,6 +46,7 @@ impl Ledger {
             Request::Sign { .. } | Request::Mac { .. } | Request::Find(_) => Asked::Use,
             Request::Generate(_) => Asked::Make,
             Request::Destroy(_) => Asked::Remove,
+            Request::KeepData { .. } => Asked::Keep,
             Request::Check => Asked::Check,
             _ => return None,
         };

@@ -48,6 +48,8 @@ pub(super) enum Request {
     Encrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, plain: Zeroizing<Vec<u8>> },
     Decrypt { reference: KeyRef, nonce: Nonce, aad: Vec<u8>, sealed: Vec<u8> },
     Mac { reference: KeyRef, data: Vec<u8> },
+    Data(String),
+    KeepData { label: String, bytes: Vec<u8>, beside: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
     Inventory,
@@ -68,6 +70,7 @@ pub(super) enum Reply {
     Audit(Audit),
     Rows(Vec<CheckRow>),
     Objects(Vec<Object>),
+    Data(Vec<Vec<u8>>),
     Past(Past),
 }
 

@@ -397,6 +397,18 @@ impl Token for RemoteToken {
         tag.as_slice().try_into().map_err(|_| nonsense())
     }
 
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        match self.ask(&Request::Data(label.to_owned()))? {
+            Reply::Data(all) => Ok(all),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
+        let (bytes, beside) = (bytes.to_vec(), beside.to_vec());
+        self.done(&Request::KeepData { label: label.to_owned(), bytes, beside })
+    }
+
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         self.done(&Request::Destroy(reference))
     }

@@ -17,6 +17,7 @@ pub(super) const SIGN_ECDSA: u8 = 0x56;
 pub(super) const SIGN_EDDSA: u8 = 0x6a;
 pub(super) const SIGN_HMAC: u8 = 0x53;
 pub(super) const DELETE_OBJECT: u8 = 0x58;
+pub(super) const PUT_OPAQUE: u8 = 0x42;
 pub(super) const EXPORT_WRAPPED: u8 = 0x4a;
 const SET_OPTION: u8 = 0x4f;
 const RESET_DEVICE: u8 = 0x08;
@@ -61,7 +62,7 @@ fn deed(command: u8) -> String {
         0x5c => "checked a MAC with",
         0x57 => "agreed on a secret with",
         GENERATE_ASYMMETRIC_KEY | GENERATE_HMAC_KEY | GENERATE_WRAP_KEY | 0x66 | 0x6e => "made",
-        0x42 | 0x44 | 0x45 | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
+        PUT_OPAQUE | 0x44 | 0x45 | 0x4c | 0x52 | 0x5e | 0x65 | 0x6d => "put in",
         DELETE_OBJECT => "removed",
         EXPORT_WRAPPED => "exported under the wrap key",
         0x4b => "imported with the wrap key",
@@ -167,6 +168,12 @@ impl Book {
                 // A secret key that was made is used at once, for its check value.
                 Asked::Make => self.inherited.extend([(MAKES.as_slice(), until), (USES.as_slice(), until)]),
                 Asked::Remove => self.inherited.push((&[DELETE_OBJECT], until)),
+                // One is written, and at most two of before are removed.
+                Asked::Keep => self.inherited.extend([
+                    ([PUT_OPAQUE].as_slice(), until),
+                    ([DELETE_OBJECT].as_slice(), until),
+                    ([DELETE_OBJECT].as_slice(), until),
+                ]),
                 Asked::Check => self.forgiving = true,
             }
         }

@@ -18,6 +18,9 @@ pub(super) const NEEDED: Capability = Capability::GENERATE_ASYMMETRIC_KEY
     .union(Capability::SIGN_HMAC)
     .union(Capability::DELETE_ASYMMETRIC_KEY)
     .union(Capability::DELETE_HMAC_KEY)
+    .union(Capability::PUT_OPAQUE)
+    .union(Capability::GET_OPAQUE)
+    .union(Capability::DELETE_OPAQUE)
     .union(Capability::GET_PSEUDO_RANDOM)
     .union(Capability::GET_LOG_ENTRIES)
     .union(Capability::GET_OPTION);
@@ -46,6 +49,19 @@ pub(super) const KINDS: [(object::Type, &str); 5] = [
     (object::Type::AuthenticationKey, "authentication key"),
     (object::Type::Opaque, "opaque"),
 ];
+
+/// The label of data.
+pub(super) fn data_label(text: &str) -> Result<Label, TokenError> {
+    if text.len() > object::LABEL_SIZE {
+        return Err(TokenError::Unsupported(format!(
+            "a label in a YubiHSM has {} bytes",
+            object::LABEL_SIZE
+        )));
+    }
+    let mut bytes = [0; object::LABEL_SIZE];
+    bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    Ok(Label(bytes))
+}
 
 /// The inverse of [`label`].
 pub(super) fn reference(label: &str) -> Option<KeyRef> {

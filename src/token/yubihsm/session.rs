@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use yubihsm::object::{Filter, Type};
-use yubihsm::{hmac, object};
+use yubihsm::{Capability, hmac, object, opaque};
 
 use super::device::{Device, Inner};
 use super::log::{
-    DELETE_OBJECT, GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, SIGN_ECDSA, SIGN_EDDSA, SIGN_HMAC,
+    DELETE_OBJECT, GENERATE_ASYMMETRIC_KEY, GENERATE_HMAC_KEY, PUT_OPAQUE, SIGN_ECDSA, SIGN_EDDSA, SIGN_HMAC,
 };
 use super::objects::{self, Known};
 use super::{TokenError, proving};
-use crate::core::key::{Algorithm, KeyRef, PublicKey};
+use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::core::payment::ToSign;
+use crate::core::units::sha256;
 use crate::token::audit::Audit;
 use crate::token::check::CheckRow;
 use crate::token::{
@@ -151,6 +152,38 @@ impl YubihsmToken {
         Err(TokenError::Refused("no object id is free for the key".into()))
     }
 
+    /// What is kept under a label, with the ids where it is.
+    fn opaque(&self, inner: &mut Inner, label: &str) -> Result<Vec<(object::Id, Vec<u8>)>, TokenError> {
+        let label = objects::data_label(label)?;
+        let entries = self.device.run(inner, true, None, |client| {
+            client.list_objects(&[Filter::Type(Type::Opaque), Filter::Label(label.clone())])
+        })?;
+        let mut all = Vec::new();
+        for entry in entries {
+            let bytes = self.device.run(inner, true, None, |client| client.get_opaque(entry.object_id))?;
+            all.push((entry.object_id, bytes));
+        }
+        Ok(all)
+    }
+
+    fn put(&self, inner: &mut Inner, label: &str, bytes: &[u8]) -> Result<(), TokenError> {
+        fits(bytes)?;
+        let label = objects::data_label(label)?;
+        let domain = objects::domain(Purpose::Integrity);
+        let first = KeyRef::from(*sha256(&label.0).first_chunk().unwrap_or(&[0; 16]));
+        for id in objects::ids(first) {
+            let made = self.device.run(inner, false, Some((PUT_OPAQUE, id)), |client| {
+                let (label, kind) = (label.clone(), opaque::Algorithm::Data);
+                client.put_opaque(id, label, domain, Capability::empty(), kind, bytes)
+            });
+            match made {
+                Err(e) if e == super::refusal(0x11) => {}
+                made => return made.map(drop),
+            }
+        }
+        Err(TokenError::Refused("no object id is free for the data".into()))
+    }
+
     pub(super) fn delete(&self, inner: &mut Inner, id: object::Id, kind: Type) -> Result<(), TokenError> {
         self.device.run(inner, false, Some((DELETE_OBJECT, id)), |client| client.delete_object(id, kind))
     }
@@ -228,6 +261,22 @@ impl Token for YubihsmToken {
             return Err(TokenError::Refused(format!("the key {reference} is not for making MACs")));
         }
         self.tag(&mut inner, known.id, data)
+    }
+
+    fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        let mut inner = self.device.lock();
+        Ok(self.opaque(&mut inner, label)?.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    fn keep_data(&mut self, label: &str, bytes: &[u8], beside: &[u8]) -> Result<(), TokenError> {
+        let mut inner = self.device.lock();
+        self.put(&mut inner, label, bytes)?;
+        for (id, value) in self.opaque(&mut inner, label)? {
+            if value != bytes && value != beside {
+                self.delete(&mut inner, id, Type::Opaque)?;
+            }
+        }
+        Ok(())
     }
 
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError> {

@@ -1,0 +1,224 @@
+//! The life of every key, walked again edge by edge.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::super::super::key::{Algorithm, Operation, Purpose, State};
+use super::super::super::units::Name;
+use super::texts::{InForce, Stood};
+use super::{Findings, Place, Rule};
+
+struct Life {
+    state: State,
+    purpose: Option<Purpose>,
+    algorithm: Option<Algorithm>,
+    serial: String,
+    destroying: bool,
+    /// Its last move stands at this index.
+    moved: u64,
+}
+
+/// What a use of a key found.
+#[derive(Default)]
+pub(super) struct Used {
+    /// It pays to listed destinations only.
+    pub(super) sweeping: bool,
+    /// The token that it lives in was found unfit.
+    pub(super) unfit: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Lives {
+    keys: BTreeMap<String, Life>,
+    publics: HashMap<String, String>,
+    /// Tokens that were tried: whether they were found fit, the last time.
+    tried: HashMap<String, bool>,
+    untried_told: HashSet<String>,
+    pub(super) policy: InForce<()>,
+}
+
+/// What a new key's entry says.
+pub(super) struct Birth {
+    pub(super) key: String,
+    pub(super) algorithm: String,
+    pub(super) purpose: String,
+    pub(super) public: String,
+    pub(super) serial: String,
+    pub(super) state: State,
+    /// An older entry does not say the state: every key was active from the beginning.
+    pub(super) said: bool,
+}
+
+/// Generation and line of a key's name.
+fn generation(name: &str) -> Option<(Name, u32)> {
+    let line = Name::parse(name)?.line();
+    let number = name.split_once('@').map_or(Some(1), |(_, n)| n.parse().ok())?;
+    Some((line, number))
+}
+
+impl Lives {
+    pub(super) fn tried(&mut self, serial: String, fit: bool) {
+        self.tried.insert(serial, fit);
+    }
+
+    // [clause 8.7.1-a] a name or a key that comes back is found, whatever became of the first
+    pub(super) fn born(&mut self, place: Place, birth: Birth, found: &mut Findings) {
+        let mut wrong = |what: String| found.breach(Rule::KeyBirth, place.index, what);
+        let key = birth.key;
+        let (purpose, algorithm) = (Purpose::parse(&birth.purpose), Algorithm::parse(&birth.algorithm));
+        if !purpose.zip(algorithm).is_some_and(|(p, a)| p.takes(a)) {
+            wrong(format!("key {key} is a {} key of {}", birth.purpose, birth.algorithm));
+        }
+        if birth.said && birth.state != State::PreActive {
+            wrong(format!("key {key} begins {}", birth.state.as_str()));
+        }
+        if let Some(other) = self.publics.insert(birth.public, key.clone())
+            && other != key
+        {
+            wrong(format!("key {key} is the very key that was registered as {other}"));
+        }
+        match generation(&key) {
+            None => wrong(format!("{key:?} is no name of a key")),
+            Some((line, number)) => {
+                if number > 1 && !self.keys.contains_key(line.as_str()) {
+                    wrong(format!("key {key} has no predecessor"));
+                }
+            }
+        }
+        let state = if birth.said { birth.state } else { State::Active };
+        let life =
+            Life { state, purpose, algorithm, serial: birth.serial, destroying: false, moved: place.index };
+        if let Some(before) = self.keys.insert(key.clone(), life) {
+            wrong(format!("key {key} was made under a name that was used before"));
+            // A tombstone stays one.
+            if before.state == State::Destroyed {
+                self.keys.insert(key, before);
+            }
+        }
+    }
+
+    // [clause 8.7.1-b] the life of each key is walked again, edge by edge
+    pub(super) fn moved(
+        &mut self,
+        place: Place,
+        key: &str,
+        (from, to): (State, State),
+        policy: &str,
+        found: &mut Findings,
+    ) {
+        // A tripwire acts by the payment policy.
+        if policy.bytes().any(|b| b != b'0') && matches!(self.policy.at(place, policy), Stood::Not) {
+            let what = format!("key {key} moved under the key policy {policy}, which was not in force");
+            found.breach(Rule::KeyEdge, place.index, what);
+        }
+        let Some(life) = self.keys.get_mut(key) else {
+            found.breach(Rule::KeyEdge, place.index, format!("key {key} moved and was never made"));
+            return;
+        };
+        let mut wrong = |rule, what: String| found.breach(rule, place.index, what);
+        let (at, purpose) = (life.state, life.purpose.unwrap_or(Purpose::Payment));
+        if at == State::Destroyed {
+            wrong(Rule::KeyDestroyed, format!("key {key} became {} after it was destroyed", to.as_str()));
+            return;
+        }
+        if at != from {
+            let what = format!("key {key} moved from {}, and it was {}", from.as_str(), at.as_str());
+            wrong(Rule::KeyEdge, what);
+        }
+        if !from.leads_to(to, purpose) {
+            let what = format!("key {key} moved from {} to {}, and no edge does", from.as_str(), to.as_str());
+            wrong(Rule::KeyEdge, what);
+        }
+        if life.destroying != (to == State::Destroyed) {
+            let what = if life.destroying {
+                format!("key {key} became {} in its destruction", to.as_str())
+            } else {
+                format!("key {key} was destroyed, and nothing says that this was begun")
+            };
+            wrong(Rule::KeyDestroyed, what);
+        }
+        (life.state, life.destroying, life.moved) = (to, false, place.index);
+    }
+
+    // [clause 8.7.1-g] both moves stand right before the entry that links the two
+    pub(super) fn rotated(&mut self, place: Place, line: &str, from: &str, to: &str, found: &mut Findings) {
+        let mut wrong = |what: String| found.breach(Rule::KeyRotation, place.index, what);
+        let of_line = |name: &str| generation(name).filter(|(l, _)| l.as_str() == line).map(|(_, n)| n);
+        if of_line(from).zip(of_line(to)).is_none_or(|(old, new)| new <= old) {
+            wrong(format!("{to} is no later generation of {from} in the line {line}"));
+        }
+        let (Some(old), Some(new)) = (self.keys.get(from), self.keys.get(to)) else {
+            return wrong(format!("{from} or {to} was never made"));
+        };
+        if old.purpose != new.purpose {
+            wrong(format!("{to} has another purpose than {from}"));
+        }
+        let together = place.index.checked_sub(2) == Some(new.moved)
+            && place.index.checked_sub(1) == Some(old.moved)
+            && new.state == State::Active
+            && matches!(old.state, State::SweepOnly | State::Deactivated);
+        if !together {
+            wrong(format!("{to} did not take over as {from} ended"));
+        }
+    }
+
+    // [clause 8.7.1-h] what is destroyed is not spoken of any more
+    pub(super) fn destroying(&mut self, place: Place, key: &str, found: &mut Findings) {
+        match self.keys.get_mut(key) {
+            None => {
+                found.breach(Rule::KeyDestroyed, place.index, format!("key {key} was never made"));
+            }
+            Some(life) if life.state == State::Destroyed || life.destroying => {
+                let what = format!("the destruction of key {key} begins a second time");
+                found.breach(Rule::KeyDestroyed, place.index, what);
+            }
+            Some(life) => life.destroying = true,
+        }
+    }
+
+    pub(super) fn due(&self, place: Place, key: &str, found: &mut Findings) {
+        if self.keys.get(key).is_none_or(|k| k.state == State::Destroyed) {
+            let what = format!("key {key} is due, and there is no such key any more");
+            found.breach(Rule::KeyDestroyed, place.index, what);
+        }
+    }
+
+    /// A use of a key is reserved.
+    pub(super) fn used(
+        &mut self,
+        place: Place,
+        key: &str,
+        operation: Option<Operation>,
+        found: &mut Findings,
+    ) -> Used {
+        let Some(life) = self.keys.get(key) else {
+            found.breach(Rule::KeyUse, place.index, format!("key {key} was used and never made"));
+            return Used::default();
+        };
+        let Some(operation) = operation else {
+            found.breach(Rule::KeyPurpose, place.index, format!("nothing says what key {key} did"));
+            return Used::default();
+        };
+        // [clause 8.7.2-a] purpose and algorithm are held against every use
+        let fits = life.purpose.is_some_and(|p| p.may(operation))
+            && life.algorithm.is_some_and(|a| a.does(operation));
+        if !fits {
+            found.breach(Rule::KeyPurpose, place.index, format!("key {key} is not for {operation}"));
+        }
+        if life.state == State::Destroyed {
+            let what = format!("key {key} was used after it was destroyed");
+            found.breach(Rule::KeyDestroyed, place.index, what);
+        } else if !life.state.may(operation) || life.destroying {
+            let state = if life.destroying { "being destroyed" } else { life.state.as_str() };
+            let what = format!("key {key} was used for {operation} while it was {state}");
+            found.breach(Rule::KeyUse, place.index, what);
+        }
+        let tried = self.tried.get(&life.serial).copied();
+        let pays = life.purpose == Some(Purpose::Payment);
+        if pays && tried.is_none() && self.untried_told.insert(life.serial.clone()) {
+            let what = format!("key {key} was used, and its token {} was never tried", life.serial);
+            found.breach(Rule::SelfTest, place.index, what);
+        }
+        Used { sweeping: life.state == State::SweepOnly, unfit: pays && tried == Some(false) }
+    }
+}

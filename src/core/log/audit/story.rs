@@ -1,0 +1,293 @@
+//! One entry after the other: its form, its place, and what it may follow.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value;
+
+use super::super::super::app::Apps;
+use super::super::super::proof::Tier;
+use super::super::super::units::Timestamp;
+use super::super::entry::{Entry, EntryKind};
+use super::super::mention::mentioned;
+use super::changes::Changes;
+use super::lives::{Birth, Lives};
+use super::people::People;
+use super::present::Present;
+use super::spend::{Intent, Judged, Spend, act_of, operation};
+use super::texts::{InForce, Stood, Texts};
+use super::{Findings, Place, Report, Rule};
+
+/// An intent that has no outcome for so long, while the log goes on, was left alone, milliseconds.
+const LEFT_MS: i64 = 3_600_000;
+
+/// A request that was reserved and has no outcome yet.
+struct Open {
+    place: Place,
+    /// Why nothing should come of it, if something should not.
+    against: Option<(Rule, String)>,
+}
+
+/// The story so far.
+#[derive(Default)]
+pub(super) struct Story {
+    report: Report,
+    last: Option<Place>,
+    texts: Texts,
+    lives: Lives,
+    spend: Spend,
+    people: People,
+    present: Present,
+    changes: Changes,
+    apps: InForce<Apps>,
+    open: BTreeMap<String, Open>,
+    done: HashSet<String>,
+    /// Where an operation stands that was not asked for, until an operator has looked.
+    strange: Option<u64>,
+}
+
+impl Story {
+    pub(super) fn new(texts: &[String]) -> Self {
+        Self { texts: Texts::with(texts), ..Self::default() }
+    }
+
+    pub(super) fn entry(&mut self, index: u64, bytes: &[u8], found: &mut Findings) {
+        let (entry, members) = match Entry::decode(bytes).and_then(|e| Ok((e, Entry::members(bytes)?))) {
+            Ok(both) => both,
+            Err(e) => return found.breach(Rule::Form, index, format!("it cannot be read: {e}")),
+        };
+        let place = Place { index, ms: entry.at_ms };
+        self.form(place, &entry, &members, found);
+        let place = Place { index, ms: self.last.map_or(place.ms, |last| last.ms.max(place.ms)) };
+        self.last = Some(place);
+        self.hear(place, entry.kind, &members, found);
+    }
+
+    fn form(&self, place: Place, entry: &Entry, members: &Value, found: &mut Findings) {
+        let mut wrong = |what: String| found.breach(Rule::Form, place.index, what);
+        if entry.seq != place.index {
+            wrong(format!("it says that it is entry {}", entry.seq));
+        }
+        if self.last.is_some_and(|last| entry.at_ms < last.ms) {
+            wrong("its time is before that of the entry before it".into());
+        }
+        if entry.at != Timestamp(entry.at_ms).to_string() {
+            wrong(format!("its time is written as {} and as {}", entry.at, entry.at_ms));
+        }
+        match entry.strangers(members) {
+            Ok(members) if members.is_empty() => {}
+            Ok(members) => wrong(format!("it has members that no such entry has: {}", members.join(", "))),
+            Err(e) => wrong(e),
+        }
+    }
+
+    fn hear(&mut self, place: Place, kind: EntryKind, members: &Value, found: &mut Findings) {
+        if let (EntryKind::Refusal { .. }, Some((line, to))) = (&kind, mentioned(&kind)) {
+            self.spend.mention(place, line, to);
+        }
+        match kind {
+            EntryKind::Start { .. } => self.started(found),
+            EntryKind::Document { hash, part, parts, text, .. } => {
+                self.texts.part(place, hash, part, parts, &text, found);
+            }
+            EntryKind::Policy { hash, kept, .. } => {
+                self.spend.announce(place, (&hash, kept.as_deref()), &mut self.texts, found);
+            }
+            EntryKind::Authority { hash, .. } => self.people.announce(place, &hash, &mut self.texts, found),
+            EntryKind::KeyPolicy { hash, .. } => {
+                self.lives.policy.announce(place, &hash, || {
+                    self.texts.find(place, "key policy", &hash, found).map(|_| ())
+                });
+            }
+            EntryKind::Apps { hash, .. } => {
+                self.apps.announce(place, &hash, || {
+                    let text = self.texts.find(place, "list of apps", &hash, found)?;
+                    Apps::parse(text).ok()
+                });
+            }
+            EntryKind::Users { hash, .. } => self.present.announce(place, &hash, &mut self.texts, found),
+            EntryKind::User(event) => self.present.hear(event),
+            EntryKind::KeyCreated { key, algorithm, purpose, public, token_serial, state, .. } => {
+                let said = members.get("state").is_some();
+                let birth = Birth { key, algorithm, purpose, public, serial: token_serial, state, said };
+                self.lives.born(place, birth, found);
+            }
+            EntryKind::KeyMoved { key, from, to, key_policy, .. } => {
+                self.lives.moved(place, &key, (from, to), &key_policy, found);
+            }
+            EntryKind::KeyRotated { line, from, to, .. } => {
+                self.lives.rotated(place, &line, &from, &to, found);
+            }
+            EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
+            EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
+            EntryKind::Intent {
+                request,
+                app,
+                tier,
+                key,
+                act,
+                digest,
+                policy,
+                debited,
+                approved_by,
+                user,
+                ..
+            } => {
+                let Some((act, len, payment)) = act_of(&act) else {
+                    found.breach(Rule::Form, place.index, "what it does is not written as it should be");
+                    self.lives.used(place, &key, None, found);
+                    self.opened(place, request, None, found);
+                    return;
+                };
+                let tier = serde_json::from_value(tier.into()).unwrap_or(Tier::T0);
+                let intent = Intent { request, app, tier, key, digest, policy, debited, act, len, payment };
+                self.intent(place, intent, &approved_by, user, found);
+            }
+            EntryKind::Waiting { request, app, key, uid, text } => {
+                self.people.waits(place, (request, app, key), uid, text, found);
+            }
+            EntryKind::Voice { request, person, yes, signature, .. } if self.changes.is_one(&request) => {
+                let voice = (person.as_str(), yes, signature.as_str());
+                self.changes.voice(place, &request, voice, &mut self.people.authorities, found);
+            }
+            EntryKind::ChangeAsked { change, matter, text, .. } => {
+                self.changes.asked(place, change, &matter, text, found);
+            }
+            EntryKind::ChangeEnded { change, how, .. } => self.changes.ended(place, &change, &how, found),
+            EntryKind::Voice { request, person, key, yes, signature } => {
+                self.people.voice(place, &request, (&person, &key, yes), &signature, found);
+            }
+            EntryKind::WaitingEnded { request, .. } => self.people.ended(place, &request, found),
+            EntryKind::Result { request, signature } => {
+                self.report.results += 1;
+                self.outcome(place, &request, true, found);
+                self.spend.outcome(&request, signature.is_some());
+            }
+            EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
+                self.report.unfinished += 1;
+                self.outcome(place, &request, false, found);
+                self.spend.outcome(&request, false);
+            }
+            EntryKind::SelfTest { serial, unfit, .. } => self.lives.tried(serial, unfit.is_none()),
+            EntryKind::StrangeOperation { .. } => {
+                self.report.strange += 1;
+                self.strange.get_or_insert(place.index);
+            }
+            EntryKind::Operator { act, .. } if act == "token-check" => self.strange = None,
+            EntryKind::Refusal { .. } => self.report.refusals += 1,
+            EntryKind::Alarm { .. } => self.report.alarms += 1,
+            EntryKind::Stop {}
+            | EntryKind::Token { .. }
+            | EntryKind::Device { .. }
+            | EntryKind::Rows { .. }
+            | EntryKind::State { .. }
+            | EntryKind::Operator { .. } => {}
+        }
+    }
+
+    /// What a crash left open is settled before the next start, and what is in force is announced after it.
+    fn started(&mut self, found: &mut Findings) {
+        for (request, open) in std::mem::take(&mut self.open) {
+            let what = format!("its request {request} has no outcome, and the daemon started again");
+            found.breach(Rule::Outcome, open.place.index, what);
+            self.done.insert(request);
+        }
+        self.spend.rulings.forget();
+        self.people.authorities.forget();
+        self.lives.policy.forget();
+        self.apps.forget();
+        self.present.forget();
+    }
+
+    fn intent(
+        &mut self,
+        place: Place,
+        intent: Intent,
+        approved_by: &[String],
+        user: Option<String>,
+        found: &mut Findings,
+    ) {
+        // [clause 8.2.4-a] who asked stands in the list of that moment
+        if !self.apps.holds(place, |apps| apps.all().iter().any(|a| a.id.as_str() == intent.app)) {
+            let what = format!("{} was no registered app", intent.app);
+            found.breach(Rule::App, place.index, what);
+        }
+        let used = self.lives.used(place, &intent.key, Some(operation(intent.act)), found);
+        let judged = self.spend.judge(place, &intent, used.sweeping, found);
+        let policy = match self.spend.rulings.at(place, &intent.policy) {
+            Stood::Known(ruling) => Some(&ruling.policy),
+            Stood::Not | Stood::Unread => None,
+        };
+        match &judged {
+            Judged::Yes { again: true, .. } | Judged::No if approved_by.is_empty() => {}
+            Judged::Yes { needs: Some(needs), .. } => {
+                self.people.check(place, &intent, approved_by, Some((needs, policy)), found);
+            }
+            Judged::Yes { needs: None, .. } | Judged::No => {
+                self.people.check(place, &intent, approved_by, None, found);
+            }
+        }
+        let away = self.present.used(place, &intent.key, &intent.app, user, found);
+        // [clause 8.2.5-e] nothing comes of what was reserved after a strange operation
+        let against = match self.strange {
+            Some(at) => Some((Rule::Strange, format!("after the strange operation at entry {at}"))),
+            None if used.unfit => Some((Rule::SelfTest, "by a token that was found unfit".to_owned())),
+            None => away,
+        };
+        self.opened(place, intent.request, against, found);
+    }
+
+    // [clause 8.7.1-d] one intent before each outcome, one outcome after each intent
+    fn opened(
+        &mut self,
+        place: Place,
+        request: String,
+        against: Option<(Rule, String)>,
+        found: &mut Findings,
+    ) {
+        self.report.intents += 1;
+        if self.done.contains(&request) || self.open.contains_key(&request) {
+            found.breach(Rule::Outcome, place.index, format!("the request {request} was reserved before"));
+        }
+        self.open.insert(request, Open { place, against });
+    }
+
+    fn outcome(&mut self, place: Place, request: &str, released: bool, found: &mut Findings) {
+        match self.open.remove(request) {
+            Some(open) => {
+                if let Some((rule, why)) = open.against.filter(|_| released) {
+                    found.breach(rule, place.index, format!("an answer was released {why}"));
+                }
+            }
+            None if self.done.contains(request) => {
+                let what = format!("the request {request} had an outcome already");
+                found.breach(Rule::Outcome, place.index, what);
+            }
+            None => {
+                let what = format!("the request {request} has an outcome without an intent");
+                found.breach(Rule::Outcome, place.index, what);
+            }
+        }
+        self.done.insert(request.to_owned());
+    }
+
+    /// What is said at the end.
+    pub(super) fn end(self, found: &mut Findings) -> Report {
+        let last = self.last.map_or(0, |p| p.ms);
+        for (request, open) in &self.open {
+            if last.saturating_sub(open.place.ms) > LEFT_MS {
+                let what = format!("its request {request} has no outcome, and the log went on for an hour");
+                found.breach(Rule::Outcome, open.place.index, what);
+            }
+        }
+        let unfinished = self.report.unfinished + self.open.len() as u64;
+        let totals = self.spend.totals.into_iter().map(|(name, total)| (name, total.to_string())).collect();
+        Report {
+            totals,
+            unfinished,
+            judged: self.spend.judged,
+            approvals: self.people.approved,
+            ..self.report
+        }
+    }
+}

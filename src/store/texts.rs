@@ -1,0 +1,53 @@
+//! What comes into force is announced with its text: word by word in the log, once, before its hash is named.
+#![forbid(unsafe_code)]
+
+use rusqlite::params;
+
+use super::schema::int;
+use super::{EntryKind, Store, StoreError, changes};
+use crate::core::units::sha256;
+
+/// A text that comes into force, and what it is.
+pub struct Text {
+    /// `policy`, `key-policy`, `authority`, `apps` or `users`.
+    pub what: &'static str,
+    /// The text.
+    pub text: String,
+}
+
+impl Store {
+    /// Puts a witness's line behind a checkpoint, once.
+    pub async fn cosign_checkpoint(&self, size: u64, line: String) -> Result<(), StoreError> {
+        self.writer
+            .submit(move |work| {
+                work.db.execute(
+                    "UPDATE checkpoints SET note = note || ?2 WHERE size = ?1 AND instr(note, ?2) = 0",
+                    params![int(size), line],
+                )?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Writes the entry down that announces a text, and before it the text itself where the log does not hold it yet; keeps
+    /// the text at hand for the next start. All in one transaction.
+    // [clause 8.7.1-e] an auditor needs no file that the daemon's machine may have lost or changed
+    pub async fn announce(&self, text: Text, entry: EntryKind) -> Result<(), StoreError> {
+        let hash = hex::encode(sha256(text.text.as_bytes()));
+        let mut entries = Vec::new();
+        if !self.shared.holds_text(&hash) {
+            entries = EntryKind::documents(text.what, &text.text);
+        }
+        let entry = entry.keeping(hash.clone());
+        self.writer
+            .submit(move |work| {
+                for part in &entries {
+                    work.append(part)?;
+                }
+                changes::document(work, &entry, text.what, &text.text)
+            })
+            .await?;
+        self.shared.keep_text(hash);
+        Ok(())
+    }
+}
