@@ -295,7 +295,11 @@ fn a_witness_finds_a_log_that_was_rolled_back() {
     let log = first.join("log.vkey");
     let dir = daemon.home.join("witness");
     let (running, address, key) = witness(&dir, "127.0.0.1:0", &log);
-    configure(&mut daemon, &format!("[[witness]]\nurl = \"{address}\"\nkey = \"{key}\"\n"));
+    // The token would find it too: here it is the witness alone.
+    configure(
+        &mut daemon,
+        &format!("[anchor]\nmode = \"none\"\n[[witness]]\nurl = \"{address}\"\nkey = \"{key}\"\n"),
+    );
     let name = "witness witness.example/1";
     until("a cosignature", || outside(&daemon, name)["next"].as_u64().is_some_and(|n| n > 0));
     for nonce in 0..3 {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use claviger::core::log::entry::Entry;
 use claviger::core::log::merkle::{Frontier, leaf_hash};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -161,7 +162,7 @@ fn without_the_last_payment(daemon: &Daemon) {
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
-    let kind = |data: &Vec<u8>| serde_json::from_slice::<Value>(data).unwrap()["kind"].clone();
+    let kind = |data: &Vec<u8>| Entry::members(data).unwrap()["kind"].clone();
     let size = entries.iter().rposition(|e| kind(e) == "intent").unwrap();
     let mut tree = Frontier::default();
     entries[..size].iter().for_each(|e| tree.push(leaf_hash(e)));

@@ -17,6 +17,7 @@ use crate::core::approval::Authority;
 use crate::core::key::policy::{KeyPolicy, LifeClock};
 use crate::core::key::{KeyRecord, Purpose, State};
 use crate::core::policy::Policy;
+use crate::core::policy::books::BookFile;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
@@ -138,6 +139,8 @@ impl Keys {
 pub struct Rules {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The signed books that it names.
+    pub books: Vec<BookFile>,
     /// Its text.
     pub policy_text: String,
     /// The registered apps.

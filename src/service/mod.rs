@@ -7,6 +7,7 @@ pub mod approvals;
 pub mod changes;
 mod detail;
 pub mod device;
+mod file;
 pub mod house;
 mod http;
 pub mod init;

@@ -4,12 +4,14 @@
 //! in force before stays, and the difference is shown, or asked for.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::detail::{authority_detail, line_detail};
+pub use super::file::write_atomically;
 use super::ledger::PolicyLedger;
 use super::{House, Rules};
 use crate::config::{Config, ConfigError, read_text};
@@ -86,10 +88,15 @@ impl Texts {
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
         let users = self.users.as_deref().map(super::user::read_document).transpose()?;
-        let policy = beside(&self.policy, config, authority.as_ref())?;
+        let books = books_beside(&self.policy, directory(config));
+        let policy =
+            Policy::read(&self.policy, &Sources { files: Some(&books), authority: authority.as_ref() })
+                .map_err(|e| invalid(e.to_string()))?;
+        let books = books.into_values().flatten().collect();
         reachable(&policy, authority.as_ref())?;
         let rules = Rules {
             policy: Arc::new(policy),
+            books,
             policy_text: self.policy,
             apps,
             apps_text: self.apps,
@@ -167,14 +174,24 @@ fn reachable(policy: &Policy, authority: Option<&Authority>) -> Result<(), Refus
     Ok(())
 }
 
+fn directory(config: &Config) -> &Path {
+    config.policy_file.parent().unwrap_or(Path::new("."))
+}
+
 /// Reads a policy text with the books beside the policy file.
 fn beside(text: &str, config: &Config, authority: Option<&Authority>) -> Result<Policy, Refusal> {
-    let directory = config.policy_file.parent().unwrap_or(Path::new("."));
-    parse_policy(text, directory, authority).map_err(|e| invalid(e.to_string()))
+    parse_policy(text, directory(config), authority).map_err(|e| invalid(e.to_string()))
 }
+
+/// The signed books that a policy names, by file.
+type Books = BTreeMap<String, Result<BookFile, String>>;
 
 /// Reads a policy text, and the signed books that it names from a directory.
 pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
+    Policy::read(text, &Sources { files: Some(&books_beside(text, beside)), authority })
+}
+
+fn books_beside(text: &str, beside: &Path) -> Books {
     let read = |file: &str| {
         let at = beside.join(file);
         let text = read_text(&at).map_err(|e| e.to_string())?;
@@ -185,10 +202,9 @@ pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) ->
             }
             other => other.map_err(|e| e.to_string())?,
         };
-        Ok(BookFile { text, signatures })
+        Ok(BookFile { file: file.to_owned(), text, signatures })
     };
-    let files = books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect();
-    Policy::read(text, &Sources { files: Some(&files), authority })
+    books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect()
 }
 
 /// What the daemon starts with; what differs from that stands in the second part.
@@ -420,18 +436,7 @@ impl House {
     ) -> Result<bool, Refusal> {
         let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
         let mut entries = Vec::new();
-        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
-            let entry = EntryKind::policy(new.policy.hash(), new.policy_text.len(), uid, class.to_owned());
-            entries.push((entry, "policy", new.policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
-            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
-            entries.push((entry, "key-policy", new.key_policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.apps_text != new.apps_text) {
-            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
-            entries.push((entry, "apps", new.apps_text.clone()));
-        }
+        // People first: a policy's books are read with them.
         let named = match old {
             Some(old) => old.authority_text != new.authority_text,
             None => new.authority_text.is_some() || self.was_kept("authority").await?,
@@ -455,6 +460,26 @@ impl House {
             let users = new.users.as_ref().map_or(0, |u| u.all().len());
             entries.push((EntryKind::Users { hash: hash(&text), users, uid, kept: None }, "users", text));
         }
+        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
+            // An auditor reads the policy with the very books that it came into force with.
+            let mut books = Vec::new();
+            for book in &new.books {
+                let text = serde_json::to_string(book).map_err(|e| invalid(e.to_string()))?;
+                books.push(hash(&text));
+                self.store.keep_text("book", text).await.map_err(|e| self.store_refusal(&e))?;
+            }
+            let (of, length) = (new.policy.hash(), new.policy_text.len());
+            let entry = EntryKind::policy(of, length, uid, class.to_owned()).with_books(books);
+            entries.push((entry, "policy", new.policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
+            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
+            entries.push((entry, "key-policy", new.key_policy_text.clone()));
+        }
+        if old.is_none_or(|o| o.apps_text != new.apps_text) {
+            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
+            entries.push((entry, "apps", new.apps_text.clone()));
+        }
         let as_before = entries.is_empty();
         for (entry, name, text) in entries {
             self.store
@@ -464,17 +489,4 @@ impl House {
         }
         Ok(as_before)
     }
-}
-
-/// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let fresh = path
-        .with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    std::fs::File::open(parent)?.sync_all()
 }

@@ -4,6 +4,7 @@
 use rusqlite::params;
 
 use super::schema::int;
+use super::writer::Work;
 use super::{EntryKind, Store, StoreError, changes};
 use crate::core::units::sha256;
 
@@ -27,6 +28,19 @@ impl Store {
                 Ok(())
             })
             .await
+    }
+
+    /// Writes a text into the log that another entry will name by its hash, where it does not stand there yet.
+    pub async fn keep_text(&self, what: &'static str, text: String) -> Result<(), StoreError> {
+        let hash = hex::encode(sha256(text.as_bytes()));
+        if self.shared.holds_text(&hash) {
+            return Ok(());
+        }
+        let entries = EntryKind::documents(what, &text);
+        let write = move |work: &mut Work| entries.iter().try_for_each(|e| work.append(e).map(drop));
+        self.writer.submit(write).await?;
+        self.shared.keep_text(hash);
+        Ok(())
     }
 
     /// Writes the entry down that announces a text, and before it the text itself where the log does not hold it yet; keeps

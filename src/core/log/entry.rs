@@ -128,10 +128,13 @@ pub enum EntryKind {
         /// SHA-256 of its text, which is kept beside the log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<String>,
+        /// SHA-256 of each signed book that it names, with its signatures, as they stand in the log.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        books: Vec<String>,
     },
     /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
     Document {
-        /// `policy`, `key-policy`, `authority`, `apps` or `users`.
+        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority`, `apps` or `users`.
         what: String,
         /// SHA-256 of the whole text.
         hash: String,

@@ -36,7 +36,7 @@ impl EntryKind {
     /// See [`EntryKind::Policy`].
     #[must_use]
     pub fn policy(hash: [u8; 32], bytes: usize, uid: u32, class: String) -> Self {
-        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None }
+        Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None, books: Vec::new() }
     }
 
     /// The same, of a document whose text is kept under this SHA-256.
@@ -77,6 +77,15 @@ impl EntryKind {
                 text: text.to_owned(),
             })
             .collect()
+    }
+
+    /// The same, of a policy with signed books.
+    #[must_use]
+    pub fn with_books(mut self, hashes: Vec<String>) -> Self {
+        if let Self::Policy { books, .. } = &mut self {
+            *books = hashes;
+        }
+        self
     }
 
     /// See [`EntryKind::Apps`].

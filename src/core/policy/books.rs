@@ -26,8 +26,10 @@ const MAX_TEXT: usize = 1024 * 1024;
 const NOBODY: u32 = u32::MAX;
 
 /// A book's file and the file beside it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BookFile {
+    /// The file, as the policy names it.
+    pub file: String,
     /// The book.
     pub text: String,
     /// Its signatures, armoured, one after the other.

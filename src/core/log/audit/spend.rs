@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde_json::Value;
 
-use super::super::super::approval::Needs;
+use super::super::super::approval::{Authority, Needs};
 use super::super::super::key::Operation;
 use super::super::super::payment::{Chain, Effect, Payment};
+use super::super::super::policy::books::{BookFile, Sources};
 use super::super::super::policy::history::Mention;
 use super::super::super::policy::window::{Debit, LONGEST_MS, Windows};
 use super::super::super::policy::{Act, ActFacts, Decision, Facts, Policy, decide};
@@ -109,14 +110,21 @@ impl Spend {
     pub(super) fn announce(
         &mut self,
         place: Place,
-        (hash, text): (&str, Option<&str>),
+        (hash, text, books): (&str, Option<&str>, &[String]),
+        authority: Option<&Authority>,
         texts: &mut Texts,
         found: &mut Findings,
     ) {
         let (debits, mentions) = (&self.debits, &self.mentions);
         self.rulings.announce(place, hash, || {
+            let mut files = BTreeMap::new();
+            for book in books {
+                let text = texts.find(place, "book", book, found)?;
+                let file: BookFile = serde_json::from_str(text).ok()?;
+                files.insert(file.file.clone(), Ok(file));
+            }
             let text = texts.find(place, "policy", text.unwrap_or(hash), found)?;
-            match Policy::parse(text) {
+            match Policy::read(text, &Sources { files: Some(&files), authority }) {
                 Ok(policy) => {
                     let mut windows = Windows::for_policy(&policy);
                     mentions.iter().for_each(|mention| windows.history.mention(mention));

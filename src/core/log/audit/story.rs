@@ -90,8 +90,9 @@ impl Story {
             EntryKind::Document { hash, part, parts, text, .. } => {
                 self.texts.part(place, hash, part, parts, &text, found);
             }
-            EntryKind::Policy { hash, kept, .. } => {
-                self.spend.announce(place, (&hash, kept.as_deref()), &mut self.texts, found);
+            EntryKind::Policy { hash, kept, books, .. } => {
+                let people = self.people.authorities.latest();
+                self.spend.announce(place, (&hash, kept.as_deref(), &books), people, &mut self.texts, found);
             }
             EntryKind::Authority { hash, .. } => self.people.announce(place, &hash, &mut self.texts, found),
             EntryKind::KeyPolicy { hash, .. } => {

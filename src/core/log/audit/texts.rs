@@ -115,6 +115,11 @@ impl<T> InForce<T> {
         self.now.is_none()
     }
 
+    /// What was announced last.
+    pub(super) fn latest(&self) -> Option<&T> {
+        self.now.as_ref().and_then(|(_, value)| value.as_ref())
+    }
+
     /// A start: what was in force is announced anew.
     pub(super) fn forget(&mut self) {
         (self.now, self.before) = (None, None);
