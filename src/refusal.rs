@@ -138,6 +138,18 @@ codes! {
     ApprovalCounter "approval_counter" 4100 Operator "8.5.4-a" "the authenticator may have been copied: revoke its key and look into it";
     ApprovalStale "approval_stale" 4001 Never "8.5.4-a" "policy or authority changed, the request ended, or its time is over: ask anew, and approve the new text";
     ApprovalRejected "approval_rejected" 4001 Never "8.5.4-a" "somebody who may approve has refused it";
+    UserNeeded "user_needed" 4001 Later "8.2.3-d" "call claviger_requestUser, and let the user run claviger user unlock with the code";
+    UserLocked "user_locked" 4001 Later "8.2.3-f" "the user was here and is not any more: call claviger_requestUser again";
+    UserUnknown "user_unknown" 4100 Operator "8.2.3-d" "an operator must add this user: claviger user add";
+    UserWrong "user_wrong" 4100 Never "8.2.3-d" "type the PIN again; after ten wrong ones an operator must help (claviger user reset)";
+    UserThrottled "user_throttled" 4100 Later "8.2.3-e" "wait as long as the sentence says; a restart of the daemon begins the wait anew";
+    UserSuspended "user_suspended" 4100 Operator "8.2.3-e" "an operator must look into it: claviger user reset lets the user enrol anew";
+    UserCode "user_code" -32602 Never "8.2.3-d" "ask for a new code: the app calls claviger_requestUser, the operator runs claviger user reset";
+    UserUnprotected "user_unprotected" -32002 Operator "8.2.3-d" "PINs are kept under a key of the token: use a token that makes hmac-sha256 keys (claviger token check)";
+    StepUpNeeded "step_up_needed" 4001 Later "8.2.3-g" "the user must confirm it: claviger user pending shows what; ask again with the same payload, or wait for the request";
+    StepUpPeople "step_up_people" 4001 Operator "8.2.3-g" "above what one person confirms, the policy's rule must ask people (approve)";
+    StepUpRefused "step_up_refused" 4001 Never "8.2.3-g" "the user refused this payment";
+    UserAssertion "user_assertion" 4100 Never "8.2.3-h" "sign exactly what claviger user show prints, with an authenticator that is enrolled and asks for its PIN";
     NonceConflict "nonce_conflict" 4001 Never "8.4.3-b" "another payload was already signed for this account nonce; only a rule with replacement may allow a fee bump";
     ClockStepped "clock_stepped" -32003 Operator "8.7.1-d" "the clock went back; signing resumes when it has caught up";
     PolicyInvalid "policy_invalid" -32602 Never "8.7.1-c" "mend the policy text at the place that is named";

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::arguments::{Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand};
 use super::{
     Failure, Output, app, approval, backup, ceremony, client, device, doctor, key, log, payment, policy,
-    show, tpm, witness,
+    show, tpm, user, witness,
 };
 use crate::config::{Config, PinSource, TokenConfig};
 use crate::service::init;
@@ -29,6 +29,15 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Key(command) => key::run(command, &operator, &ask),
         Command::Approval(command) => approval::run(command, &ask),
         Command::Authority(command) => approval::authority(command, &ask),
+        Command::User(command) => {
+            let own = |method: &str, params: Value| {
+                let socket = config()?.user.map(|u| u.path);
+                let socket = socket
+                    .ok_or_else(|| Failure::Usage("the configuration names no [user] socket".into()))?;
+                client::call(&socket, method, params)
+            };
+            user::run(command, &ask, &own)
+        }
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);

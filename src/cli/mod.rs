@@ -20,6 +20,7 @@ pub mod payment;
 pub mod policy;
 pub mod show;
 pub mod tpm;
+pub mod user;
 pub mod witness;
 
 use std::process::ExitCode;

@@ -111,6 +111,8 @@ pub struct Config {
     pub operator: SocketConfig,
     /// Users that may operate.
     pub operator_uids: Vec<u32>,
+    /// For the people whose keys they are; only where there are any.
+    pub user: Option<SocketConfig>,
     /// The token.
     pub token: TokenConfig,
     /// Backups of payment keys; none when absent.
@@ -123,6 +125,8 @@ pub struct Config {
     pub keys_file: Option<PathBuf>,
     /// The people who approve; nobody when absent.
     pub authority_file: Option<PathBuf>,
+    /// The users of keys; nobody when absent.
+    pub users_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// The anchor of the log in the token.
@@ -145,6 +149,7 @@ struct Raw {
     allow_volatile_state: bool,
     wallet: RawSocket,
     operator: RawOperator,
+    user: Option<RawSocket>,
     token: RawToken,
     backup: Option<backup::RawBackup>,
     #[serde(default = "default_policy")]
@@ -153,6 +158,7 @@ struct Raw {
     apps_file: PathBuf,
     keys_file: Option<PathBuf>,
     authority_file: Option<PathBuf>,
+    users_file: Option<PathBuf>,
     #[serde(default)]
     log: RawLog,
     #[serde(default)]
@@ -267,6 +273,9 @@ impl Config {
         };
         let level = raw.log.level.as_deref().unwrap_or("info");
         let defaults = Limits::default();
+        if raw.users_file.is_some() && raw.user.is_none() {
+            return Err("users_file needs [user] socket = \"…\": users open their sessions there".into());
+        }
         Ok(Self {
             state_dir: at(raw.state_dir),
             allow_volatile: raw.allow_volatile_state,
@@ -281,6 +290,15 @@ impl Config {
                 group: raw.operator.group,
             },
             operator_uids: raw.operator.uids,
+            user: match raw.user {
+                None => None,
+                // Whoever opens it is known by the kernel's uid; what they may do there is with their PIN.
+                Some(user) => Some(SocketConfig {
+                    path: at(user.socket),
+                    mode: mode(user.mode, 0o666)?,
+                    group: user.group,
+                }),
+            },
             token: raw.token.resolve(&base, "token")?,
             backup: raw.backup.map(|b| b.resolve(&base)).transpose()?,
             policy_file: at(raw.policy_file),
@@ -288,6 +306,7 @@ impl Config {
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
             authority_file: raw.authority_file.map(at),
+            users_file: raw.users_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,
@@ -372,6 +391,7 @@ mod tests {
             ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
             ("connector = \"http://127.0.0.1\"\n", "token.connector"),
             ("connector = \"usb:x\"\n", "token.connector"),
+            ("users_file = \"users.toml\"\n", "[user]"),
         ] {
             let text =
                 if add.starts_with(['[', 'c']) { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };

@@ -16,4 +16,5 @@ pub mod policy;
 pub mod proof;
 pub mod random;
 pub mod units;
+pub mod user;
 pub mod verify;

@@ -101,6 +101,13 @@ struct MoveParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ResetParams {
+    name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RotateParams {
     name: String,
     reason: String,
@@ -195,14 +202,19 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         | "operator_keyAdopt"
         | "operator_keyImport"
         | "operator_keyRotate"
+        | "operator_userReset"
         | "operator_backupMake" => &[Act::Make],
+        "operator_userLock" => &[Act::Stop],
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
         },
         // A voice is worth what its signature is worth; whoever asks for things may carry it here.
         "operator_approve" => &[Act::Speak, Act::Ask],
-        "operator_policyApply" | "operator_authorityApply" | "operator_changeWithdraw" => &[Act::Ask],
+        "operator_policyApply"
+        | "operator_authorityApply"
+        | "operator_usersApply"
+        | "operator_changeWithdraw" => &[Act::Ask],
         "operator_tokenCheck" | "operator_unlock" | "operator_reload" | "operator_backupVerify" => {
             &[Act::Run]
         }
@@ -278,6 +290,16 @@ impl Operator {
                 let params: TextParams = named(params)?;
                 house.apply_authority(&params.text, uid).await
             }
+            "operator_users" => house.users_shown().await,
+            "operator_usersApply" => {
+                let params: TextParams = named(params)?;
+                house.apply_users(&params.text, uid).await
+            }
+            "operator_userReset" => {
+                let params: ResetParams = named(params)?;
+                house.reset_user(&params.name, &params.reason, uid).await
+            }
+            "operator_userLock" => house.lock_all(uid).await,
             "operator_governanceNews" => {
                 let params: NewsParams = named(params)?;
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
-use crate::core::approval::Deed;
+use crate::core::approval::{Deed, Matter};
 use crate::core::key::{KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -80,7 +80,7 @@ impl House {
             public: hex::encode(public.as_bytes()),
             reason: format!("{reference} of token {} is taken over for {purpose}", description.serial),
         };
-        let agreed = self.agreed_import(deed, unproven(&past), uid).await?;
+        let agreed = self.agreed(Matter::Import, deed, unproven(&past), uid).await?;
         let origin = Origin::Adopted { unproven: unproven(&past) };
         let record =
             KeyRecord::new(name, reference, purpose, public, description.serial, origin, self.life_now());

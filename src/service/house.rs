@@ -10,6 +10,7 @@ use super::backup::Backups;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::seal::Standing;
+use super::user::Presence;
 use crate::caller::{Eyes, Peer};
 use crate::config::Config;
 use crate::core::app::Apps;
@@ -21,6 +22,7 @@ use crate::core::policy::books::BookFile;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
+use crate::core::user::Users;
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Store, StoreError};
@@ -150,6 +152,10 @@ pub struct Rules {
     pub authority: Option<Arc<Authority>>,
     /// Their document.
     pub authority_text: Option<String>,
+    /// Whose keys they are, where that is written down.
+    pub users: Option<Arc<Users>>,
+    /// Their document.
+    pub users_text: Option<String>,
     /// The text of the key policy.
     pub key_policy_text: String,
 }
@@ -193,6 +199,8 @@ pub struct House {
     pub pending: Pending,
     /// What looks at those who ask.
     pub eyes: Eyes,
+    /// Which users are here.
+    pub(super) presence: Presence,
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
@@ -315,6 +323,7 @@ impl House {
         self.metrics.token_queue.set(gauge(token.queued));
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
+        self.metrics.user_sessions.set(gauge(self.presence.count()));
         self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
         let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
         self.metrics.anchor_behind.set(behind.unwrap_or(-1));

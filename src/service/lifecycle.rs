@@ -121,6 +121,17 @@ impl House {
         }
     }
 
+    /// Stops every generation of a line that does something, at once and without asking anybody.
+    pub(super) async fn stop_line(&self, line: &Name, actor: &str, reason: &str) -> Result<(), Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        for key in self.keys().generations(line) {
+            if key.record.state == State::Active {
+                self.go(&key.record, State::Suspended, self.because(actor.to_owned(), reason)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Moves a key because people agreed on it.
     pub(super) async fn move_agreed(
         &self,

@@ -74,6 +74,11 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutsideLabels {
     to: String,
 }
@@ -112,6 +117,14 @@ pub struct Metrics {
     pub tripwires: Counter,
     /// Keys whose end is overdue.
     pub keys_overdue: Gauge,
+    /// Sessions of users.
+    pub user_sessions: Gauge,
+    /// Tries of PINs, by outcome.
+    user_tries: Family<OutcomeLabels, Counter>,
+    /// Times that Argon2id ran for a PIN: once for each try, whoever tries.
+    pub user_hashes: Counter,
+    /// Payments that waited for their user.
+    pub user_steps: Counter,
 }
 
 impl Default for Metrics {
@@ -184,6 +197,14 @@ impl Default for Metrics {
         registry.register("tripwires", "Keys that tripwires suspended", tripwires.clone());
         let keys_overdue = Gauge::default();
         registry.register("keys_overdue", "Keys whose end is overdue", keys_overdue.clone());
+        let user_sessions = Gauge::default();
+        registry.register("user_sessions", "Sessions of users", user_sessions.clone());
+        let user_tries = Family::<OutcomeLabels, Counter>::default();
+        registry.register("user_tries", "Tries of PINs, by outcome", user_tries.clone());
+        let user_hashes = Counter::default();
+        registry.register("user_hashes", "Times that Argon2id ran for a PIN", user_hashes.clone());
+        let user_steps = Counter::default();
+        registry.register("user_steps", "Payments that waited for their user", user_steps.clone());
         Self {
             registry,
             requests,
@@ -202,6 +223,10 @@ impl Default for Metrics {
             log_entries,
             tripwires,
             keys_overdue,
+            user_sessions,
+            user_tries,
+            user_hashes,
+            user_steps,
         }
     }
 }
@@ -215,6 +240,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refusal(&self, code: &'static str) {
         self.refusals.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Counts a try of a PIN: `right`, `wrong` or `kept-out`. Duress counts as right: whoever forces somebody may look.
+    pub fn user_try(&self, outcome: &'static str) {
+        self.user_tries.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// How far a sink or a witness is.

@@ -8,7 +8,9 @@ pub mod apps;
 pub mod backup;
 pub mod ceremony;
 pub mod changes;
+mod detail;
 pub mod device;
+mod file;
 pub mod house;
 mod http;
 pub mod import;
@@ -30,13 +32,14 @@ pub mod seal;
 pub mod sign;
 mod sink;
 pub mod start;
+pub mod user;
 mod vault;
 mod witness;
 pub mod witnessing;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 
-pub use crate::caller::{Eyes, Peer, executable_digest};
+pub use crate::caller::{Eyes, Peer, Tie, executable_digest};
 /// What the sockets read, with its sender.
 pub use crate::sys::peer::{Chunk, receive, stamp_messages};
 /// What listeners and commands need of the host.

@@ -89,6 +89,7 @@ impl House {
             metrics: Metrics::default(),
             pending: Pending::default(),
             eyes,
+            presence: super::user::Presence::new(sys::since_boot()),
             started: Instant::now(),
             strangers: Strangers::default(),
             health: Mutex::default(),

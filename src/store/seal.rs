@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::LogHead;
+use super::{EntryKind, LogHead};
+use crate::core::key::State;
+use crate::core::log::user::UserEvent;
 use crate::secret::SecretBytes;
 
 /// In front of what the token makes a run's key of; nobody else's MAC begins so.
@@ -116,6 +118,38 @@ impl Found {
             self.seal = Some(Seal { nonce, head, tag });
         }
         Some(self)
+    }
+}
+
+/// What is written down before the token is there. What follows a seal and is none of these has another author, or
+/// none: a signature, an approval and a key that comes back to life need the token first.
+pub(super) fn before_the_token(kind: &EntryKind) -> bool {
+    use EntryKind as E;
+    match kind {
+        E::Start { .. }
+        | E::Stop {}
+        | E::InDoubt { .. }
+        | E::Failed { .. }
+        | E::Refusal { .. }
+        | E::Token { .. }
+        | E::SelfTest { .. }
+        | E::StrangeOperation { .. }
+        | E::Operator { .. }
+        | E::Policy { .. }
+        | E::KeyPolicy { .. }
+        | E::Apps { .. }
+        | E::Authority { .. }
+        | E::Users { .. }
+        | E::Document { .. }
+        | E::Alarm { .. }
+        | E::Device { .. }
+        | E::KeyDue { .. }
+        | E::KeyDestroying { .. }
+        | E::User(UserEvent::Suspended { .. } | UserEvent::Closed { .. }) => true,
+        E::KeyMoved { to, .. } => !matches!(to, State::Active | State::PreActive),
+        E::Rows { rows } => rows.keys().all(|name| name.starts_with("keys/")),
+        E::State { what, .. } => what == "refused",
+        _ => false,
     }
 }
 

@@ -13,8 +13,8 @@ use super::destinations::{self, Mentions};
 use super::keys::keys;
 use super::open::OpenRequests;
 use super::schema::int;
-use super::seal::Found;
-use super::{EntryKind, StoreError, rows};
+use super::seal::{Found, before_the_token};
+use super::{EntryKind, StoreError, rows, users};
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
@@ -69,6 +69,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
     )
@@ -120,6 +121,8 @@ struct Story {
     documents: BTreeMap<&'static str, String>,
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
+    /// What is kept of users.
+    users: users::Told,
 }
 
 struct Under {
@@ -233,6 +236,8 @@ impl Story {
             EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
             EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Users { kept: Some(hash), .. } => drop(self.documents.insert("users", hash)),
+            EntryKind::User(event) => self.users.hear(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
             EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
             EntryKind::Rows { rows } => self.rows.extend(rows),
@@ -350,36 +355,6 @@ fn slot(key: &str, chain: i64, nonce: i64) -> [u8; 16] {
     short(&[key.as_bytes(), &chain.to_be_bytes(), &nonce.to_be_bytes()])
 }
 
-/// What is written down before the token is there. What follows a seal and is none of these has another author, or
-/// none: a signature, an approval and a key that comes back to life need the token first.
-fn before_the_token(kind: &EntryKind) -> bool {
-    use EntryKind as E;
-    match kind {
-        E::Start { .. }
-        | E::Stop {}
-        | E::InDoubt { .. }
-        | E::Failed { .. }
-        | E::Refusal { .. }
-        | E::Token { .. }
-        | E::SelfTest { .. }
-        | E::StrangeOperation { .. }
-        | E::Operator { .. }
-        | E::Policy { .. }
-        | E::KeyPolicy { .. }
-        | E::Apps { .. }
-        | E::Authority { .. }
-        | E::Document { .. }
-        | E::Alarm { .. }
-        | E::Device { .. }
-        | E::KeyDue { .. }
-        | E::KeyDestroying { .. } => true,
-        E::KeyMoved { to, .. } => !matches!(to, State::Active | State::PreActive),
-        E::Rows { rows } => rows.keys().all(|name| name.starts_with("keys/")),
-        E::State { what, .. } => what == "refused",
-        _ => false,
-    }
-}
-
 /// A size, and the root that a checkpoint names for it.
 type Named = (u64, [u8; 32]);
 
@@ -467,6 +442,9 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     story.check_nonces(db)?;
     story.check_documents(db)?;
     story.check_changes(db)?;
+    if !story.users.agrees(db)? {
+        return Err(differs("users"));
+    }
     let tells_no_rows = story.rows.is_empty();
     if !tells_no_rows && let Err(what) = rows::compare(db, std::mem::take(&mut story.rows))? {
         return Err(differs(&what));

@@ -1,8 +1,6 @@
 //! What entries say. What stands here is what an auditor reads.
 #![forbid(unsafe_code)]
 
-mod make;
-
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,13 +8,10 @@ use serde_json::Value;
 
 use super::super::key::{Origin, State};
 pub use super::format::Entry;
+use super::user::UserEvent;
 
-/// Longest sentence that is kept, bytes.
-const MAX_SENTENCE: usize = 2048;
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
-/// Longest part of a text, bytes: fits an entry even where each character is written with six.
-const MAX_PART: usize = 8192;
 
 fn active() -> State {
     State::Active
@@ -139,7 +134,7 @@ pub enum EntryKind {
     },
     /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
     Document {
-        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority` or `apps`.
+        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority`, `apps` or `users`.
         what: String,
         /// SHA-256 of the whole text.
         hash: String,
@@ -191,6 +186,9 @@ pub enum EntryKind {
         /// What identifies the payment, fees aside, where it uses an account nonce; hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fingerprint: Option<String>,
+        /// The user who was here, where the key has one; what they confirmed stands before this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// A payment waits for people.
     Waiting {
@@ -246,6 +244,20 @@ pub enum EntryKind {
         /// In words.
         why: String,
     },
+    /// The document of the users came into force.
+    Users {
+        /// SHA-256 of its text.
+        hash: String,
+        /// How many users.
+        users: usize,
+        /// Who put it in force.
+        uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+    },
+    /// Something about a user.
+    User(UserEvent),
     /// The document of the people who approve came into force.
     Authority {
         /// SHA-256 of its text.

@@ -14,6 +14,7 @@ use super::super::mention::mentioned;
 use super::changes::Changes;
 use super::lives::{Birth, Lives};
 use super::people::People;
+use super::present::Present;
 use super::spend::{Intent, Judged, Spend, act_of, operation};
 use super::texts::{InForce, Stood, Texts};
 use super::{Findings, Place, Report, Rule};
@@ -37,6 +38,7 @@ pub(super) struct Story {
     lives: Lives,
     spend: Spend,
     people: People,
+    present: Present,
     changes: Changes,
     apps: InForce<Apps>,
     open: BTreeMap<String, Open>,
@@ -105,6 +107,8 @@ impl Story {
                     Apps::parse(text).ok()
                 });
             }
+            EntryKind::Users { hash, .. } => self.present.announce(place, &hash, &mut self.texts, found),
+            EntryKind::User(event) => self.present.hear(event),
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, state, origin, ..
             } => {
@@ -127,7 +131,17 @@ impl Story {
             EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
             EntryKind::Intent {
-                request, app, tier, key, act, digest, policy, debited, approved_by, ..
+                request,
+                app,
+                tier,
+                key,
+                act,
+                digest,
+                policy,
+                debited,
+                approved_by,
+                user,
+                ..
             } => {
                 let Some((act, len, payment)) = act_of(&act) else {
                     found.breach(Rule::Form, place.index, "what it does is not written as it should be");
@@ -137,7 +151,7 @@ impl Story {
                 };
                 let tier = serde_json::from_value(tier.into()).unwrap_or(Tier::T0);
                 let intent = Intent { request, app, tier, key, digest, policy, debited, act, len, payment };
-                self.intent(place, intent, &approved_by, found);
+                self.intent(place, intent, &approved_by, user, found);
             }
             EntryKind::Waiting { request, app, key, uid, text } => {
                 self.people.waits(place, (request, app, key), uid, text, found);
@@ -194,9 +208,17 @@ impl Story {
         self.people.authorities.forget();
         self.lives.policy.forget();
         self.apps.forget();
+        self.present.forget();
     }
 
-    fn intent(&mut self, place: Place, intent: Intent, approved_by: &[String], found: &mut Findings) {
+    fn intent(
+        &mut self,
+        place: Place,
+        intent: Intent,
+        approved_by: &[String],
+        user: Option<String>,
+        found: &mut Findings,
+    ) {
         // [clause 8.2.4-a] who asked stands in the list of that moment
         if !self.apps.holds(place, |apps| apps.all().iter().any(|a| a.id.as_str() == intent.app)) {
             let what = format!("{} was no registered app", intent.app);
@@ -223,11 +245,12 @@ impl Story {
                 self.people.check(place, &intent, approved_by, None, found);
             }
         }
+        let away = self.present.used(place, &intent.key, &intent.app, user, found);
         // [clause 8.2.5-e] nothing comes of what was reserved after a strange operation
         let against = match self.strange {
             Some(at) => Some((Rule::Strange, format!("after the strange operation at entry {at}"))),
             None if used.unfit => Some((Rule::SelfTest, "by a token that was found unfit".to_owned())),
-            None => None,
+            None => away,
         };
         self.opened(place, intent.request, against, found);
     }

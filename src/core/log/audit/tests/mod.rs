@@ -10,6 +10,7 @@ mod lives;
 mod money;
 mod people;
 mod tree;
+mod users;
 
 use std::collections::HashMap;
 
@@ -200,6 +201,7 @@ impl Log {
             device: String::new(),
             fingerprint: None,
             approved_by: by.iter().map(|s| (*s).to_owned()).collect(),
+            user: None,
         })
     }
 

@@ -1,11 +1,16 @@
-//! Entries as the rooms make them: clipped, hashed, in parts.
+//! Entries of what they tell, cut where they would be too long.
 #![forbid(unsafe_code)]
 
 use serde_json::Value;
 
-use super::{EntryKind, MAX_PART, MAX_SENTENCE};
-use crate::core::units::sha256;
+use super::super::units::sha256;
+use super::entry::EntryKind;
 use crate::refusal::Refusal;
+
+/// Longest sentence that is kept, bytes.
+const MAX_SENTENCE: usize = 2048;
+/// Longest part of a text, bytes: fits an entry even where each character is written with six.
+const MAX_PART: usize = 8192;
 
 fn clipped(text: &str) -> String {
     let mut end = text.len().min(MAX_SENTENCE);
@@ -40,7 +45,8 @@ impl EntryKind {
         if let Self::Policy { kept, .. }
         | Self::KeyPolicy { kept, .. }
         | Self::Authority { kept, .. }
-        | Self::Apps { kept, .. } = &mut self
+        | Self::Apps { kept, .. }
+        | Self::Users { kept, .. } = &mut self
         {
             *kept = Some(text);
         }
