@@ -175,6 +175,12 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The same; 0 where there is no such clock (before Linux 2.6.39): nothing is open then.
+#[must_use]
+pub fn since_boot() -> u64 {
+    boot_clock_ms().unwrap_or(0)
+}
+
 /// Milliseconds since the machine was switched on, sleep included (`CLOCK_BOOTTIME`): nobody sets this clock.
 pub fn boot_clock_ms() -> io::Result<u64> {
     let mut now = MaybeUninit::<libc::timespec>::uninit();

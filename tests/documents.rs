@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use claviger::refusal::Code;
-use claviger::serve::discover::{Method, OPERATOR, WALLET};
+use claviger::serve::discover::{Method, OPERATOR, USER, WALLET};
 
 fn held(file: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -58,5 +58,6 @@ fn methods_are_documented_as_they_are() {
     };
     list(&mut text, "wallet.sock", WALLET);
     list(&mut text, "operator.sock", OPERATOR);
+    list(&mut text, "user.sock", USER);
     held("docs/methods.md", &text);
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use claviger::core::key::{Algorithm, KeyRecord, KeyRef, Origin, Purpose, State};
 use claviger::core::units::{Name, Timestamp};
 use claviger::core::verify::Verifier;
-use claviger::secret::Pin;
+use claviger::secret::{Pin, SecretBytes};
 use claviger::token::keeper::{Backend, Keeper, KeeperConfig, KeeperState, Whereabouts};
 use claviger::token::profile::Profile;
 use claviger::token::{KeySpec, TokenError};
@@ -270,4 +270,73 @@ async fn a_token_that_lacks_one_key_serves_the_others_and_one_that_lacks_all_is_
         }
         keeper.stop();
     }
+}
+
+// [clause 8.2.2-d] test
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_trusted_key_that_does_not_unwrap_takes_keys_out() {
+    if again_with("only_a_trusted_key_that_does_not_unwrap_takes_keys_out") {
+        return;
+    }
+    let keeper = start("1234");
+    until(&keeper, |s| *s == KeeperState::Usable, Duration::from_secs(10)).await;
+    keeper.check().await.unwrap();
+    let (by, key) = (KeyRef::from([90; 16]), SecretBytes::copy_of(&[7; 32]));
+    let spec = |n: u8| KeySpec {
+        reference: KeyRef::from([n; 16]),
+        label: format!("k{n}"),
+        algorithm: Algorithm::Secp256k1,
+        purpose: Purpose::Payment,
+    };
+    let refused = |outcome: Result<_, TokenError>| matches!(outcome, Err(TokenError::Refused(_)));
+    // Nobody put it there; a user's own wrapping key is not trusted, and unwraps.
+    assert!(refused(keeper.take_wrapping_key(by, &key).await.map(drop)));
+    assert!(refused(keeper.make_for_backup(spec(1), by).await.map(drop)));
+    make(&keeper, 91, Algorithm::Aes256Kw, Purpose::Transport).await.unwrap();
+    let own = KeyRef::from([91; 16]);
+    assert!(refused(keeper.take_wrapping_key(own, &key).await.map(drop)));
+    assert!(refused(keeper.make_for_backup(spec(1), own).await.map(drop)));
+    assert_eq!(keeper.find(spec(1).reference).await.unwrap(), None);
+    if std::env::var_os("IN_PROCESS").is_some() {
+        // An officer logs in beside the daemon: from a process of its own, as the command does.
+        return;
+    }
+    let place = Whereabouts { label: Some("test".into()), ..Whereabouts::default() };
+    let Backend::Pkcs11 { place, profile, .. } =
+        Backend::resolve(Profile::load("softhsm2").unwrap(), place, None).unwrap()
+    else {
+        panic!("another backend")
+    };
+    let officer = pin("12345678").unwrap();
+    let wrong = claviger::token::pkcs11::officer::take(
+        place.clone(),
+        profile.clone(),
+        &pin("87654321").unwrap(),
+        by,
+        key.expose(),
+    );
+    assert!(matches!(wrong, Err(TokenError::Locked(_))), "{wrong:?}");
+    claviger::token::pkcs11::officer::take(place, profile, &officer, by, key.expose()).unwrap();
+    let other = SecretBytes::copy_of(&[8; 32]);
+    assert!(refused(keeper.take_wrapping_key(by, &other).await.map(drop)));
+    keeper.take_wrapping_key(by, &key).await.unwrap();
+    let public = keeper.make_for_backup(spec(2), by).await.unwrap();
+    let wrapped = keeper.wrap_for_backup(spec(2).reference, by).await.unwrap();
+    assert!(refused(keeper.wrap_for_backup(spec(2).reference, own).await.map(drop)));
+    // A key that was made to stay does.
+    let stays = make(&keeper, 3, Algorithm::Secp256k1, Purpose::Payment).await.unwrap();
+    assert!(refused(keeper.wrap_for_backup(stays.reference, by).await.map(drop)));
+    // What comes back is what it says, or does not come back.
+    for (under, what) in [(&other, public), (&key, stays.public)] {
+        let came = keeper.unwrap_from_backup(spec(4), by, under, what, wrapped.clone()).await;
+        let proved = match came {
+            Ok(_) => keeper.prove_possession(spec(4).reference, what).await,
+            Err(e) => Err(e),
+        };
+        assert!(proved.is_err());
+        drop(keeper.destroy(spec(4).reference).await);
+    }
+    assert_eq!(keeper.unwrap_from_backup(spec(5), by, &key, public, wrapped).await.unwrap(), public);
+    keeper.prove_possession(spec(5).reference, public).await.unwrap();
+    keeper.stop();
 }

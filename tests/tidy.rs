@@ -57,6 +57,7 @@ const IMPURE: &[&str] = &[
 /// Where each proof may be made: in one file under this place.
 const PROOFS: &[(&str, &str)] = &[
     ("Vouched", "src/caller"),
+    ("Present", "src/service/user"),
     ("Authorized", "src/core/policy"),
     ("Decided", "src/store"),
     ("Reserved", "src/store"),

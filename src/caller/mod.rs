@@ -19,7 +19,7 @@ mod status;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::{fs, io};
 
 pub use eyes::Eyes;
@@ -60,7 +60,48 @@ pub struct Peer {
     proven: bool,
 }
 
+/// Holds on to a connection without keeping it: what is tied to it ends with it.
+#[derive(Clone, Debug)]
+pub struct Tie {
+    pin: Weak<Pin>,
+    pid: i32,
+    uid: u32,
+}
+
+impl Tie {
+    /// Who is on the other end, while the connection stands. Nothing is proven of them here.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        let pin = self.pin.upgrade()?;
+        Some(Peer { pin, pid: self.pid, uid: self.uid, proven: false })
+    }
+
+    /// Whether the connection stands.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.pin.strong_count() > 0
+    }
+
+    /// Whether this is a request of that connection.
+    #[must_use]
+    pub fn is_of(&self, peer: &Peer) -> bool {
+        std::ptr::eq(self.pin.as_ptr(), Arc::as_ptr(&peer.pin))
+    }
+
+    /// Whether both are ties to one connection.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.pin, &other.pin)
+    }
+}
+
 impl Peer {
+    /// A tie to its connection, the same for each request of it.
+    #[must_use]
+    pub fn tie(&self) -> Tie {
+        Tie { pin: Arc::downgrade(&self.pin), pid: self.pid, uid: self.uid }
+    }
+
     /// Pins the peer of an accepted connection. The executable is read only where `apps` could know it: strangers make
     /// nobody read their files.
     pub fn pin(socket: BorrowedFd<'_>, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {

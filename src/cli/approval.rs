@@ -119,7 +119,7 @@ fn speak(
 }
 
 /// Shows the text and has ssh-keygen sign it; that asks for passphrase, PIN and touch by itself.
-fn sign(text: &str, namespace: &str, key: &Path) -> Result<String, Failure> {
+pub(super) fn sign(text: &str, namespace: &str, key: &Path) -> Result<String, Failure> {
     eprintln!("{text}");
     let mut child = Command::new("ssh-keygen")
         .args(["-Y", "sign", "-n", namespace, "-f"])

@@ -11,8 +11,8 @@ use zeroize::Zeroize;
 
 use super::arguments::{Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand};
 use super::{
-    Failure, Output, app, approval, client, device, doctor, key, log, order, payment, policy, show, tpm,
-    witness,
+    Failure, Output, app, approval, backup, ceremony, client, device, doctor, key, log, order, payment,
+    policy, show, tpm, user, witness,
 };
 use crate::config::{Config, PinSource, TokenConfig};
 use crate::service::init;
@@ -29,6 +29,15 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Key(command) => key::run(command, &operator, &ask),
         Command::Approval(command) => approval::run(command, &ask),
         Command::Authority(command) => approval::authority(command, &ask),
+        Command::User(command) => {
+            let own = |method: &str, params: Value| {
+                let socket = config()?.user.map(|u| u.path);
+                let socket = socket
+                    .ok_or_else(|| Failure::Usage("the configuration names no [user] socket".into()))?;
+                client::call(&socket, method, params)
+            };
+            user::run(command, &ask, &own)
+        }
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);
@@ -62,6 +71,9 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
             directory,
             ..
         }) => check_token(profile, label, module, connector, pin_file, directory),
+        Command::Ceremony(command) => ceremony::run(command, &config_file),
+        Command::Backup(command) => backup::run(command, &ask),
+        Command::Recover(words) => backup::recover(words, &config_file),
         Command::Device(command) => device::run(command, &ask),
         Command::State(StateCommand::Show) => {
             let value = ask("operator_status", Value::Null)?.get("state").cloned().unwrap_or_default();
@@ -153,7 +165,7 @@ fn set_up(choices: Init) -> Result<Output, Failure> {
     Ok(Output { text, value })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::plain)
 }
 

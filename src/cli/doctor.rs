@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, client, policy, show};
 use crate::config::{Config, PinSource, read_text};
 use crate::core::app::Apps;
+use crate::core::user::Users;
 use crate::service::{pin, start};
 
 struct Findings(Vec<(bool, &'static str, String)>);
@@ -99,6 +100,12 @@ fn look(found: &mut Findings, config: &Config) {
                 Err(e) => found.bad("app", format!("{}: {}: {e}", app.id, app.path.display())),
             }
         }
+    }
+    if let Some(file) = &config.users_file {
+        let users = read_text(file)
+            .map_err(|e| e.to_string())
+            .and_then(|t| Users::parse(&t).map_err(|e| e.to_string()));
+        found.judge("users", users, file.display().to_string(), "see config/users.toml");
     }
     state(found, config);
     match &config.token.pin {

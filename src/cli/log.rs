@@ -39,6 +39,10 @@ fn row(entry: &Value) -> Vec<String> {
         "refusal" | "failed" => format!("{}: {}", pick("code"), short(&pick("sentence"))),
         "policy" => format!("{} {}", short(&pick("hash")), pick("class")),
         "key-created" => pick("algorithm"),
+        "user" => {
+            let parts = ["event", "user", "what", "step", "why", "request"].map(pick);
+            parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+        }
         _ => short(&pick("request")),
     };
     vec![pick("seq"), pick("at"), pick("kind"), pick("app"), pick("key"), what]

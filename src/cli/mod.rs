@@ -7,6 +7,8 @@ pub mod app;
 pub mod approval;
 pub mod arguments;
 pub mod audit;
+pub mod backup;
+pub mod ceremony;
 pub mod client;
 pub mod commands;
 pub mod device;
@@ -19,6 +21,7 @@ pub mod payment;
 pub mod policy;
 pub mod show;
 pub mod tpm;
+pub mod user;
 pub mod witness;
 
 use std::process::ExitCode;

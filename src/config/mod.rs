@@ -6,10 +6,12 @@
 
 mod address;
 mod anchor;
+mod backup;
 mod device;
 mod orders;
 mod outside;
 mod pin;
+mod token;
 
 pub use device::DeviceConfig;
 
@@ -20,9 +22,12 @@ use serde::Deserialize;
 
 use crate::wire::frame::Limits;
 pub use anchor::{AnchorConfig, AnchorMode};
+pub use backup::{BackupConfig, VaultConfig};
 pub use orders::{Beacon, LatchPlace, OrdersConfig};
 pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
 pub use pin::{DEFAULT_TCTI, PinSource};
+use token::RawToken;
+pub use token::TokenConfig;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -63,33 +68,6 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Loopback(std::net::SocketAddr),
-}
-
-/// The token to use.
-#[derive(Clone, Debug)]
-pub struct TokenConfig {
-    /// Built-in profile name, or a path of a profile file.
-    pub profile: String,
-    /// Token label to look for.
-    pub label: Option<String>,
-    /// Token serial to look for.
-    pub serial: Option<String>,
-    /// Module path in place of the profile's candidates.
-    pub module: Option<PathBuf>,
-    /// Directory of the embedded token.
-    pub directory: Option<PathBuf>,
-    /// Connector of a YubiHSM: `http://HOST:PORT`, or `usb`.
-    pub connector: Option<String>,
-    /// Where the PIN comes from.
-    pub pin: PinSource,
-    /// Worker threads, a session each.
-    pub workers: usize,
-    /// Longest queue in front of the token.
-    pub queue: usize,
-    /// Deadline of one token call; the profile's, or ten seconds, when absent.
-    pub timeout: Option<Duration>,
-    /// Load the PKCS#11 module into the daemon: a module that crashes or hangs takes the daemon with it.
-    pub in_process: bool,
 }
 
 /// Log lines on standard error.
@@ -135,8 +113,12 @@ pub struct Config {
     pub operator: SocketConfig,
     /// Users that may operate.
     pub operator_uids: Vec<u32>,
+    /// For the people whose keys they are; only where there are any.
+    pub user: Option<SocketConfig>,
     /// The token.
     pub token: TokenConfig,
+    /// Backups of payment keys; none when absent.
+    pub backup: Option<BackupConfig>,
     /// Policy file.
     pub policy_file: PathBuf,
     /// App file.
@@ -147,6 +129,8 @@ pub struct Config {
     pub authority_file: Option<PathBuf>,
     /// Ways of orders, and the latch.
     pub orders: OrdersConfig,
+    /// The users of keys; nobody when absent.
+    pub users_file: Option<PathBuf>,
     /// Log lines.
     pub log: LogConfig,
     /// The anchor of the log in the token.
@@ -169,13 +153,16 @@ struct Raw {
     allow_volatile_state: bool,
     wallet: RawSocket,
     operator: RawOperator,
+    user: Option<RawSocket>,
     token: RawToken,
+    backup: Option<backup::RawBackup>,
     #[serde(default = "default_policy")]
     policy_file: PathBuf,
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
     keys_file: Option<PathBuf>,
     authority_file: Option<PathBuf>,
+    users_file: Option<PathBuf>,
     #[serde(default)]
     orders: orders::RawOrders,
     #[serde(default)]
@@ -208,25 +195,6 @@ struct RawOperator {
     mode: Option<String>,
     group: Option<u32>,
     uids: Vec<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawToken {
-    profile: String,
-    label: Option<String>,
-    serial: Option<String>,
-    module: Option<PathBuf>,
-    directory: Option<PathBuf>,
-    connector: Option<String>,
-    pin_file: Option<PathBuf>,
-    pin_credential: Option<String>,
-    pin_tpm: Option<pin::RawTpm>,
-    workers: Option<usize>,
-    queue: Option<usize>,
-    timeout_ms: Option<u64>,
-    #[serde(default)]
-    in_process: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -282,6 +250,14 @@ pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+fn within(name: &str, value: usize, low: usize, high: usize) -> Result<usize, String> {
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{name} = {value} is outside {low} to {high}"))
+    }
+}
+
 impl Config {
     /// Reads and resolves the file.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
@@ -301,22 +277,12 @@ impl Config {
                 .filter(|m| *m <= 0o777)
                 .ok_or_else(|| format!("mode {t:?} is no octal file mode such as \"0660\"")),
         };
-        let pin = PinSource::resolve(&base, raw.token.pin_file, raw.token.pin_credential, raw.token.pin_tpm)?;
-        let profile = if raw.token.profile.contains('/') {
-            at(PathBuf::from(raw.token.profile)).to_string_lossy().into_owned()
-        } else {
-            raw.token.profile
-        };
         let level = raw.log.level.as_deref().unwrap_or("info");
-        let within = |name: &str, value: usize, low: usize, high: usize| {
-            if (low..=high).contains(&value) {
-                Ok(value)
-            } else {
-                Err(format!("{name} = {value} is outside {low} to {high}"))
-            }
-        };
         let defaults = Limits::default();
         let state_dir = at(raw.state_dir);
+        if raw.users_file.is_some() && raw.user.is_none() {
+            return Err("users_file needs [user] socket = \"…\": users open their sessions there".into());
+        }
         Ok(Self {
             orders: OrdersConfig::resolve(&base, &state_dir, raw.orders)?,
             state_dir,
@@ -332,24 +298,23 @@ impl Config {
                 group: raw.operator.group,
             },
             operator_uids: raw.operator.uids,
-            token: TokenConfig {
-                profile,
-                label: raw.token.label,
-                serial: raw.token.serial,
-                module: raw.token.module.map(at),
-                directory: raw.token.directory.map(at),
-                connector: raw.token.connector.map(address::connector).transpose()?,
-                pin,
-                workers: within("token.workers", raw.token.workers.unwrap_or(2), 1, 64)?,
-                queue: within("token.queue", raw.token.queue.unwrap_or(256), 1, 65_536)?,
-                timeout: raw.token.timeout_ms.map(|ms| Duration::from_millis(ms.clamp(50, 600_000))),
-                in_process: raw.token.in_process,
+            user: match raw.user {
+                None => None,
+                // Whoever opens it is known by the kernel's uid; what they may do there is with their PIN.
+                Some(user) => Some(SocketConfig {
+                    path: at(user.socket),
+                    mode: mode(user.mode, 0o666)?,
+                    group: user.group,
+                }),
             },
+            token: raw.token.resolve(&base, "token")?,
+            backup: raw.backup.map(|b| b.resolve(&base)).transpose()?,
             policy_file: at(raw.policy_file),
             device: raw.device.resolve()?,
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
             authority_file: raw.authority_file.map(at),
+            users_file: raw.users_file.map(at),
             log: LogConfig {
                 json: match raw.log.format.as_deref() {
                     None | Some("text") => false,
@@ -438,6 +403,7 @@ mod tests {
             ("[orders]\nurl = \"http://beacon.example\"\n", "orders.url"),
             ("[orders]\nurl = \"http://127.0.0.1.example\"\n", "orders.url"),
             ("[orders]\nurl = \"https://beacon.example\"\n", "orders."),
+            ("users_file = \"users.toml\"\n", "[user]"),
         ] {
             let text =
                 if add.starts_with(['[', 'c']) { format!("{GOOD}{add}") } else { format!("{add}{GOOD}") };

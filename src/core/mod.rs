@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod approval;
+pub mod backup;
 pub mod device;
 pub mod key;
 pub mod log;
@@ -16,4 +17,5 @@ pub mod policy;
 pub mod proof;
 pub mod random;
 pub mod units;
+pub mod user;
 pub mod verify;

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::units::Name;
+use super::user::Claim;
 
 /// Identifies one request in the log; assigned by the daemon, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +69,30 @@ impl Vouched {
     #[must_use]
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+    /// The request it was checked for.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// Whose key this is was here for this very request just now, or it is nobody's in particular. Made in `service/user/`
+/// alone.
+#[must_use]
+pub struct Present {
+    digest: Digest,
+    claim: Option<Claim>,
+}
+
+impl Present {
+    pub(crate) fn assertion(digest: Digest, claim: Option<Claim>) -> Self {
+        Self { digest, claim }
+    }
+    /// The user, where the document names one for the key, and what they confirmed.
+    #[must_use]
+    pub fn claim(&self) -> Option<&Claim> {
+        self.claim.as_ref()
     }
     /// The request it was checked for.
     #[must_use]

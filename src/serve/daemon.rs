@@ -13,10 +13,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::{self, Bounds};
 use super::operator::Operator;
+use super::user::{Doors, User};
 use super::wallet::Wallet;
 use super::{listener, metrics};
 use crate::config::{Config, SocketConfig};
-use crate::service::{Eyes, House};
+use crate::service::{Eyes, House, Peer};
+use crate::wire::frame::Limits;
 
 /// How long requests in flight may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(25);
@@ -36,14 +38,20 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
     }
     let mut passed = passed_sockets();
     // A socket that the service manager passed is its own: only those that are bound here are removed at the end.
-    let bound: Vec<_> = [("wallet", &house.config.wallet.path), ("operator", &house.config.operator.path)]
+    let all = [("wallet", &house.config.wallet), ("operator", &house.config.operator)];
+    let bound: Vec<_> = all
         .into_iter()
+        .chain(house.config.user.as_ref().map(|u| ("user", u)))
+        .map(|(name, socket)| (name, &socket.path))
         .filter(|(name, _)| !passed.contains_key(*name))
         .map(|(_, path)| path.clone())
         .collect();
     let wallet = open_socket(&house.config.wallet, passed.remove("wallet")).map_err(|e| e.to_string())?;
     let operator =
         open_socket(&house.config.operator, passed.remove("operator")).map_err(|e| e.to_string())?;
+    let user = house.config.user.as_ref();
+    let user = user.map(|config| open_socket(config, passed.remove("user"))).transpose();
+    let user = user.map_err(|e| e.to_string())?;
     let (stop, stopping) = watch::channel(false);
 
     let limits = house.config.limits.clone();
@@ -54,7 +62,7 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
         total: Arc::new(Semaphore::new(limits.in_flight_total)),
         stall: limits.stall,
     };
-    let serving = [
+    let mut serving = vec![
         {
             let (owner, bounds, stop) = (Arc::clone(&house), bounds.clone(), stopping.clone());
             tokio::spawn(listener::accept(
@@ -79,7 +87,7 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
         },
         {
             // Operators get their own bound: apps that fill theirs cannot lock them out.
-            let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds };
+            let bounds = Bounds { total: Arc::new(Semaphore::new(64)), ..bounds.clone() };
             let (owner, stop) = (Arc::clone(&house), stopping.clone());
             tokio::spawn(listener::accept(
                 "operator",
@@ -94,6 +102,34 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
             ))
         },
     ];
+    if let Some(user) = user {
+        let frame = Limits { max_bytes: bounds.frame.max_bytes.min(65_536), ..bounds.frame };
+        let bounds = Bounds { total: Arc::new(Semaphore::new(64)), in_flight: 4, batch: 1, frame, ..bounds };
+        let (owner, stop) = (Arc::clone(&house), stopping.clone());
+        let doors = Arc::new(Doors::default());
+        let serve = move |stream, peer: Arc<Peer>| {
+            let (door, uid) = (doors.enter(peer.uid), peer.uid);
+            let (house, bounds, stop) = (Arc::clone(&owner), bounds.clone(), stop.clone());
+            async move {
+                let Some(door) = door else {
+                    return tracing::warn!(
+                        socket = "user",
+                        uid,
+                        "refused a connection: too many of this user"
+                    );
+                };
+                connection::run(stream, Arc::new(User { house, peer, door }), bounds, stop).await;
+            }
+        };
+        serving.push(tokio::spawn(listener::accept(
+            "user",
+            user,
+            256,
+            Arc::clone(&house),
+            stopping.clone(),
+            serve,
+        )));
+    }
     if let Some(listen) = house.config.metrics.clone() {
         let (house, stopping) = (Arc::clone(&house), stopping.clone());
         tokio::spawn(async move {
@@ -104,6 +140,7 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
     }
     let looking = tokio::spawn(Arc::clone(&house).keep_looking(stopping.clone()));
     let lives = tokio::spawn(Arc::clone(&house).keep_lives(stopping.clone()));
+    let presence = tokio::spawn(Arc::clone(&house).keep_presence(stopping.clone()));
     let changes = tokio::spawn(Arc::clone(&house).keep_changes(stopping.clone()));
     let orders = tokio::spawn(Arc::clone(&house).keep_orders(stopping.clone()));
     let asking = tokio::spawn(Arc::clone(&house).keep_asking(stopping.clone()));
@@ -134,6 +171,7 @@ pub async fn run(config: Config, eyes: Eyes) -> Result<(), String> {
     house.close();
     for (task, does) in [
         (lives, "looks after keys"),
+        (presence, "looks after sessions"),
         (looking, "looks at the machine"),
         (changes, "carries changes out"),
         (orders, "hears orders"),

@@ -1,7 +1,11 @@
 //! The OpenRPC document of each socket. The dispatchers serve exactly the methods that stand here.
 #![forbid(unsafe_code)]
 
+mod user;
+
 use serde_json::{Value, json};
+
+pub use user::USER;
 
 /// One method.
 pub struct Method {
@@ -117,7 +121,7 @@ pub const WALLET: &[Method] = &[
     },
     Method {
         name: "claviger_waitRequest",
-        summary: "Waits for a request made with wait: false",
+        summary: "Waits for a request made with wait: false, or for one that its user or people must confirm",
         params: &[("request", true, "request id"), ("timeout_ms", false, "at most 60000")],
         result: "as claviger_signPayment",
     },
@@ -126,6 +130,24 @@ pub const WALLET: &[Method] = &[
         summary: "Cancels a request that has not been reserved",
         params: &[("request", true, "request id")],
         result: "{request, cancelled}",
+    },
+    Method {
+        name: "claviger_requestUser",
+        summary: "Asks for the user: show them the code, they run claviger user unlock CODE",
+        params: &[],
+        result: "{code, expires_seconds}",
+    },
+    Method {
+        name: "claviger_userSession",
+        summary: "Who is here for this connection; waits for somebody",
+        params: &[("timeout_ms", false, "at most 60000; 0 when absent")],
+        result: "{users}",
+    },
+    Method {
+        name: "claviger_unlockUser",
+        summary: "Hands the PIN of the app's own user over, where pin_on_wallet_socket names the app's tier",
+        params: &[("pin", true, "PIN")],
+        result: "{user, app, idle_seconds, hard_seconds}",
     },
     Method {
         name: "claviger_signLogin",
@@ -283,6 +305,25 @@ pub const OPERATOR: &[Method] = &[
         result: "object; change_needed when people must agree",
     },
     Method {
+        name: "operator_users",
+        summary: "The users document, and how its users stand",
+        params: &[],
+        result: "{hash, text, users: [{name, uid, keys, enrolled, wrong_pins, suspended, sessions, …}]}",
+    },
+    Method {
+        name: "operator_usersApply",
+        summary: "Puts a users document in force, or asks people for it",
+        params: &[("text", true, "users TOML")],
+        result: "object; change_needed when people must agree",
+    },
+    Method {
+        name: "operator_userReset",
+        summary: "Lets a user enrol, or enrol anew, with a code",
+        params: &[("name", true, "user"), ("reason", true, "one line")],
+        result: "{user, uid, code, expires}",
+    },
+    Method { name: "operator_userLock", summary: "Ends every session", params: &[], result: "{ended}" },
+    Method {
         name: "operator_governanceNews",
         summary: "Waits for entries about who decides what",
         params: &[
@@ -341,6 +382,24 @@ pub const OPERATOR: &[Method] = &[
         summary: "Compares the token's objects with the registered keys",
         params: &[],
         result: "{equal, strangers, missing, objects, keys}",
+    },
+    Method {
+        name: "operator_backupList",
+        summary: "Which payment keys have a bundle",
+        params: &[],
+        result: "{epoch, quorum, groups_needed, groups, vaults, keys: [{key, state, backed_up, epoch, file, bundle, at}]}",
+    },
+    Method {
+        name: "operator_backupMake",
+        summary: "Makes a fresh bundle of a key and verifies it",
+        params: &[("name", true, "key name")],
+        result: "{key, epoch, bundle, file}",
+    },
+    Method {
+        name: "operator_backupVerify",
+        summary: "Holds every copy of every bundle, and every place of the vault, against the register",
+        params: &[],
+        result: "{ok, keys: [{key, ok, wrong}]}",
     },
     Method { name: "operator_keyList", summary: "All keys", params: &[], result: "array of keys" },
     Method {
@@ -437,7 +496,7 @@ pub const OPERATOR: &[Method] = &[
 /// The OpenRPC document.
 #[must_use]
 pub fn document(methods: &[Method], title: &str) -> Value {
-    let native = |name: &str| name.starts_with("claviger_") || name.starts_with("operator_");
+    let native = |name: &str| ["claviger_", "operator_", "user_"].iter().any(|p| name.starts_with(p));
     let methods: Vec<Value> = methods
         .iter()
         .map(|m| {

@@ -8,6 +8,7 @@ pub mod listener;
 pub mod metrics;
 mod operations;
 pub mod operator;
+pub mod user;
 pub mod wallet;
 
 use std::sync::Arc;

@@ -58,6 +58,12 @@ struct KeyParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NamedParams {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TextParams {
     text: String,
 }
@@ -90,6 +96,13 @@ struct LogParams {
 struct MoveParams {
     name: String,
     to: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResetParams {
+    name: String,
     reason: String,
 }
 
@@ -198,9 +211,13 @@ struct ScopeParams {
 fn acts_of(method: &str, params: &Value) -> &'static [Act] {
     let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
     match method {
-        "operator_keyCreate" | "operator_keyAdopt" | "operator_keyImport" | "operator_keyRotate" => {
-            &[Act::Make]
-        }
+        "operator_keyCreate"
+        | "operator_keyAdopt"
+        | "operator_keyImport"
+        | "operator_keyRotate"
+        | "operator_userReset"
+        | "operator_backupMake" => &[Act::Make],
+        "operator_userLock" => &[Act::Stop],
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
@@ -209,11 +226,14 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         "operator_orderReactivate" | "operator_approve" => &[Act::Speak, Act::Ask],
         "operator_policyApply"
         | "operator_authorityApply"
+        | "operator_usersApply"
         | "operator_changeWithdraw"
         | "operator_orderChallenge" => &[Act::Ask],
-        "operator_tokenCheck" | "operator_unlock" | "operator_reload" | "operator_leaseRequest" => {
-            &[Act::Run]
-        }
+        "operator_tokenCheck"
+        | "operator_unlock"
+        | "operator_reload"
+        | "operator_leaseRequest"
+        | "operator_backupVerify" => &[Act::Run],
         _ => &[Act::Look],
     }
 }
@@ -295,6 +315,16 @@ impl Operator {
                 let params: TextParams = named(params)?;
                 house.apply_authority(&params.text, uid).await
             }
+            "operator_users" => house.users_shown().await,
+            "operator_usersApply" => {
+                let params: TextParams = named(params)?;
+                house.apply_users(&params.text, uid).await
+            }
+            "operator_userReset" => {
+                let params: ResetParams = named(params)?;
+                house.reset_user(&params.name, &params.reason, uid).await
+            }
+            "operator_userLock" => house.lock_all(uid).await,
             "operator_governanceNews" => {
                 let params: NewsParams = named(params)?;
                 let patience = Duration::from_millis(params.timeout_ms.unwrap_or(30_000).min(60_000));
@@ -377,6 +407,12 @@ impl Operator {
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_backupList" => house.backup_list().await,
+            "operator_backupMake" => {
+                let params: NamedParams = named(params)?;
+                house.backup_make(&params.name).await
+            }
+            "operator_backupVerify" => house.backup_verify().await,
             "operator_stateAccept" => {
                 let params: ReasonParams = named(params)?;
                 house.accept_state(&params.reason, uid).await

@@ -50,6 +50,7 @@ impl Handler for Wallet {
             }
         })
         .await
+        .map_err(|refusal| self.house.with_code(&self.peer, refusal))
     }
 
     fn admit(&self, chunk: &Chunk) -> Result<(), Refusal> {
@@ -81,6 +82,18 @@ struct NewsParams {
 struct WaitParams {
     request: String,
     timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionParams {
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PinParams {
+    pin: String,
 }
 
 #[derive(Deserialize)]
@@ -147,9 +160,15 @@ impl Wallet {
                     Duration::from_millis(params.timeout_ms.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
                 let id = request_id(&params.request)?;
                 let told = match self.house.pending.wait(id, &app.id, patience).await {
-                    // What waits for people is in no table of this run.
+                    // What waits for its user, or for people, is in no table of background requests.
                     Err(r) if r.code == Code::RequestUnknown => {
-                        let waited = self.house.wait_for_approval(&self.peer, &app.id, id, patience).await?;
+                        let by_user = self.house.wait_for_user(&self.peer, &app.id, id, patience).await;
+                        let waited = match by_user {
+                            Err(r) if r.code == Code::RequestUnknown => {
+                                self.house.wait_for_approval(&self.peer, &app.id, id, patience).await?
+                            }
+                            other => other?,
+                        };
                         waited.map(Ok)
                     }
                     other => other?,
@@ -169,11 +188,23 @@ impl Wallet {
                 let id = request_id(&params.request)?;
                 let cancelled = match self.house.pending.cancel(id, &app.id) {
                     Err(r) if r.code == Code::RequestUnknown => {
-                        self.house.cancel_approval(&app.id, id).await? || return Err(r)
+                        self.house.cancel_ask(&self.peer, &app.id, id)
+                            || self.house.cancel_approval(&app.id, id).await?
+                            || return Err(r)
                     }
                     other => other?,
                 };
                 Ok(json!({"request": params.request, "cancelled": cancelled}))
+            }
+            "claviger_requestUser" => self.house.request_user(&self.peer),
+            "claviger_userSession" => {
+                let params: SessionParams = named(params)?;
+                let patience = Duration::from_millis(params.timeout_ms.unwrap_or(0).min(LONGEST_WAIT));
+                Ok(self.house.wait_for_session(&self.peer, patience).await)
+            }
+            "claviger_unlockUser" => {
+                let params: PinParams = named(params)?;
+                self.house.unlock_on_wallet_socket(&self.peer, super::user::pin(params.pin)?).await
             }
             _ => self.operate(method, params).await,
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{House, token_refusal};
-use crate::core::approval::Deed;
+use crate::core::approval::{Deed, Matter};
 use crate::core::key::{KeyRecord, KeyRef, Origin, Purpose, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -80,7 +80,7 @@ impl House {
             public: hex::encode(public.as_bytes()),
             reason: format!("{reference} of token {} is taken over for {purpose}", description.serial),
         };
-        let agreed = self.agreed_import(deed, unproven(&past), uid).await?;
+        let agreed = self.agreed(Matter::Import, deed, unproven(&past), uid).await?;
         let origin = Origin::Adopted { unproven: unproven(&past) };
         let record =
             KeyRecord::new(name, reference, purpose, public, description.serial, origin, self.life_now());
@@ -114,7 +114,7 @@ impl House {
         let objects: Vec<Object> =
             objects.into_iter().filter(|o| !(keyless(o) && o.label == anchor)).collect();
         let records: Vec<KeyRecord> = self.keys().all().iter().map(|k| k.record.clone()).collect();
-        let mut compared = compare(&objects, &records);
+        let mut compared = compare(&objects, &records, &self.explained());
         if let Some(map) = compared.as_object_mut() {
             map.insert("objects".into(), json!(objects.len()));
             map.insert("keys".into(), json!(records.len()));
@@ -124,9 +124,10 @@ impl House {
 }
 
 /// Strangers are objects that no record explains; missing are records that no object bears out.
-fn compare(objects: &[Object], records: &[KeyRecord]) -> Value {
+fn compare(objects: &[Object], records: &[KeyRecord], explained: &[KeyRef]) -> Value {
+    let records_of = records.iter().filter(|r| r.state != State::Destroyed).map(|r| r.reference);
     let known: BTreeSet<String> =
-        records.iter().filter(|r| r.state != State::Destroyed).map(|r| r.reference.to_string()).collect();
+        records_of.chain(explained.iter().copied()).map(|reference| reference.to_string()).collect();
     let there: BTreeSet<&str> = objects
         .iter()
         .filter(|o| matches!(o.kind.as_str(), "private" | "secret"))
@@ -172,12 +173,12 @@ mod tests {
             record("gone", 3, State::Destroyed),
         ];
         let objects = [object("private", 1), object("public", 1), object("public", 2), object("secret", 9)];
-        let told = compare(&objects, &records);
+        let told = compare(&objects, &records, &[]);
         assert_eq!(told["equal"], false);
         assert_eq!(told["missing"], json!(["half"]));
         assert_eq!(told["strangers"][0]["id"], hex::encode([9; 16]));
         assert_eq!(told["strangers"].as_array().unwrap().len(), 1);
-        assert_eq!(compare(&objects[..2], &records[..1])["equal"], true);
+        assert_eq!(compare(&objects[..2], &records[..1], &[])["equal"], true);
     }
 
     #[test]

@@ -312,7 +312,8 @@ impl House {
             return self.end(id, ChangeState::Stale, why.into()).await;
         }
         match opens {
-            Some(opens) if at >= opens && !matches!(change.deed, Deed::Import { .. }) => {}
+            Some(opens) if at >= opens && !matches!(change.deed, Deed::Import { .. } | Deed::User { .. }) => {
+            }
             _ if at >= change.expires => {
                 return self.end(id, ChangeState::Expired, "its time is over".into()).await;
             }
@@ -328,7 +329,7 @@ impl House {
                     format!("{} with {}", change.person.as_deref().unwrap_or("operator"), people.join(", "));
                 self.move_agreed(key, *to, reason, actor).await
             }
-            Deed::Import { .. } => Ok(()),
+            Deed::Import { .. } | Deed::User { .. } => Ok(()),
         };
         match outcome {
             Ok(()) => self.end(id, ChangeState::Made, format!("agreed by {}", people.join(", "))).await,
@@ -343,18 +344,22 @@ impl House {
             Deed::Document { from, .. } => self.is_in_force(change.matter, from),
             Deed::Key { key, from, .. } => self.keys().exact(key).is_some_and(|k| k.record.state == *from),
             Deed::Import { key, .. } => self.keys().exact(key).is_none(),
+            Deed::User { user, .. } => {
+                self.rules().users.as_ref().is_some_and(|u| u.by_name(user.as_str()).is_some())
+            }
         }
     }
 
     /// Lets an operator do what people agreed on, once; asks them when they have not.
-    pub(super) async fn agreed_import(
+    pub(super) async fn agreed(
         &self,
+        matter: Matter,
         deed: Deed,
         detail: Vec<String>,
         uid: u32,
     ) -> Result<Option<RequestId>, Refusal> {
         let rules = self.rules();
-        let Some(authority) = rules.authority.as_ref().filter(|a| a.quorum(Matter::Import).is_some()) else {
+        let Some(authority) = rules.authority.as_ref().filter(|a| a.quorum(matter).is_some()) else {
             return Ok(None);
         };
         for pending in self.open_changes().await? {
@@ -371,7 +376,7 @@ impl House {
                 None => return Err(needed(&self.shown(&pending))),
             }
         }
-        let change = self.ask(Matter::Import, deed, detail, uid).await?;
+        let change = self.ask(matter, deed, detail, uid).await?;
         Err(needed(&change))
     }
 
@@ -418,37 +423,4 @@ impl House {
     pub fn differing(&self) -> Vec<String> {
         self.differing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// Who comes, goes, and changes; which quorums.
-pub(super) fn authority_detail(old: Option<&Authority>, new: &Authority) -> Vec<String> {
-    let people = |a: &Authority| -> Vec<String> {
-        a.people()
-            .iter()
-            .map(|p| {
-                let roles: Vec<&str> = p.roles.iter().map(|r| r.as_str()).collect();
-                let groups: Vec<&str> = p.groups.iter().map(String::as_str).collect();
-                let keys = a.keys_of(&p.id).join(" ");
-                format!("person {}: {} of [{}], keys {keys}", p.id, roles.join("+"), groups.join(" "))
-            })
-            .chain(a.quorums().map(|(m, q)| {
-                let (n, of, s) = (q.needs.quorum, &q.needs.of, q.delay_ms / 1000);
-                format!("quorum {}: {n} of {of}, then {s} s", m.as_str())
-            }))
-            .chain([format!("files_allowed {}", a.files_allowed), format!("deployment {}", a.deployment)])
-            .collect()
-    };
-    let (before, after) = (old.map(people).unwrap_or_default(), people(new));
-    let gone = before.iter().filter(|l| !after.contains(l)).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l)).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
-}
-
-/// The lines that differ.
-pub(super) fn line_detail(old: &str, new: &str) -> Vec<String> {
-    let lines = |text: &str| text.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>();
-    let (before, after) = (lines(old), lines(new));
-    let gone = before.iter().filter(|l| !after.contains(l) && !l.is_empty()).map(|l| format!("- {l}"));
-    let come = after.iter().filter(|l| !before.contains(l) && !l.is_empty()).map(|l| format!("+ {l}"));
-    gone.chain(come).collect()
 }

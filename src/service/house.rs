@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::anchor;
+use super::backup::Backups;
 use super::inactivate::Orders;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::seal::Standing;
+use super::user::Presence;
 use crate::caller::{Eyes, Peer};
 use crate::config::Config;
 use crate::core::app::Apps;
@@ -21,6 +23,7 @@ use crate::core::policy::books::BookFile;
 use crate::core::proof::RequestId;
 use crate::core::random::Health;
 use crate::core::units::{Address, Name};
+use crate::core::user::Users;
 use crate::core::verify::Verifier;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Store, StoreError};
@@ -150,6 +153,10 @@ pub struct Rules {
     pub authority: Option<Arc<Authority>>,
     /// Their document.
     pub authority_text: Option<String>,
+    /// Whose keys they are, where that is written down.
+    pub users: Option<Arc<Users>>,
+    /// Their document.
+    pub users_text: Option<String>,
     /// The text of the key policy.
     pub key_policy_text: String,
 }
@@ -185,12 +192,16 @@ pub struct House {
     pub store: Store,
     /// The token.
     pub keeper: Keeper,
+    /// Backups of payment keys, where they are switched on.
+    pub backup: Option<Backups>,
     /// Seen from outside.
     pub metrics: Metrics,
     /// Requests that are waited for.
     pub pending: Pending,
     /// What looks at those who ask.
     pub eyes: Eyes,
+    /// Which users are here.
+    pub(super) presence: Presence,
     /// When it started.
     pub started: std::time::Instant,
     pub(super) strangers: Strangers,
@@ -318,6 +329,7 @@ impl House {
         self.metrics.store_queue.set(gauge(store.queue_depth));
         self.metrics.log_entries.set(gauge(store.log_size));
         self.metrics.inactivation.set(self.level_number());
+        self.metrics.user_sessions.set(gauge(self.presence.count()));
         self.metrics.state_confirmed.set(i64::from(self.trusted().is_ok()));
         let behind = self.anchor_told().get("behind").and_then(serde_json::Value::as_i64);
         self.metrics.anchor_behind.set(behind.unwrap_or(-1));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::keys::{describe, fresh_reference};
 use super::{House, token_refusal};
-use crate::core::approval::Deed;
+use crate::core::approval::{Deed, Matter};
 use crate::core::key::import::{Incoming, Source};
 use crate::core::key::{KeyRecord, KeyRef, Origin, PublicKey, Purpose, State};
 use crate::core::proof::RequestId;
@@ -90,7 +90,7 @@ impl House {
             public: hex::encode(public.as_bytes()),
             reason: format!("{} comes in for {purpose}, account {account}", source.as_str()),
         };
-        let agreed = self.agreed_import(deed, unproven(None), uid).await?;
+        let agreed = self.agreed(Matter::Import, deed, unproven(None), uid).await?;
         let Some(incoming) = incoming else {
             return Ok(json!({"ready": true, "name": name, "account": account, "unproven": unproven(None)}));
         };

@@ -433,6 +433,7 @@ impl House {
     pub(super) async fn close_if_ordered(&self, rose: bool) {
         let Some(refusal) = self.orders.closed() else { return };
         self.keeper.bar(&refusal.sentence);
+        self.end_sessions(crate::core::user::Ended::Inactivated);
         if rose {
             self.orders.ended.send_modify(|n| *n += 1);
         }

@@ -58,6 +58,24 @@ fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Refusal> {
         .map_err(|e| failed(format!("{}: {e}", path.display())))
 }
 
+fn new_passphrase(path: &Path) -> Result<(), Refusal> {
+    let secret = SecretBytes::<24>::fill(|bytes| getrandom::fill(bytes)).map_err(failed)?;
+    let mut text = zeroize::Zeroizing::new([0u8; 48]);
+    hex::encode_to_slice(secret.expose(), text.as_mut_slice()).map_err(failed)?;
+    write_new(path, 0o600, text.as_slice())
+}
+
+/// Makes an embedded token that keeps a root of the vault, and its passphrase where there is none yet.
+pub fn make_embedded(directory: &Path, pin_file: &Path) -> Result<Value, Refusal> {
+    if !pin_file.exists() {
+        new_passphrase(pin_file)?;
+    }
+    let text = fs::read_to_string(pin_file).map_err(|e| failed(format!("{}: {e}", pin_file.display())))?;
+    let pin = Pin::new(text).ok_or_else(|| failed("the file holds no passphrase"))?;
+    EmbeddedToken::create(directory, &pin).map_err(|e| super::token_refusal(&e))?;
+    Ok(json!({"directory": directory, "pin_file": pin_file}))
+}
+
 /// Makes everything, starts the house once to make the system key, and tells what was made.
 pub fn init(choices: Choices) -> Result<Value, Refusal> {
     let dir = std::path::absolute(&choices.dir).map_err(failed)?;
@@ -81,11 +99,7 @@ pub fn init(choices: Choices) -> Result<Value, Refusal> {
         Some(path) => Some(std::path::absolute(path).map_err(failed)?),
         None if embedded => {
             let path = dir.join("token.pin");
-            let secret = SecretBytes::<24>::fill(|bytes| getrandom::fill(bytes)).map_err(failed)?;
-            let mut text = [0u8; 48];
-            hex::encode_to_slice(secret.expose(), &mut text).map_err(failed)?;
-            write_new(&path, 0o600, &text)?;
-            zeroize::Zeroize::zeroize(&mut text);
+            new_passphrase(&path)?;
             made.push(path.clone());
             Some(path)
         }

@@ -106,7 +106,7 @@ impl House {
     }
 
     /// Makes and registers a key that does nothing yet.
-    // [clause 8.2.5-a] the private half is made in the token and never leaves it
+    // [clause 8.2.5-a] the private half is made in the token, and leaves it for a backup or not at all
     pub(super) async fn make_silent(
         &self,
         successor: Successor,
@@ -127,7 +127,11 @@ impl House {
         let reference = fresh_reference()?;
         let Successor { name, line, generation } = successor;
         let spec = KeySpec { reference, label: name.to_string(), algorithm, purpose };
-        let public = self.keeper.generate(spec).await.map_err(|e| token_refusal(&e))?;
+        let public = match self.leaves_under(purpose)? {
+            None => self.keeper.generate(spec).await,
+            Some(by) => self.keeper.make_for_backup(spec, by).await,
+        }
+        .map_err(|e| token_refusal(&e))?;
         let record = KeyRecord {
             line,
             generation,

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::core::key::{KeyRecord, Operation, Origin, PublicKey, Purpose, State};
 use crate::core::payment::{Asset, Chain, Effect};
-use crate::core::proof::RequestId;
+use crate::core::proof::{Present, RequestId};
 use crate::core::units::Address;
 use crate::store::{Ask, Because, EntryKind, NonceClaim, ReserveReply, Store, StoreConfig};
 
@@ -67,6 +67,7 @@ fn ask(nonce: u64, to: u8, amount: u64, looked_at: Option<Timestamp>) -> Ask {
         operation: Operation::SignPayment,
         act: serde_json::json!(payment),
         digest,
+        present: Present::assertion(digest, None),
         authority: None,
         device: [0; 32],
         debit: Debit {

@@ -80,6 +80,7 @@ impl House {
             return Err(Refusal::new(Code::TokenGone, why));
         }
         self.keeper.prove_possession(key.reference, key.public).await.map_err(|e| token_refusal(&e))?;
+        self.ensure_backed_up(key).await?;
         self.go(key, State::Active, because).await
     }
 
@@ -118,6 +119,17 @@ impl House {
             State::Destroyed => self.destroy(key, because).await,
             _ => self.go(key, to, because).await,
         }
+    }
+
+    /// Stops every generation of a line that does something, at once and without asking anybody.
+    pub(super) async fn stop_line(&self, line: &Name, actor: &str, reason: &str) -> Result<(), Refusal> {
+        let _one_at_a_time = self.changes.lock().await;
+        for key in self.keys().generations(line) {
+            if key.record.state == State::Active {
+                self.go(&key.record, State::Suspended, self.because(actor.to_owned(), reason)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a key because people agreed on it.
@@ -189,6 +201,7 @@ impl House {
     ) -> Result<KeyRecord, Refusal> {
         let made = self.make_silent(successor, old.public.algorithm(), old.purpose, uid).await?;
         self.keeper.prove_possession(made.reference, made.public).await.map_err(|e| token_refusal(&e))?;
+        self.ensure_backed_up(&made).await?;
         Ok(made)
     }
 
@@ -210,6 +223,7 @@ impl House {
             let why = format!("the token still holds key {} after it was told to destroy it", key.name);
             return Err(Refusal::new(Code::TokenRefused, why));
         }
+        self.shred(key).await?;
         self.go(key, State::Destroyed, again).await
     }
 
@@ -283,6 +297,7 @@ impl House {
     /// Looks after lives until the daemon stops.
     pub async fn keep_lives(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         loop {
+            self.settle_vault().await;
             let rest = self.look_after_lives().await;
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}

@@ -74,6 +74,11 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutsideLabels {
     to: String,
 }
@@ -114,6 +119,14 @@ pub struct Metrics {
     pub keys_overdue: Gauge,
     /// How far an order stops this device: 0 to 3.
     pub inactivation: Gauge,
+    /// Sessions of users.
+    pub user_sessions: Gauge,
+    /// Tries of PINs, by outcome.
+    user_tries: Family<OutcomeLabels, Counter>,
+    /// Times that Argon2id ran for a PIN: once for each try, whoever tries.
+    pub user_hashes: Counter,
+    /// Payments that waited for their user.
+    pub user_steps: Counter,
 }
 
 impl Default for Metrics {
@@ -192,6 +205,14 @@ impl Default for Metrics {
             "0 in order, 1 suspended, 2 inactivated, 3 wiped",
             inactivation.clone(),
         );
+        let user_sessions = Gauge::default();
+        registry.register("user_sessions", "Sessions of users", user_sessions.clone());
+        let user_tries = Family::<OutcomeLabels, Counter>::default();
+        registry.register("user_tries", "Tries of PINs, by outcome", user_tries.clone());
+        let user_hashes = Counter::default();
+        registry.register("user_hashes", "Times that Argon2id ran for a PIN", user_hashes.clone());
+        let user_steps = Counter::default();
+        registry.register("user_steps", "Payments that waited for their user", user_steps.clone());
         Self {
             registry,
             requests,
@@ -211,6 +232,10 @@ impl Default for Metrics {
             tripwires,
             keys_overdue,
             inactivation,
+            user_sessions,
+            user_tries,
+            user_hashes,
+            user_steps,
         }
     }
 }
@@ -224,6 +249,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refusal(&self, code: &'static str) {
         self.refusals.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Counts a try of a PIN: `right`, `wrong` or `kept-out`. Duress counts as right: whoever forces somebody may look.
+    pub fn user_try(&self, outcome: &'static str) {
+        self.user_tries.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// How far a sink or a witness is.

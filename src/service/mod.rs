@@ -5,9 +5,13 @@ pub mod adopt;
 mod anchor;
 pub mod approvals;
 pub mod apps;
+pub mod backup;
 mod carriers;
+pub mod ceremony;
 pub mod changes;
+mod detail;
 pub mod device;
+mod file;
 pub mod house;
 mod http;
 pub mod import;
@@ -25,6 +29,7 @@ mod path;
 pub mod pending;
 pub mod pin;
 mod reactivate;
+pub mod recover;
 mod replay;
 pub mod report;
 pub mod rules;
@@ -32,13 +37,15 @@ pub mod seal;
 pub mod sign;
 mod sink;
 pub mod start;
+pub mod user;
+mod vault;
 mod wipe;
 mod witness;
 pub mod witnessing;
 
 pub use house::{House, Key, Keys, Rules, store_code, token_refusal};
 
-pub use crate::caller::{Eyes, Peer, executable_digest};
+pub use crate::caller::{Eyes, Peer, Tie, executable_digest};
 /// What the sockets read, with its sender.
 pub use crate::sys::peer::{Chunk, receive, stamp_messages};
 /// What listeners and commands need of the host.

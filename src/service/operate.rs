@@ -16,6 +16,8 @@ use super::{House, Key, Peer};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
 use crate::core::login::Login;
+use crate::core::payment::Payment;
+use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::Act;
 use crate::core::proof::{RequestId, Tier, Vouched};
 use crate::core::random;
@@ -180,6 +182,11 @@ fn understand(
         .and_then(|n| keys.exact(n))
         .or_else(|| keys.by_name(name))
         .ok_or_else(|| Refusal::new(Code::KeyUnknown, format!("there is no key named {name}")))?;
+    // What is made of PINs is made for nobody else, or an app could try them itself.
+    if super::user::is_pepper(&key.record.line) {
+        let why = format!("key {} is the daemon's own", key.record.name);
+        return Err(Refusal::new(Code::KeyNotAllowed, why));
+    }
     // [clause 8.7.1-i] what seals the log makes no MACs for anybody else
     if super::seal::is_own(&key.record.line) {
         return Err(Refusal::new(Code::KeyPurpose, format!("key {name} is the daemon's own")));
@@ -304,6 +311,10 @@ impl Deed for Understood {
         _policy: [u8; 32],
     ) -> Result<Waiting, Refusal> {
         Err(Refusal::new(Code::OperationNotAllowed, "only payments wait for approvals"))
+    }
+
+    fn for_user(&self) -> Option<(&Payment, &UnsignedTx)> {
+        None
     }
 
     fn again(&self, _signature: &[u8; 64]) -> Result<Checked, Refusal> {

@@ -12,12 +12,16 @@ use super::keys::now;
 use super::ledger::SignFacts;
 use super::metrics::Stage;
 use super::pending::Cancel;
+use super::user::Decoded;
 use super::{House, Key, Peer, Rules};
 use crate::core::approval::Needs;
 use crate::core::key::Operation;
+use crate::core::payment::Payment;
+use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Recorded, RequestId, Reserved, Start, Tier, Vouched};
+use crate::core::proof::{Present, Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
+use crate::core::user::Claim;
 use crate::core::verify::CheckedSignature;
 use crate::refusal::{Code, Refusal};
 use crate::store::{Ask, EntryKind, NonceClaim, ReserveReply, Waiting};
@@ -47,6 +51,8 @@ pub(super) trait Deed {
         needs: Needs,
         policy: [u8; 32],
     ) -> Result<Waiting, Refusal>;
+    /// What its user is shown when the sum of a day asks for more than a session: the payment, and its bytes.
+    fn for_user(&self) -> Option<(&Payment, &UnsignedTx)>;
     /// The answer of a signature that was released before for the very same payload.
     fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal>;
 }
@@ -132,15 +138,18 @@ async fn steps<D: Deed>(
 
     let timed = Timer::start(house);
     let seen = full_check(peer, &rules, move |peer, rules| peer.vouch(&rules.apps, digest, now()));
-    let vouched = Arc::new(seen.await?);
+    let vouched = Arc::new(seen.await.inspect_err(|_| house.app_failed(peer))?);
     timed.stop(Stage::Caller);
+    let payment = deed.for_user().map(|(payment, _)| payment);
+    let present = house.present(peer, &vouched, &deed.key().record.line, payment)?;
+    let claim = present.claim().cloned();
 
     house.may_use(vouched.app(), &deed.key().record.line)?;
     let timed = Timer::start(house);
     cancel.begin()?;
     let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
-    let mut ask = ask(&deed, operation, request, &vouched, start);
+    let mut ask = ask(&deed, operation, request, &vouched, present, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
     ask.device = house.device.digest();
     let reserved = match house.store.reserve(ask).await.map_err(|e| house.store_refusal(&e))? {
@@ -163,10 +172,22 @@ async fn steps<D: Deed>(
             let refusal = super::approvals::waits(house, waiting).await?;
             return Err(refusal.in_the_log());
         }
+        ReserveReply::Step(step) => {
+            let asked = deed.for_user().zip(claim.as_ref());
+            let ((payment, transaction), claim) = asked.ok_or_else(another_kind)?;
+            let transaction = transaction.encode_unsigned();
+            let decoded = Decoded { key: &record.name, payment, transaction };
+            let refusal = house.ask_user(peer, request, &vouched, claim, step, decoded).await?;
+            return Err(refusal.in_the_log());
+        }
     };
+    if claim.is_some() {
+        house.presence.used(peer, &digest);
+    }
     timed.stop(Stage::Reserve);
 
-    match release(house, peer, &deed, operation, &vouched, &reserved, sealed).await {
+    let asker = Asker { peer, vouched: &vouched, claim: claim.as_ref() };
+    match release(house, &asker, &deed, operation, &reserved, sealed).await {
         Ok(signed) => {
             // What was recorded as signed stays so; a program that took the process over does not get it.
             peer.still()?;
@@ -183,20 +204,31 @@ async fn steps<D: Deed>(
     }
 }
 
+/// Who asked, as far as it was shown.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    peer: &'a Peer,
+    vouched: &'a Arc<Vouched>,
+    claim: Option<&'a Claim>,
+}
+
 /// The token has begun as soon as the request was decided; what it made is opened only now that the record is durable.
 async fn release<D: Deed>(
     house: &House,
-    peer: &Peer,
+    asker: &Asker<'_>,
     deed: &D,
     operation: Operation,
-    vouched: &Arc<Vouched>,
     reserved: &Reserved,
     sealed: Sealed,
 ) -> Result<Signed, Refusal> {
+    let Asker { peer, vouched, claim } = *asker;
     let timed = Timer::start(house);
     // By the rules of now: what was revoked meanwhile gets nothing.
     let before = Arc::clone(vouched);
-    full_check(peer, &house.rules(), move |peer, rules| peer.again(&rules.apps, &before, now())).await?;
+    full_check(peer, &house.rules(), move |peer, rules| peer.again(&rules.apps, &before, now()))
+        .await
+        .inspect_err(|_| house.app_failed(peer))?;
+    house.still_here(peer, claim.map(|c| &c.user.name))?;
     timed.stop(Stage::Recheck);
 
     let (app, line) = (vouched.app(), &deed.key().record.line);
@@ -248,7 +280,14 @@ async fn full_check<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Refusal::new(Code::Internal, format!("the check of the caller failed: {e}"))))
 }
 
-fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vouched, start: Start) -> Ask {
+fn ask<D: Deed>(
+    deed: &D,
+    operation: Operation,
+    request: RequestId,
+    vouched: &Vouched,
+    present: Present,
+    start: Start,
+) -> Ask {
     let key = deed.key().record.name.clone();
     let facts = deed.facts(vouched.app().clone(), vouched.tier(), *vouched.digest());
     let spent = facts.payment.as_ref().and_then(|p| p.effect.debit());
@@ -267,6 +306,7 @@ fn ask<D: Deed>(deed: &D, operation: Operation, request: RequestId, vouched: &Vo
         request,
         app: vouched.app().clone(),
         tier: vouched.tier(),
+        present,
         key,
         operation,
         act: deed.act(),

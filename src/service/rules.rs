@@ -4,34 +4,38 @@
 //! in force before stays, and the difference is shown, or asked for.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::changes::{authority_detail, line_detail};
+use super::detail::{authority_detail, line_detail};
+use super::file::books_beside;
+pub use super::file::parse_policy;
+pub use super::file::write_atomically;
 use super::ledger::PolicyLedger;
 use super::{House, Rules};
-use crate::config::{Config, ConfigError, read_text};
+use crate::config::{Config, read_text};
 use crate::core::app::Apps;
 use crate::core::app::facts::Host;
 use crate::core::approval::{Act, Authority, Deed, Matter};
 use crate::core::key::policy::{BUILT_IN, KeyPolicy};
-use crate::core::policy::books::{self, BookFile, Sources};
+use crate::core::policy::books::Sources;
 use crate::core::policy::diff::Class;
-use crate::core::policy::{Policy, PolicyError, diff};
+use crate::core::policy::{Policy, diff};
 use crate::core::units::sha256;
+use crate::core::user::Ended;
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, Store, Text};
 
-/// The four texts that say who may do what.
+/// The five texts that say who may do what.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Texts {
     policy: String,
     apps: String,
     key_policy: String,
     authority: Option<String>,
+    users: Option<String>,
 }
 
 /// A file that is not in force, and why.
@@ -64,6 +68,7 @@ impl Texts {
             apps: text(&config.apps_file)?,
             key_policy: config.keys_file.as_deref().map_or_else(|| Ok(BUILT_IN.to_owned()), text)?,
             authority: config.authority_file.as_deref().map(text).transpose()?,
+            users: config.users_file.as_deref().map(text).transpose()?,
         })
     }
 
@@ -76,9 +81,10 @@ impl Texts {
             store.document("key-policy").await.map_err(failed)?,
             store.document("authority").await.map_err(failed)?,
         );
+        let users = store.document("users").await.map_err(failed)?.filter(|u| !u.is_empty());
         Ok(match (policy, apps, key_policy) {
             (Some(policy), Some(apps), Some(key_policy)) => {
-                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()) })
+                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()), users })
             }
             _ => None,
         })
@@ -89,6 +95,7 @@ impl Texts {
         let apps = read_apps(&self.apps, host)?;
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
+        let users = self.users.as_deref().map(super::user::read_document).transpose()?;
         let books = books_beside(&self.policy, directory(config));
         let policy =
             Policy::read(&self.policy, &Sources { files: Some(&books), authority: authority.as_ref() })
@@ -104,6 +111,8 @@ impl Texts {
             apps_text: self.apps,
             authority: authority.map(Arc::new),
             authority_text: self.authority,
+            users: users.map(Arc::new),
+            users_text: self.users,
             key_policy_text: self.key_policy,
         };
         Ok((rules, key_policy))
@@ -143,6 +152,15 @@ fn settle(config: &Config, files: Texts, kept: Option<Texts>) -> Result<(Texts, 
         hold(Matter::Apps, files.apps, "the registered apps need a quorum");
         settled.apps.clone_from(&kept.apps);
     }
+    if files.users != kept.users && ruling.quorum(Matter::Users).is_some() {
+        // Whose keys they are is not forgotten by leaving the file out of the configuration.
+        if let Some(text) = files.users {
+            hold(Matter::Users, text, "the users need a quorum");
+        } else {
+            tracing::warn!("users_file is not configured; the document in force stays in force");
+        }
+        settled.users.clone_from(&kept.users);
+    }
     Ok((settled, held))
 }
 
@@ -174,30 +192,6 @@ fn beside(text: &str, config: &Config, authority: Option<&Authority>) -> Result<
     parse_policy(text, directory(config), authority).map_err(|e| invalid(e.to_string()))
 }
 
-/// The signed books that a policy names, by file.
-type Books = BTreeMap<String, Result<BookFile, String>>;
-
-/// Reads a policy text, and the signed books that it names from a directory.
-pub fn parse_policy(text: &str, beside: &Path, authority: Option<&Authority>) -> Result<Policy, PolicyError> {
-    Policy::read(text, &Sources { files: Some(&books_beside(text, beside)), authority })
-}
-
-fn books_beside(text: &str, beside: &Path) -> Books {
-    let read = |file: &str| {
-        let at = beside.join(file);
-        let text = read_text(&at).map_err(|e| e.to_string())?;
-        // A book that nobody has signed yet is refused for that, with what to do.
-        let signatures = match read_text(&beside.join(format!("{file}.sig"))) {
-            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                String::new()
-            }
-            other => other.map_err(|e| e.to_string())?,
-        };
-        Ok(BookFile { file: file.to_owned(), text, signatures })
-    };
-    books::files_of(text).into_iter().map(|file| (file.clone(), read(&file))).collect()
-}
-
 /// What the daemon starts with; what differs from that stands in the second part.
 pub(super) async fn at_start(
     config: &Config,
@@ -216,7 +210,7 @@ pub(super) async fn at_start(
 
 impl House {
     /// Who must agree, where somebody must.
-    fn quorum(&self, matter: Matter) -> bool {
+    pub(super) fn quorum(&self, matter: Matter) -> bool {
         self.rules().authority.as_ref().is_some_and(|a| a.quorum(matter).is_some())
     }
 
@@ -227,6 +221,7 @@ impl House {
             apps: rules.apps_text.clone(),
             key_policy: rules.key_policy_text.clone(),
             authority: rules.authority_text.clone(),
+            users: rules.users_text.clone(),
         }
     }
 
@@ -311,7 +306,7 @@ impl House {
         }
     }
 
-    async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
+    pub(super) async fn ask_refused(&self, matter: Matter, text: &str, uid: u32) -> Result<Refusal, Refusal> {
         let change = self.ask_document(matter, text, uid).await?;
         Ok(super::changes::needed(&change))
     }
@@ -346,6 +341,7 @@ impl House {
             Matter::Apps => Some(texts.apps),
             Matter::KeyPolicy => Some(texts.key_policy),
             Matter::Authority => texts.authority,
+            Matter::Users => texts.users,
             Matter::Resume | Matter::Destroy | Matter::Import => None,
         }
     }
@@ -375,6 +371,10 @@ impl House {
                 texts.authority = Some(text.to_owned());
                 self.config.authority_file.as_ref()
             }
+            Matter::Users => {
+                texts.users = Some(text.to_owned());
+                self.config.users_file.as_ref()
+            }
             Matter::Resume | Matter::Destroy | Matter::Import => {
                 return Err(Refusal::new(Code::Internal, "a key is no document"));
             }
@@ -396,7 +396,7 @@ impl House {
         rules.apps.follows(&old.apps)?;
         let change = diff(&old.policy, &rules.policy);
         let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
-        self.keep_documents(Some(&old), &rules, &class, uid).await?;
+        let as_before = self.keep_documents(Some(&old), &rules, &class, uid).await?;
         if changed {
             // Written down before it is in force; counters are built anew from the rows of what was spent.
             self.store
@@ -413,30 +413,35 @@ impl House {
         });
         *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key_policy);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        if !as_before {
+            // [clause 8.2.3-f] whoever opened a session did so under other rules
+            self.end_sessions(Ended::Rules);
+        }
         tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
         Ok(summary)
     }
 
-    /// Whether there was an authority document before.
-    async fn kept_authority(&self) -> Result<bool, Refusal> {
-        let kept = self.store.document("authority").await.map_err(|e| self.store_refusal(&e))?;
+    /// Whether there was such a document before.
+    async fn was_kept(&self, name: &'static str) -> Result<bool, Refusal> {
+        let kept = self.store.document(name).await.map_err(|e| self.store_refusal(&e))?;
         Ok(kept.is_some_and(|text| !text.is_empty()))
     }
 
-    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before.
+    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before. Says
+    /// whether everything is as it was.
     pub(super) async fn keep_documents(
         &self,
         old: Option<&Rules>,
         new: &Rules,
         class: &str,
         uid: u32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
         let mut entries = Vec::new();
         // People first: a policy's books are read with them.
         let named = match old {
             Some(old) => old.authority_text != new.authority_text,
-            None => new.authority_text.is_some() || self.kept_authority().await?,
+            None => new.authority_text.is_some() || self.was_kept("authority").await?,
         };
         if named {
             // The absence of a document is the empty text.
@@ -447,6 +452,15 @@ impl House {
                 "authority",
                 text,
             ));
+        }
+        let named = match old {
+            Some(old) => old.users_text != new.users_text,
+            None => new.users_text.is_some() || self.was_kept("users").await?,
+        };
+        if named {
+            let text = new.users_text.clone().unwrap_or_default();
+            let users = new.users.as_ref().map_or(0, |u| u.all().len());
+            entries.push((EntryKind::Users { hash: hash(&text), users, uid, kept: None }, "users", text));
         }
         if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
             // An auditor reads the policy with the very books that it came into force with.
@@ -468,25 +482,13 @@ impl House {
             let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
             entries.push((entry, "apps", new.apps_text.clone()));
         }
+        let as_before = entries.is_empty();
         for (entry, name, text) in entries {
             self.store
                 .announce(Text { what: name, text }, entry)
                 .await
                 .map_err(|e| self.store_refusal(&e))?;
         }
-        Ok(())
+        Ok(as_before)
     }
-}
-
-/// Replaces a file as a whole: written beside it, fsynced, renamed, directory fsynced.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let fresh = path
-        .with_extension(format!("new-{}", hex::encode(sha256(bytes).first_chunk::<4>().unwrap_or(&[0; 4]))));
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    std::fs::File::open(parent)?.sync_all()
 }

@@ -266,6 +266,13 @@ impl Deed for Understood {
         })
     }
 
+    fn for_user(&self) -> Option<(&Payment, &UnsignedTx)> {
+        match (&self.payment, &self.asked) {
+            (Some(payment), Asked::Transaction(tx, _)) => Some((payment, tx)),
+            _ => None,
+        }
+    }
+
     fn again(&self, signature: &[u8; 64]) -> Result<Checked, Refusal> {
         let checked = path::verified(&self.key, &self.to_sign, signature)?;
         let body = self.asked.sealed(&checked)?;

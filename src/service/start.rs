@@ -91,6 +91,7 @@ impl House {
         if let Some(refusal) = closed {
             keeper.bar(&refusal.sentence);
         }
+        let backup = super::backup::Backups::open(&config, &keeper, &store).await?;
         let latest = store.now().await.map_err(|e| state(e.to_string()))?;
         let epoch = store.found().epoch;
         let mut run_id = [0; 8];
@@ -99,9 +100,11 @@ impl House {
             config,
             store,
             keeper,
+            backup,
             metrics: Metrics::default(),
             pending: Pending::default(),
             eyes,
+            presence: super::user::Presence::new(sys::since_boot()),
             started: Instant::now(),
             strangers: Strangers::default(),
             health: Mutex::default(),
@@ -183,6 +186,9 @@ impl House {
         }
         if let Err(refusal) = self.checkpoint().await {
             tracing::warn!("no last checkpoint: {refusal}");
+        }
+        if let Some(backups) = &self.backup {
+            backups.stop();
         }
         // The last word of this run stands in the token: a copy that was made during it is found when it is put back.
         if self.trusted().is_ok()

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, StoreError, rows};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::{Needs, Voice};
 use crate::core::proof::RequestId;
 use crate::core::units::{Address, Name, Timestamp};
@@ -351,4 +351,42 @@ pub(super) fn void(work: &mut Work) -> Result<(), StoreError> {
 
 pub(super) fn counter(db: &Connection, key: &str) -> Result<Option<u32>, StoreError> {
     Ok(db.query_row("SELECT counter FROM counters WHERE key = ?1", [key], |r| r.get(0)).optional()?)
+}
+
+impl Store {
+    /// A payment waits for people; gives the one that waits already for the same payload.
+    pub async fn wait_for_people(&self, waiting: Waiting) -> Result<Result<Waiting, Refusal>, StoreError> {
+        self.writer.submit(move |work| open(work, waiting)).await
+    }
+
+    /// Counts a voice that was judged; gives the request as it stands then.
+    pub async fn count_voice(
+        &self,
+        request: RequestId,
+        yes: bool,
+        voice: Voice,
+        signature: String,
+    ) -> Result<Result<Waiting, Refusal>, StoreError> {
+        self.writer.submit(move |work| count(work, request, yes, &voice, &signature)).await
+    }
+
+    /// Ends a request that waits: cancelled by its app.
+    pub async fn stop_waiting(&self, request: RequestId, app: Name) -> Result<bool, StoreError> {
+        self.writer.submit(move |work| cancel(work, request, &app)).await
+    }
+
+    /// A request that waits or waited.
+    pub async fn waiting(&self, request: RequestId) -> Result<Option<Waiting>, StoreError> {
+        self.read(move |db| one(db, request)).await
+    }
+
+    /// All that wait now.
+    pub async fn all_waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.read(all_waiting).await
+    }
+
+    /// The highest counter that was seen from an authenticator's key.
+    pub async fn counter_of(&self, key: String) -> Result<Option<u32>, StoreError> {
+        self.read(move |db| counter(db, &key)).await
+    }
 }

@@ -11,8 +11,9 @@ use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
 use crate::core::policy::history::Mention;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Authorized, RequestId, Reserved, Start, Tier};
+use crate::core::proof::{Authorized, Present, RequestId, Reserved, Start, Tier};
 use crate::core::units::{Name, Timestamp};
+use crate::core::user::Step;
 use crate::refusal::Refusal;
 
 /// The rule's yes.
@@ -80,6 +81,8 @@ pub struct Ask {
     pub app: Name,
     /// Tier of the caller.
     pub tier: Tier,
+    /// The user whose key it is, where it has one.
+    pub present: Present,
     /// Key.
     pub key: Name,
     /// What is done with it.
@@ -132,4 +135,6 @@ pub enum ReserveReply {
         /// The policy that asks.
         policy: [u8; 32],
     },
+    /// Permitted when the user takes this step for it. Nothing was reserved or written.
+    Step(Step),
 }

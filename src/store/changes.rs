@@ -1,10 +1,12 @@
 //! Changes that wait for people, and the documents in force.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, StoreError, rows};
+use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::change::Tally;
 use crate::core::approval::{Authority, Change, KeptVoice, Voice};
 use crate::core::proof::RequestId;
@@ -241,4 +243,38 @@ pub(super) fn kept_document(db: &Connection, name: &str) -> Result<Option<String
                 .map_err(|_| StoreError::Tampered(format!("the {name} in force cannot be read")))
         })
         .transpose()
+}
+
+impl Store {
+    /// A change that waits for people.
+    pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
+        self.writer.submit(move |work| open(work, &change, &text)).await
+    }
+
+    /// Counts a voice about a change that was judged; gives the change as it stands then.
+    pub async fn count_change_voice(
+        &self,
+        id: RequestId,
+        yes: bool,
+        voice: Voice,
+        signature: String,
+        authority: Arc<Authority>,
+    ) -> Result<Result<Pending, Refusal>, StoreError> {
+        self.writer.submit(move |work| count(work, id, yes, &voice, &signature, &authority)).await
+    }
+
+    /// Ends a change.
+    pub async fn end_change(&self, id: RequestId, state: ChangeState, why: String) -> Result<(), StoreError> {
+        self.writer.submit(move |work| end(work, id, state, &why)).await
+    }
+
+    /// A change, open or not.
+    pub async fn change(&self, id: RequestId) -> Result<Option<Pending>, StoreError> {
+        self.read(move |db| one(db, id)).await
+    }
+
+    /// All changes that something may become of.
+    pub async fn open_changes(&self) -> Result<Vec<Pending>, StoreError> {
+        self.read(all_open).await
+    }
 }

@@ -19,6 +19,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
             | EntryKind::Order { .. }

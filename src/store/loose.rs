@@ -9,6 +9,7 @@ use super::changes::kept_document;
 use super::{EntryKind, rows};
 use crate::core::approval::Authority;
 use crate::core::key::State;
+use crate::core::log::user::UserEvent;
 use crate::core::order::{Reactivation, judge};
 use crate::core::units::sha256;
 
@@ -74,6 +75,8 @@ fn before_the_token(kind: &EntryKind) -> bool {
         | E::KeyPolicy { .. }
         | E::Apps { .. }
         | E::Authority { .. }
+        | E::Users { .. }
+        | E::User(UserEvent::Suspended { .. } | UserEvent::Closed { .. })
         | E::Document { .. }
         | E::Alarm { .. }
         | E::Device { .. }

@@ -6,6 +6,7 @@
 
 mod approvals;
 mod ask;
+mod backups;
 mod changes;
 mod debits;
 mod destinations;
@@ -22,6 +23,7 @@ mod schema;
 mod seal;
 mod story;
 mod texts;
+mod users;
 mod writer;
 
 use std::any::Any;
@@ -31,7 +33,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use crate::core::approval::{Authority, Change, Voice};
 use crate::core::key::{KeyRecord, State};
 pub use crate::core::log::entry::EntryKind;
 use crate::core::log::merkle::{Frontier, leaf_hash};
@@ -48,6 +49,7 @@ use reserve::Draft;
 pub use seal::{Found, RUN_INPUT, Seal, SealKey};
 pub use story::LOG_KEY;
 pub use texts::Text;
+pub use users::UserRow;
 use writer::{Shared, Work, WriterHandle};
 
 /// How to open the store.
@@ -124,6 +126,7 @@ impl Store {
             Draft::Already { signature, request } => ReserveReply::Already { signature, request },
             Draft::Refused { refusal, tripped } => ReserveReply::Refused { refusal, tripped },
             Draft::Needs { needs, policy } => ReserveReply::Needs { needs, policy },
+            Draft::Step(step) => ReserveReply::Step(step),
         })
     }
 
@@ -201,77 +204,9 @@ impl Store {
         self.writer.submit(move |work| keys::warn(work, &name, days, to, at)).await
     }
 
-    /// A payment waits for people; gives the one that waits already for the same payload.
-    pub async fn wait_for_people(&self, waiting: Waiting) -> Result<Result<Waiting, Refusal>, StoreError> {
-        self.writer.submit(move |work| approvals::open(work, waiting)).await
-    }
-
-    /// Counts a voice that was judged; gives the request as it stands then.
-    pub async fn count_voice(
-        &self,
-        request: RequestId,
-        yes: bool,
-        voice: Voice,
-        signature: String,
-    ) -> Result<Result<Waiting, Refusal>, StoreError> {
-        self.writer.submit(move |work| approvals::count(work, request, yes, &voice, &signature)).await
-    }
-
-    /// Ends a request that waits: cancelled by its app.
-    pub async fn stop_waiting(&self, request: RequestId, app: Name) -> Result<bool, StoreError> {
-        self.writer.submit(move |work| approvals::cancel(work, request, &app)).await
-    }
-
-    /// A request that waits or waited.
-    pub async fn waiting(&self, request: RequestId) -> Result<Option<Waiting>, StoreError> {
-        self.read(move |db| approvals::one(db, request)).await
-    }
-
-    /// All that wait now.
-    pub async fn all_waiting(&self) -> Result<Vec<Waiting>, StoreError> {
-        self.read(approvals::all_waiting).await
-    }
-
-    /// A change that waits for people.
-    pub async fn open_change(&self, change: Change, text: String) -> Result<Result<(), Refusal>, StoreError> {
-        self.writer.submit(move |work| changes::open(work, &change, &text)).await
-    }
-
-    /// Counts a voice about a change that was judged; gives the change as it stands then.
-    pub async fn count_change_voice(
-        &self,
-        id: RequestId,
-        yes: bool,
-        voice: Voice,
-        signature: String,
-        authority: Arc<Authority>,
-    ) -> Result<Result<Pending, Refusal>, StoreError> {
-        self.writer.submit(move |work| changes::count(work, id, yes, &voice, &signature, &authority)).await
-    }
-
-    /// Ends a change.
-    pub async fn end_change(&self, id: RequestId, state: ChangeState, why: String) -> Result<(), StoreError> {
-        self.writer.submit(move |work| changes::end(work, id, state, &why)).await
-    }
-
-    /// A change, open or not.
-    pub async fn change(&self, id: RequestId) -> Result<Option<Pending>, StoreError> {
-        self.read(move |db| changes::one(db, id)).await
-    }
-
-    /// All changes that something may become of.
-    pub async fn open_changes(&self) -> Result<Vec<Pending>, StoreError> {
-        self.read(changes::all_open).await
-    }
-
     /// The text of a document that came into force last, where it was kept.
     pub async fn document(&self, name: &'static str) -> Result<Option<String>, StoreError> {
         self.read(move |db| changes::kept_document(db, name)).await
-    }
-
-    /// The highest counter that was seen from an authenticator's key.
-    pub async fn counter_of(&self, key: String) -> Result<Option<u32>, StoreError> {
-        self.read(move |db| approvals::counter(db, &key)).await
     }
 
     /// How the log was found when the store was opened.
@@ -421,3 +356,5 @@ mod order_tests;
 mod tamper_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tombstone_tests;

@@ -10,9 +10,11 @@ use super::{Ask, Because, EntryKind, How, Kept, Ledger, NonceClaim, StoreError, 
 use crate::core::approval::Needs;
 use crate::core::key::State;
 use crate::core::order::against;
+use crate::core::payment::Asset;
 use crate::core::policy::window::Debit;
 use crate::core::proof::{Decided, RequestId};
-use crate::core::units::sha256;
+use crate::core::units::{U256, sha256};
+use crate::core::user::step::{Claim, ROLLING_MS, Step};
 use crate::refusal::{Code, Refusal};
 
 /// How long a request without an outcome may be tried again without a new debit: the shortest window.
@@ -25,6 +27,7 @@ pub(super) enum Draft {
     Already { signature: Kept, request: RequestId },
     Refused { refusal: Refusal, tripped: bool },
     Needs { needs: Needs, policy: [u8; 32] },
+    Step(Step),
 }
 
 /// What stands under an account nonce.
@@ -53,19 +56,33 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
                 let tripped = stop(work, &ask, why)?;
                 return Ok(Draft::Refused { refusal, tripped });
             }
-            let mut people = Vec::new();
-            // What was reserved before, and had no outcome, was approved then. A fee bump is another text to approve.
+            // What was reserved before, and had no outcome, was approved and confirmed then. A fee bump is another text.
+            let again = same && debited.is_some();
+            let mut approved = None;
             if let Some(needs) = &verdict.needs
-                && !(same && debited.is_some())
+                && !again
             {
                 let policy = verdict.policy_hash;
                 let found =
                     approvals::approved(work, &ask.app, &ask.key, &ask.digest, policy, ask.authority)?;
-                let Some(waiting) = found else { return Ok(Draft::Needs { needs: needs.clone(), policy }) };
                 // A rule that asks for more people since is another policy; this one asked for these.
-                if waiting.needs != *needs {
+                let Some(waiting) = found.filter(|w| w.needs == *needs) else {
                     return Ok(Draft::Needs { needs: needs.clone(), policy });
+                };
+                approved = Some(waiting);
+            }
+            if let Some(claim) = ask.present.claim()
+                && !again
+            {
+                match step(work, &ask, claim, debited.is_some())? {
+                    Step::People if approved.is_some() => {}
+                    Step::People => return refuse(work, &ask, above(claim)),
+                    needed if claim.enough(needed) => {}
+                    needed => return Ok(Draft::Step(needed)),
                 }
+            }
+            let mut people = Vec::new();
+            if let Some(waiting) = approved {
                 approvals::consume(work, &waiting)?;
                 people = waiting.yes;
             }
@@ -73,23 +90,61 @@ pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
             (ask.start)(Decided::assertion(ask.digest, ask.request));
             Ok(if debited.is_some() { Draft::Again } else { Draft::New })
         }
-        Err(mut refusal) => {
-            if let (Code::WindowExceeded, Some(at)) = (refusal.code, work.filled()) {
-                refusal.sentence.push_str(&format!(
-                    "; what was spent before {at} is not known, so that each window counts as full until it has passed"
-                ));
-            }
-            work.append(&refused(&ask, &refusal))?;
-            let tripped = if refusal.code == Code::DestinationNew {
-                let strange = strange(work, &ask, true);
-                mention(work, &ask)?;
-                strange.map_or(Ok(false), |why| stop(work, &ask, why))?
-            } else {
-                trips(work, &ask, refusal.code)?
-            };
-            Ok(Draft::Refused { refusal, tripped })
+        Err(refusal) => refuse(work, &ask, refusal),
+    }
+}
+
+fn refuse(work: &mut Work, ask: &Ask, mut refusal: Refusal) -> Result<Draft, StoreError> {
+    if let (Code::WindowExceeded | Code::StepUpPeople, Some(at)) = (refusal.code, work.filled()) {
+        refusal.sentence.push_str(&format!(
+            "; what was spent before {at} is not known, so that each window counts as full until it has passed"
+        ));
+    }
+    work.append(&refused(ask, &refusal))?;
+    let tripped = if refusal.code == Code::DestinationNew {
+        let strange = strange(work, ask, true);
+        mention(work, ask)?;
+        strange.map_or(Ok(false), |why| stop(work, ask, why))?
+    } else {
+        trips(work, ask, refusal.code)?
+    };
+    Ok(Draft::Refused { refusal, tripped })
+}
+
+fn above(claim: &Claim) -> Refusal {
+    let why = format!(
+        "with this payment, what {} pays of this asset in a day is above what one person confirms, and the rule asks no people",
+        claim.user.name
+    );
+    Refusal::new(Code::StepUpPeople, why)
+}
+
+/// The step that a payment takes, by what all keys of its user spent of the asset in a day, through whatever app.
+// [clause 8.2.3-g] added up here, where the next payment is decided, so that two at once do not see the same room
+fn step(work: &Work, ask: &Ask, claim: &Claim, counted: bool) -> Result<Step, StoreError> {
+    let spent = ask.debit.chain.zip(ask.debit.asset).map(|(chain, asset)| (chain, asset, ask.debit.amount));
+    let Some((chain, asset, _)) = spent else { return Ok(claim.needed(None, None, counted)) };
+    let asset = match asset {
+        Asset::Native => Vec::new(),
+        Asset::Erc20(contract) => contract.0.to_vec(),
+    };
+    let since = work.now().minus(ROLLING_MS).0;
+    // [clause 8.7.1-j] what was spent before a log was accepted is not known: until a day has passed, it may be anything
+    let known = work.filled().is_none_or(|at| work.now().0.saturating_sub(at.0) >= ROLLING_MS);
+    let mut sum = known.then_some(U256::ZERO);
+    let mut query = work.db.prepare_cached(
+        "SELECT amount FROM debits WHERE key = ?1 AND at >= ?2 AND chain = ?3 AND asset = ?4",
+    )?;
+    for line in &claim.user.keys {
+        let rows = query.query_map(params![line.as_str(), since, int(chain.0), asset], |r| {
+            r.get::<_, [u8; 32]>(0).map(U256::from_be_bytes)
+        })?;
+        for amount in rows {
+            let amount = amount?;
+            sum = sum.and_then(|s| s.checked_add(amount));
         }
     }
+    Ok(claim.needed(spent, sum, counted))
 }
 
 /// Refusals that an honest app with a right policy hardly meets. What an app may not use at all is not among them, or
@@ -154,6 +209,9 @@ enum Way {
 }
 
 fn decide(work: &Work, ask: &Ask) -> Result<Result<Way, Refusal>, StoreError> {
+    if *ask.present.digest() != ask.digest {
+        return Ok(Err(Refusal::new(Code::Internal, "the user was asked about another request")));
+    }
     if let Some(back) = work.clock_stepped() {
         let why = format!("the clock stands {back} ms before the last entry of the log");
         return Ok(Err(Refusal::new(Code::ClockStepped, why)));
@@ -246,6 +304,7 @@ fn write_intent(
         device: hex::encode(ask.device),
         approved_by,
         fingerprint: ask.nonce.as_ref().map(|claim| hex::encode(claim.payment_fingerprint)),
+        user: ask.present.claim().map(|c| c.user.name.to_string()),
     })?;
     let request = ask.request.0.to_be_bytes();
     let at = debited.unwrap_or(work.entry_time().0);

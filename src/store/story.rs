@@ -2,12 +2,13 @@
 //! same story. A row that was changed, added or taken away behind the daemon's back is found before it is used.
 #![forbid(unsafe_code)]
 
+mod beside;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::changes::{Pending, all_open, kept_document};
 use super::destinations::{self, Mentions};
 use super::governance::{governs, keep};
 use super::keys::keys;
@@ -15,7 +16,7 @@ use super::loose::Behind;
 use super::open::OpenRequests;
 use super::schema::int;
 use super::seal::Found;
-use super::{EntryKind, StoreError, order, rows};
+use super::{EntryKind, StoreError, order, rows, users};
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
@@ -98,6 +99,8 @@ struct Story {
     changes: BTreeMap<String, String>,
     /// What stands against this device.
     standing: Standing,
+    /// What is kept of users.
+    users: users::Told,
 }
 
 struct Under {
@@ -161,6 +164,12 @@ impl Story {
                     }
                 }
             }
+            EntryKind::KeyRestored { key, token_serial, reference, .. } => {
+                if let Some(told) = self.keys.get_mut(&key) {
+                    let [_, _, _, serial, id, _] = &mut told.facts;
+                    (*serial, *id) = (token_serial, reference);
+                }
+            }
             EntryKind::KeyDestroying { key, .. } => {
                 if let Some(told) = self.keys.get_mut(&key) {
                     told.destroying = true;
@@ -201,10 +210,13 @@ impl Story {
             EntryKind::Failed { request, .. } | EntryKind::InDoubt { request } => {
                 self.outcome(&request);
             }
+            EntryKind::Ceremony { hash, .. } => drop(self.documents.insert("backup-quorum", hash)),
             EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
             EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
             EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Users { kept: Some(hash), .. } => drop(self.documents.insert("users", hash)),
+            EntryKind::User(event) => self.users.hear(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
             EntryKind::ChangeEnded { change, .. } => drop(self.changes.remove(&change)),
             EntryKind::Rows { rows } => self.rows.extend(rows),
@@ -287,32 +299,6 @@ impl Story {
         })?;
         let rows: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
         if told.eq(rows) { Ok(()) } else { Err(differs("what was spent")) }
-    }
-
-    /// Who decides what is read from these when the daemon starts.
-    // [clause 8.8-b] a document that was exchanged behind the daemon's back is not in force
-    fn check_documents(&self, db: &Connection) -> Result<(), StoreError> {
-        for (name, hash) in &self.documents {
-            let text = kept_document(db, name)?.ok_or_else(|| differs(&format!("the {name} in force")))?;
-            if hex::encode(sha256(text.as_bytes())) != *hash {
-                return Err(differs(&format!("the {name} in force")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What waits for people is what was asked.
-    fn check_changes(&self, db: &Connection) -> Result<(), StoreError> {
-        let waiting = all_open(db)?;
-        let same = |p: &Pending| {
-            let rendered = self.changes.get(&p.change.id);
-            rendered.is_some_and(|text| p.change.is_shown_by(text))
-        };
-        if waiting.len() == self.changes.len() && waiting.iter().all(same) {
-            Ok(())
-        } else {
-            Err(differs("changes that wait for people"))
-        }
     }
 
     /// What stands is what the orders in the log come to.
@@ -447,6 +433,9 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     story.check_documents(db)?;
     story.check_changes(db)?;
     story.check_standing(db)?;
+    if !story.users.agrees(db)? {
+        return Err(differs("users"));
+    }
     let tells_no_rows = story.rows.is_empty();
     if !tells_no_rows && let Err(what) = rows::compare(db, std::mem::take(&mut story.rows))? {
         return Err(differs(&what));

@@ -8,9 +8,10 @@ use rusqlite::types::Value as Cell;
 
 use super::tests::{ask, because, key, ready};
 use super::*;
-use crate::core::approval::{Change, Deed, Matter, Needs, Quorum};
+use crate::core::approval::{Change, Deed, Matter, Needs, Quorum, Voice};
 use crate::core::key::{PublicKey, Purpose};
 use crate::core::log::checkpoint;
+use crate::core::log::user::UserEvent;
 use crate::core::order::Scope;
 use crate::core::units::Address;
 use crate::secret::SecretBytes;
@@ -109,6 +110,17 @@ async fn furnished(dir: &Path) {
         store.hear_order(order, entry).await.unwrap().unwrap();
         store.keep_receipt(hash, format!("receipt {n}")).await.unwrap();
     }
+    let user = |n: u32| format!("u{n}");
+    for n in 1..4 {
+        store.invite_user(user(n), [1; 32], Timestamp(i64::MAX), 0, "t".into()).await.unwrap();
+    }
+    for n in 1..3 {
+        store.enrol_user(user(n), [1; 32], format!("{{{n}}}")).await.unwrap().unwrap();
+        store.count_try(Some(user(n)), user(n), "test", 10).await.unwrap().unwrap();
+        store.suspend_user(user(n), "t".into()).await.unwrap();
+    }
+    let confirmed = UserEvent::Refused { request: RequestId(5).to_string(), user: user(1) };
+    store.user_confirmed(confirmed, Some(("authenticator".into(), 5))).await.unwrap().unwrap();
     store.end_change(RequestId(2001), ChangeState::Withdrawn, "x".into()).await.unwrap();
     store.move_key(Name::parse("k").unwrap(), State::Suspended, because()).await.unwrap().unwrap();
     store.close().await;

@@ -113,6 +113,7 @@ pub(super) fn ask(request: u128, amount: u64, nonce: u64, digest: u8) -> Ask {
         }),
         facts: Box::new(amount),
         start: Box::new(drop),
+        present: crate::core::proof::Present::assertion([digest; 32], None),
     }
 }
 
@@ -123,6 +124,7 @@ pub(super) fn code(reply: &ReserveReply) -> &'static str {
         ReserveReply::Already { .. } => "already",
         ReserveReply::Refused { refusal, .. } => refusal.code.as_str(),
         ReserveReply::Needs { .. } => "needs",
+        ReserveReply::Step(step) => step.as_str(),
     }
 }
 
@@ -300,12 +302,18 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
     db.execute_batch(
-        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
+        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
     )
     .unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
     assert_eq!(store.keys().await.unwrap(), [record]);
+    store.close().await;
+    drop(store);
+    let before_users = "DROP TABLE users; DROP INDEX debits_by_key; PRAGMA user_version = 4;";
+    Connection::open(&file).unwrap().execute_batch(before_users).unwrap();
+    let store = open(dir.path()).unwrap();
+    assert!(store.users().await.unwrap().is_empty());
     store.close().await;
     drop(store);
     Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99;").unwrap();
@@ -334,7 +342,7 @@ async fn a_database_without_destinations_gets_them_from_the_log() {
     drop(store);
     let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
     db.execute_batch(
-        "DROP TABLE destinations; DROP TABLE changes; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+        "DROP TABLE destinations; DROP TABLE changes; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
     )
     .unwrap();
     drop(db);
@@ -354,6 +362,12 @@ async fn every_table_must_tell_what_the_log_tells() {
             let _recorded = store.finish(reserved.request(), Some([n; 64])).await.unwrap();
         }
     }
+    let user = |name: &str| name.to_owned();
+    store.invite_user(user("anna"), [1; 32], Timestamp(i64::MAX), 0, "test".into()).await.unwrap();
+    store.enrol_user(user("anna"), [1; 32], "{}".into()).await.unwrap().unwrap();
+    store.count_try(Some(user("anna")), user("anna"), "test", 10).await.unwrap().unwrap();
+    store.invite_user(user("ben"), [2; 32], Timestamp(i64::MAX), 0, "test".into()).await.unwrap();
+    store.suspend_user(user("ben"), "test".into()).await.unwrap();
     store.insert_key(key("next", 9), 0).await.unwrap();
     store.begin_destroying(Name::parse("next").unwrap(), because()).await.unwrap().unwrap();
     store.close().await;
@@ -396,6 +410,12 @@ async fn every_table_must_tell_what_the_log_tells() {
         "UPDATE nonces SET app = 'other' WHERE nonce = 1",
         "UPDATE nonces SET nonce = 9 WHERE nonce = 1",
         "DELETE FROM nonces WHERE nonce = 3",
+        "UPDATE users SET tries = 0 WHERE name = 'anna'",
+        "UPDATE users SET verifier = 'mine' WHERE name = 'anna'",
+        "UPDATE users SET invite = zeroblob(32), invite_expires = 1 WHERE name = 'anna'",
+        "UPDATE users SET suspended = 0 WHERE name = 'ben'",
+        "UPDATE users SET invite = zeroblob(32) WHERE name = 'ben'",
+        "DELETE FROM users WHERE name = 'ben'",
         "INSERT INTO nonces SELECT key, chain, 77, app, digest, fingerprint, request, at, signature FROM nonces WHERE nonce = 1",
     ] {
         put_back();
@@ -435,36 +455,27 @@ async fn a_payload_that_is_asked_for_again_before_its_answer_leaves_one_story() 
     }
 }
 
-// [clause 8.7.1-h] test
+// [clause 8.2.3-e] test
 #[tokio::test]
-async fn a_destroyed_key_is_refused_where_it_would_be_written_down() {
+async fn tries_are_on_disk_before_they_are_compared_and_an_eleventh_never_comes() {
     let dir = tempfile::tempdir().unwrap();
+    let anna = || "anna".to_owned();
     let store = open(dir.path()).unwrap();
-    let key = |name: &str, purpose, n: u8, public: u8| {
-        KeyRecord::new(
-            Name::parse(name).unwrap(),
-            [n; 16].into(),
-            purpose,
-            PublicKey::Ed25519([public; 32]),
-            "s".into(),
-            Origin::Generated,
-            Timestamp(1),
-        )
-    };
-    store.insert_key(key("old", Purpose::Payment, 1, 1), 0).await.unwrap();
-    let twin = store.insert_key(key("twin", Purpose::Authentication, 2, 1), 0).await;
-    assert!(
-        matches!(&twin, Err(StoreError::KeyExists(why)) if why.contains("registered as old")),
-        "{twin:?}"
-    );
-    store.move_key(Name::parse("old").unwrap(), State::Destroyed, because()).await.unwrap().unwrap();
-    for (name, purpose) in
-        [("old", Purpose::Payment), ("new", Purpose::Payment), ("new", Purpose::Authentication)]
-    {
-        let back = store.insert_key(key(name, purpose, 3, 1), 0).await;
-        assert!(matches!(back, Err(StoreError::KeyTombstone(_))), "{name} {purpose}: {back:?}");
+    store.invite_user(anna(), [1; 32], Timestamp(i64::MAX), 0, "t".into()).await.unwrap();
+    store.close().await;
+    drop(store);
+    for n in 1..=11 {
+        // Ended between the count and the comparison, each time.
+        let store = open(dir.path()).unwrap();
+        let counted = store.count_try(Some(anna()), anna(), "test", 99).await.unwrap();
+        match n {
+            11 => assert_eq!(counted.unwrap_err().code, Code::UserSuspended, "whatever a document allows"),
+            n => assert_eq!(counted, Ok(n)),
+        }
+        assert_eq!(store.user(anna()).await.unwrap().unwrap().tries, n.min(10));
+        store.close().await;
     }
-    let name = store.insert_key(key("old", Purpose::Payment, 3, 2), 0).await;
-    assert!(matches!(&name, Err(StoreError::KeyExists(why)) if why.contains("never used again")), "{name:?}");
-    assert_eq!(store.keys().await.unwrap().len(), 1, "nothing else was written");
+    let store = open(dir.path()).unwrap();
+    store.user_proved(anna(), "test", None).await.unwrap();
+    assert_eq!(store.count_try(Some(anna()), anna(), "test", 99).await.unwrap(), Ok(1));
 }

@@ -10,7 +10,7 @@ use crate::core::units::sha256;
 
 /// A text that comes into force, and what it is.
 pub struct Text {
-    /// `policy`, `key-policy`, `authority` or `apps`.
+    /// `policy`, `key-policy`, `authority`, `apps` or `users`.
     pub what: &'static str,
     /// The text.
     pub text: String,

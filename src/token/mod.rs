@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod backup;
 pub mod check;
 pub mod embedded;
 pub mod keeper;
@@ -241,6 +242,10 @@ pub trait Token: Send {
         _private: &SecretBytes<32>,
     ) -> Result<(PublicKey, Past), TokenError> {
         Err(TokenError::Unsupported("this token takes no keys in".into()))
+    }
+    /// Makes keys that may leave for a backup, lets them leave under one wrapping key, and takes them back.
+    fn backup(&mut self, _ask: &backup::Ask) -> Result<backup::Made, TokenError> {
+        Err(TokenError::Unsupported("keys of this token cannot be backed up".into()))
     }
     /// Cheap sign of life.
     fn health(&mut self) -> Result<(), TokenError>;

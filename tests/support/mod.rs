@@ -48,7 +48,7 @@ apps = ["test"]
 pub struct Daemon {
     child: Child,
     pub home: PathBuf,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
     pub address: String,
 }
 
@@ -89,14 +89,32 @@ impl Daemon {
         let home = dir.path().join("home");
         cli_ok(&home, &[&["init", "--yes", "--dir", home.to_str().unwrap()], token].concat());
         let child = spawn(&home);
-        let mut daemon = Self { child, home, _dir: dir, address: String::new() };
+        let mut daemon = Self { child, home, _dir: Some(dir), address: String::new() };
         cli_ok(&daemon.home, &["status", "--wait", "30"]);
-        let made = cli_ok(&daemon.home, &["key", "create", "hot"]);
-        made["address"].as_str().unwrap().clone_into(&mut daemon.address);
-        let me = std::env::current_exe().unwrap();
-        cli_ok(&daemon.home, &["app", "add", "test", "--path", me.to_str().unwrap()]);
-        daemon.apply(POLICY);
+        daemon.set_up("hot");
         daemon
+    }
+
+    /// In a house that somebody else made.
+    pub fn on(home: &Path) -> Self {
+        let child = spawn(home);
+        let daemon = Self { child, home: home.to_owned(), _dir: None, address: String::new() };
+        cli_ok(home, &["status", "--wait", "30"]);
+        daemon
+    }
+
+    /// A key of this name, this test registered as app `test`, [`POLICY`] in force.
+    pub fn set_up(&mut self, key: &str) {
+        let made = cli_ok(&self.home, &["key", "create", key]);
+        self.set_up_again(made["address"].as_str().unwrap());
+    }
+
+    /// The same with a key that is there.
+    pub fn set_up_again(&mut self, address: &str) {
+        address.clone_into(&mut self.address);
+        let me = std::env::current_exe().unwrap();
+        cli_ok(&self.home, &["app", "add", "test", "--path", me.to_str().unwrap()]);
+        self.apply(POLICY);
     }
 
     pub fn apply(&self, policy: &str) {

@@ -29,6 +29,8 @@ pub enum Matter {
     KeyPolicy,
     /// The registered apps.
     Apps,
+    /// The users document; a user who is suspended, or enrols anew.
+    Users,
     /// A suspended key becomes active again.
     Resume,
     /// A key is destroyed.
@@ -39,11 +41,12 @@ pub enum Matter {
 
 impl Matter {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Policy,
         Self::Authority,
         Self::KeyPolicy,
         Self::Apps,
+        Self::Users,
         Self::Resume,
         Self::Destroy,
         Self::Import,
@@ -57,6 +60,7 @@ impl Matter {
             Self::Authority => "authority",
             Self::KeyPolicy => "key-policy",
             Self::Apps => "apps",
+            Self::Users => "users",
             Self::Resume => "resume",
             Self::Destroy => "destroy",
             Self::Import => "import",
@@ -67,7 +71,7 @@ impl Matter {
     #[must_use]
     pub fn namespace(self) -> &'static str {
         match self {
-            Self::Policy | Self::KeyPolicy | Self::Apps => "clavigerd-policy@v1",
+            Self::Policy | Self::KeyPolicy | Self::Apps | Self::Users => "clavigerd-policy@v1",
             Self::Authority => "clavigerd-authority@v1",
             Self::Resume | Self::Destroy | Self::Import => "clavigerd-key@v1",
         }
@@ -102,6 +106,13 @@ pub enum Deed {
         from: State,
         /// Where it goes.
         to: State,
+        /// Why.
+        reason: String,
+    },
+    /// A user enrols anew.
+    User {
+        /// Which.
+        user: Name,
         /// Why.
         reason: String,
     },
@@ -196,6 +207,11 @@ impl Change {
                 lines.push(format!("key: {key}"));
                 lines.push(format!("from: {}", from.as_str()));
                 lines.push(format!("to: {}", to.as_str()));
+                lines.push(format!("reason: {reason}"));
+            }
+            Deed::User { user, reason } => {
+                lines.push(format!("user: {user}"));
+                lines.push("becomes: unknown until enrolled anew".to_owned());
                 lines.push(format!("reason: {reason}"));
             }
             Deed::Import { key, public, reason } => {

@@ -51,45 +51,53 @@ pub struct PaymentText<'a> {
 }
 
 /// Text that cannot break a line or pass for another character.
-pub(super) fn ascii(text: &str) -> String {
+pub(in crate::core) fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+/// What a payment does, one fact a line.
+pub(in crate::core) fn payment_lines(payment: &Payment, policy: &Policy) -> Vec<String> {
+    let amount = |asset, amount| policy.format_amount(payment.chain, asset, amount);
+    let who = |address| policy.format_address(address);
+    let (act, what, to) = match payment.effect {
+        Effect::Transfer { asset, to, amount: a } => ("pay", amount(asset, a), who(to)),
+        Effect::Approve { asset, spender, amount: a } => ("let take", amount(asset, a), who(spender)),
+        Effect::TransferFrom { asset, owner, to, amount: a } => {
+            ("move", format!("{} of {}", amount(asset, a), who(owner)), who(to))
+        }
+        Effect::ContractCall { contract, value, .. } => ("call", format!("{value} wei"), who(contract)),
+        Effect::ContractCreation { value } => ("create", format!("{value} wei"), "a new contract".into()),
+    };
+    vec![
+        format!("from: {}", payment.from),
+        format!("chain: {}", payment.chain),
+        format!("{act}: {what}"),
+        format!("to: {to}"),
+        format!("fee: at most {} wei", payment.max_fee),
+        format!("account nonce: {}", payment.nonce),
+    ]
 }
 
 impl PaymentText<'_> {
     /// Renders it.
     #[must_use]
     pub fn render(&self, policy: &Policy, authority: &Authority, needs: &Needs) -> Shown {
-        let payment = self.payment;
-        let amount = |asset, amount| policy.format_amount(payment.chain, asset, amount);
-        let who = |address| policy.format_address(address);
-        let (act, what, to) = match payment.effect {
-            Effect::Transfer { asset, to, amount: a } => ("pay", amount(asset, a), who(to)),
-            Effect::Approve { asset, spender, amount: a } => ("let take", amount(asset, a), who(spender)),
-            Effect::TransferFrom { asset, owner, to, amount: a } => {
-                ("move", format!("{} of {}", amount(asset, a), who(owner)), who(to))
-            }
-            Effect::ContractCall { contract, value, .. } => ("call", format!("{value} wei"), who(contract)),
-            Effect::ContractCreation { value } => ("create", format!("{value} wei"), "a new contract".into()),
-        };
-        let text = [
+        let mut text = vec![
             "clavigerd approval v1".to_owned(),
             format!("deployment: {}", authority.deployment),
             format!("request: {}", self.request),
             format!("digest: sha256:{}", hex::encode(self.digest)),
             format!("app: {}", self.app),
             format!("key: {}", self.key),
-            format!("from: {}", payment.from),
-            format!("chain: {}", payment.chain),
-            format!("{act}: {what}"),
-            format!("to: {to}"),
-            format!("fee: at most {} wei", payment.max_fee),
-            format!("account nonce: {}", payment.nonce),
+        ];
+        text.extend(payment_lines(self.payment, policy));
+        text.extend([
             format!("policy: sha256:{}", hex::encode(policy.hash())),
             format!("authority: sha256:{}", hex::encode(authority.hash())),
             format!("needs: {} of {}", needs.quorum, needs.of),
             format!("expires: {}", self.expires),
             format!("nonce: {}", hex::encode(self.nonce)),
-        ];
+        ]);
         let text: String = text.iter().map(|line| ascii(line) + "\n").collect();
         Shown { text, needs: needs.clone() }
     }

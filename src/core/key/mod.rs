@@ -162,6 +162,11 @@ pub enum Origin {
         /// In words: `copies of it may be elsewhere`.
         unproven: Vec<String>,
     },
+    /// Came back from a backup, into a register that did not know it.
+    Restored {
+        /// Serial of the token that it was made in.
+        from_serial: String,
+    },
 }
 
 /// What the daemon knows about a key.

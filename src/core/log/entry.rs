@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::super::key::{Origin, State};
 pub use super::format::Entry;
+use super::user::UserEvent;
 
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
 pub const MAX_ENTRY: usize = 65_535;
@@ -133,7 +134,7 @@ pub enum EntryKind {
     },
     /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
     Document {
-        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority` or `apps`.
+        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority`, `apps` or `users`.
         what: String,
         /// SHA-256 of the whole text.
         hash: String,
@@ -185,6 +186,9 @@ pub enum EntryKind {
         /// What identifies the payment, fees aside, where it uses an account nonce; hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fingerprint: Option<String>,
+        /// The user who was here, where the key has one; what they confirmed stands before this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// A payment waits for people.
     Waiting {
@@ -240,6 +244,20 @@ pub enum EntryKind {
         /// In words.
         why: String,
     },
+    /// The document of the users came into force.
+    Users {
+        /// SHA-256 of its text.
+        hash: String,
+        /// How many users.
+        users: usize,
+        /// Who put it in force.
+        uid: u32,
+        /// SHA-256 of its text, which is kept beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+    },
+    /// Something about a user.
+    User(UserEvent),
     /// The document of the people who approve came into force.
     Authority {
         /// SHA-256 of its text.
@@ -418,6 +436,64 @@ pub enum EntryKind {
         tier: Option<String>,
         /// Refusals of unregistered programs that were counted and not written before this one.
         suppressed: u64,
+    },
+    /// A quorum came together: what it left behind for everybody to see.
+    Ceremony {
+        /// Which, from 1.
+        epoch: u32,
+        /// SHA-256 of its public half.
+        quorum: String,
+        /// SHA-256 of the document that is kept beside the log.
+        hash: String,
+        /// Groups that are needed.
+        groups_needed: u8,
+        /// Threshold and shares of each group.
+        groups: Vec<(u8, u8)>,
+        /// Commitment of each share, group by group.
+        commitments: Vec<Vec<String>>,
+        /// Serial of the token that took the wrapping key.
+        token_serial: String,
+        /// Who held it.
+        uid: u32,
+    },
+    /// A bundle was made, and opened again but for the quorum's part.
+    BackupMade {
+        /// Key.
+        key: String,
+        /// Which ceremony it is for.
+        epoch: u32,
+        /// SHA-256 of the file.
+        bundle: String,
+        /// What the lock is known again by.
+        lock: String,
+        /// Places of the vault that hold the lock.
+        vaults: Vec<String>,
+        /// In how many directories the file stands.
+        copies: usize,
+    },
+    /// The lock of a key was destroyed in every place of the vault: no bundle of it opens any more.
+    LockDestroyed {
+        /// Key.
+        key: String,
+        /// The places.
+        vaults: Vec<String>,
+    },
+    /// A key came back from a bundle, and signed in its token.
+    KeyRestored {
+        /// Key.
+        key: String,
+        /// Public half, hex.
+        public: String,
+        /// Serial of the token that it was made in.
+        from_serial: String,
+        /// Serial of the token that holds it now.
+        token_serial: String,
+        /// Its id there, hex.
+        reference: String,
+        /// SHA-256 of the bundle.
+        bundle: String,
+        /// Who restored it.
+        uid: u32,
     },
     /// Something that somebody must look into: an export that stays behind, a witness that refuses.
     Alarm {

@@ -4,6 +4,7 @@
 //! purpose and public half, so that none of them can be changed. Files are replaced as a whole and fsynced.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod data;
 mod private;
 
@@ -20,6 +21,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::backup::{Ask, Made};
 use super::check::{self, CheckRow, Claim};
 use super::profile::Profile;
 use super::{Description, KeySpec, Nonce, Object, Past, RawSignature, Token, TokenError};
@@ -53,15 +55,25 @@ struct Sealed {
     algorithm: Algorithm,
     purpose: Purpose,
     public: String,
+    /// The wrapping key that may take it out for a backup; without one nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaves_under: Option<KeyRef>,
     nonce: String,
     sealed: String,
+}
+
+/// A key as it is held while the token is open.
+struct Held {
+    private: Private,
+    public: PublicKey,
+    leaves_under: Option<KeyRef>,
 }
 
 struct Opened {
     dir: PathBuf,
     serial: String,
     cipher: XChaCha20Poly1305,
-    keys: Mutex<HashMap<KeyRef, Arc<(Private, PublicKey)>>>,
+    keys: Mutex<HashMap<KeyRef, Arc<Held>>>,
     mutation: Mutex<()>,
 }
 
@@ -176,14 +188,17 @@ impl EmbeddedToken {
     }
 
     fn bound(sealed: &Sealed) -> Vec<u8> {
-        format!(
+        let mut bound = format!(
             "claviger key v1 {} {} {} {}",
             sealed.reference, sealed.algorithm, sealed.purpose, sealed.public
-        )
-        .into_bytes()
+        );
+        if let Some(by) = sealed.leaves_under {
+            bound.push_str(&format!(" leaves under {by}"));
+        }
+        bound.into_bytes()
     }
 
-    fn load(&self, reference: KeyRef) -> Result<Option<Arc<(Private, PublicKey)>>, TokenError> {
+    fn load(&self, reference: KeyRef) -> Result<Option<Arc<Held>>, TokenError> {
         let keys = &self.opened.keys;
         if let Some(key) = keys.lock().unwrap_or_else(PoisonError::into_inner).get(&reference) {
             return Ok(Some(Arc::clone(key)));
@@ -217,20 +232,35 @@ impl EmbeddedToken {
         let private =
             Private::from_bytes(sealed.algorithm, bytes).ok_or_else(|| broken("the key is no scalar"))?;
         let public = private.public().ok_or_else(|| broken("the key has no public half"))?;
-        let key = Arc::new((private, public));
+        let key = Arc::new(Held { private, public, leaves_under: sealed.leaves_under });
         keys.lock().unwrap_or_else(PoisonError::into_inner).insert(reference, Arc::clone(&key));
         Ok(Some(key))
     }
 }
 
 impl EmbeddedToken {
-    /// Writes a key down, sealed.
-    fn seal(
+    fn make(&self, spec: &KeySpec, leaves_under: Option<KeyRef>) -> Result<PublicKey, TokenError> {
+        // Nearly every 32 bytes are a scalar of the curve; those that are not are thrown away.
+        loop {
+            let bytes = SecretBytes::<32>::fill(|b| getrandom::fill(b))
+                .map_err(|e| TokenError::Gone(format!("the kernel gives no random bytes: {e}")))?;
+            if let Some(private) = Private::from_bytes(spec.algorithm, bytes.expose()) {
+                return self.keep(spec, &private, &bytes, leaves_under);
+            }
+        }
+    }
+
+    fn keep(
         &self,
         spec: &KeySpec,
         private: &Private,
         bytes: &SecretBytes<32>,
+        leaves_under: Option<KeyRef>,
     ) -> Result<PublicKey, TokenError> {
+        let _one_at_a_time = self.opened.mutation.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.opened.dir.join(Self::name(spec.reference)).exists() {
+            return Err(TokenError::Refused("a key with this id exists already".into()));
+        }
         let public = private.public().ok_or_else(|| corrupt("the new key has no public half"))?;
         let nonce = random::<24>()?;
         let mut sealed = Sealed {
@@ -239,6 +269,7 @@ impl EmbeddedToken {
             algorithm: spec.algorithm,
             purpose: spec.purpose,
             public: hex::encode(public.as_bytes()),
+            leaves_under,
             nonce: hex::encode(nonce),
             sealed: String::new(),
         };
@@ -258,7 +289,7 @@ impl EmbeddedToken {
         Ok(public)
     }
 
-    fn there(&self, reference: KeyRef) -> Result<Arc<(Private, PublicKey)>, TokenError> {
+    fn there(&self, reference: KeyRef) -> Result<Arc<Held>, TokenError> {
         self.load(reference)?.ok_or_else(|| TokenError::Refused("the key is not in the token".into()))
     }
 }
@@ -276,23 +307,11 @@ impl Token for EmbeddedToken {
     }
 
     fn generate(&mut self, spec: &KeySpec) -> Result<PublicKey, TokenError> {
-        let _one_at_a_time = self.opened.mutation.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.opened.dir.join(Self::name(spec.reference)).exists() {
-            return Err(TokenError::Refused("a key with this id exists already".into()));
-        }
-        // Nearly every 32 bytes are a scalar of the curve; those that are not are thrown away.
-        let (private, bytes) = loop {
-            let bytes = SecretBytes::<32>::fill(|b| getrandom::fill(b))
-                .map_err(|e| TokenError::Gone(format!("the kernel gives no random bytes: {e}")))?;
-            if let Some(private) = Private::from_bytes(spec.algorithm, bytes.expose()) {
-                break (private, bytes);
-            }
-        };
-        self.seal(spec, &private, &bytes)
+        self.make(spec, None)
     }
 
     fn find(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
-        Ok(self.load(reference)?.map(|key| key.1))
+        Ok(self.load(reference)?.map(|key| key.public))
     }
 
     fn sign(
@@ -302,7 +321,7 @@ impl Token for EmbeddedToken {
         to_sign: &ToSign,
     ) -> Result<RawSignature, TokenError> {
         let key = self.there(reference)?;
-        key.0.sign(algorithm, to_sign)
+        key.private.sign(algorithm, to_sign)
     }
 
     fn encrypt(
@@ -312,7 +331,7 @@ impl Token for EmbeddedToken {
         aad: &[u8],
         plain: &[u8],
     ) -> Result<Vec<u8>, TokenError> {
-        self.there(reference)?.0.encrypt(nonce, aad, plain)
+        self.there(reference)?.private.encrypt(nonce, aad, plain)
     }
 
     fn decrypt(
@@ -322,11 +341,11 @@ impl Token for EmbeddedToken {
         aad: &[u8],
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        self.there(reference)?.0.decrypt(nonce, aad, sealed)
+        self.there(reference)?.private.decrypt(nonce, aad, sealed)
     }
 
     fn mac(&mut self, reference: KeyRef, data: &[u8]) -> Result<[u8; 32], TokenError> {
-        self.there(reference)?.0.mac(data)
+        self.there(reference)?.private.mac(data)
     }
 
     fn data(&mut self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
@@ -349,13 +368,9 @@ impl Token for EmbeddedToken {
     }
 
     fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
-        let _one_at_a_time = self.opened.mutation.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.opened.dir.join(Self::name(spec.reference)).exists() {
-            return Err(TokenError::Refused("a key with this id exists already".into()));
-        }
         let key = Private::from_bytes(spec.algorithm, private.expose())
             .ok_or_else(|| TokenError::Refused("this is no key of its curve".into()))?;
-        let public = self.seal(spec, &key, private)?;
+        let public = self.keep(spec, &key, private, None)?;
         // Sealed files are never given out, and what they hold is bound to one purpose.
         let past = Past { sensitive: true, kept: true, fixed: true, ..Past::default() };
         Ok((public, past))
@@ -372,10 +387,14 @@ impl Token for EmbeddedToken {
             let name = file.map_err(|e| gone(dir, &e))?.file_name().to_string_lossy().into_owned();
             let Some(reference) = name.strip_suffix(".key").and_then(KeyRef::parse) else { continue };
             let Some(key) = self.load(reference)? else { continue };
-            let kind = if key.1.algorithm().is_pair() { "private" } else { "secret" };
+            let kind = if key.public.algorithm().is_pair() { "private" } else { "secret" };
             objects.push(Object { kind: kind.into(), id: reference.to_string(), label: String::new() });
         }
         Ok(objects)
+    }
+
+    fn backup(&mut self, ask: &Ask) -> Result<Made, TokenError> {
+        self.back_up(ask)
     }
 
     fn health(&mut self) -> Result<(), TokenError> {

@@ -8,11 +8,11 @@ use k256::ecdsa::signature::hazmat::PrehashSigner;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::super::backup::check_of;
 use super::super::{CHECK_INPUT, CHECK_NONCE, Nonce, RawSignature, TokenError, check_value};
 use super::corrupt;
 use crate::core::key::{Algorithm, PublicKey};
 use crate::core::payment::ToSign;
-use crate::core::units::sha256;
 use crate::secret::SecretBytes;
 
 pub(super) enum Private {
@@ -40,6 +40,17 @@ impl Private {
         })
     }
 
+    /// The 32 bytes that it is made of.
+    pub(super) fn expose(&self) -> SecretBytes<32> {
+        let copy = |bytes: [u8; 32]| SecretBytes::copy_of(&Zeroizing::new(bytes));
+        match self {
+            Self::Secp256k1(key) => copy(key.to_bytes().into()),
+            Self::P256(key) => copy(key.to_bytes().into()),
+            Self::Ed25519(key) => copy(key.to_bytes()),
+            Self::Secret(_, key) => SecretBytes::copy_of(key.expose()),
+        }
+    }
+
     /// The public half, or what stands for it.
     pub(super) fn public(&self) -> Option<PublicKey> {
         match self {
@@ -54,13 +65,7 @@ impl Private {
             Self::Secret(algorithm @ Algorithm::Aes256Gcm, _) => {
                 Some(check_value(*algorithm, &self.encrypt(CHECK_NONCE, CHECK_INPUT, &[]).ok()?))
             }
-            Self::Secret(algorithm @ Algorithm::Aes256Kw, key) => {
-                let mut wrapped = [0; 40];
-                aes_kw::KwAes256::new(key.expose().into())
-                    .wrap_key(&sha256(CHECK_INPUT), &mut wrapped)
-                    .ok()?;
-                Some(check_value(*algorithm, &wrapped))
-            }
+            Self::Secret(Algorithm::Aes256Kw, key) => check_of(key.expose()),
             Self::Secret(algorithm, _) => Some(check_value(*algorithm, &self.mac(CHECK_INPUT).ok()?)),
         }
     }

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod backend;
+mod backups;
 mod fitness;
 mod look;
 mod supervisor;
@@ -375,6 +376,20 @@ impl Keeper {
         }
         let (reference, to_sign) = (key.reference, ToSign::Message(body.as_bytes().to_vec()));
         self.call(move |token| token.sign(reference, algorithm, &to_sign)).await
+    }
+
+    /// Makes a MAC for a record of the daemon's own, of what no app ever hands in.
+    pub async fn mac_record(
+        &self,
+        key: &KeyRecord,
+        data: zeroize::Zeroizing<Vec<u8>>,
+    ) -> Result<[u8; 32], TokenError> {
+        if key.purpose != Purpose::Integrity || key.public.algorithm() != Algorithm::HmacSha256 {
+            return Err(TokenError::Refused(format!("key {} makes no MACs of records", key.name)));
+        }
+        self.not_strange()?;
+        let reference = key.reference;
+        self.call(move |token| token.mac(reference, &data)).await
     }
 
     /// The key of one run, which seals the log: only of the key for it, only from its own input.

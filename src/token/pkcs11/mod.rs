@@ -4,9 +4,11 @@
 //! Sessions are replaced after any unexpected error, and dropped before the module is finalized.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod data;
 mod import;
 mod inventory;
+pub mod officer;
 mod proving;
 mod session;
 mod template;
@@ -102,8 +104,7 @@ impl Module {
         Ok(Self { context, place, profile: Arc::new(profile), mutation: Arc::default() })
     }
 
-    /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
-    pub fn connect(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
+    fn initialize(&self) -> Result<(), TokenError> {
         let flags = CInitializeFlags::OS_LOCKING_OK;
         let arguments = match &self.place.init {
             None => CInitializeArgs::new(flags),
@@ -111,12 +112,17 @@ impl Module {
                 .ok_or_else(|| TokenError::Unsupported("the profile's init holds a zero byte".into()))?,
         };
         match self.context.initialize(arguments) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
             Err(e) => {
                 self.finalize();
-                return Err(TokenError::Gone(format!("the module does not start: {e}")));
+                Err(TokenError::Gone(format!("the module does not start: {e}")))
             }
         }
+    }
+
+    /// Initialises the module, finds the token, logs in. On any failure the module is finalized again.
+    pub fn connect(&self, pin: &Pin, before_login: BeforeLogin<'_>) -> Result<Connection, TokenError> {
+        self.initialize()?;
         self.login(pin, before_login).inspect_err(|_| self.finalize())
     }
 

@@ -21,7 +21,7 @@ fn spec(reference: KeyRef, algorithm: Algorithm) -> KeySpec {
 }
 
 /// Whether the token refused by itself. An error that says nothing about what was asked is no verdict.
-fn refused<T>(outcome: Result<T, Error>) -> Result<bool, TokenError> {
+pub(super) fn refused<T>(outcome: Result<T, Error>) -> Result<bool, TokenError> {
     match outcome {
         Ok(_) => Ok(false),
         Err(Error::Pkcs11(
@@ -199,7 +199,7 @@ fn wrap_refused(writer: &Session, key: ObjectHandle) -> Result<bool, TokenError>
 }
 
 /// A key that only trusted keys may wrap is not wrapped by one that is not trusted, and is by no other rule unwrappable.
-fn untrusted_refused(writer: &Session) -> Result<bool, TokenError> {
+pub(super) fn untrusted_refused(writer: &Session) -> Result<bool, TokenError> {
     let Some(wrapper) = wrapping_key(writer)? else { return Ok(true) };
     let secret = |trusted_only: bool| {
         let mut template = vec![

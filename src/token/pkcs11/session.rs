@@ -14,6 +14,7 @@ use cryptoki::slot::Slot;
 
 use zeroize::Zeroizing;
 
+use super::super::backup::{Ask, Made};
 use super::super::check::CheckRow;
 use super::super::profile::Profile;
 use super::super::{
@@ -93,7 +94,7 @@ impl Pkcs11Token {
 
     /// Does something with a key; once more on a fresh session when this one, or the handle, turns out to be stale.
     /// Everything that a key does here may be done twice without harm.
-    fn using<T>(
+    pub(super) fn using<T>(
         &mut self,
         reference: KeyRef,
         run: impl Fn(&Session, ObjectHandle) -> Result<T, cryptoki::error::Error>,
@@ -122,7 +123,7 @@ impl Pkcs11Token {
         run(self.session()?, handle).map_err(|e| class(&e))
     }
 
-    fn public(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
+    pub(super) fn public(&mut self, reference: KeyRef) -> Result<Option<PublicKey>, TokenError> {
         let template =
             [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(reference.as_bytes().to_vec())];
         let session = self.session()?;
@@ -156,7 +157,7 @@ impl Pkcs11Token {
     }
 
     /// What a secret key makes of a known input stands for it.
-    fn secret(&mut self, reference: KeyRef) -> Result<PublicKey, TokenError> {
+    pub(super) fn secret(&mut self, reference: KeyRef) -> Result<PublicKey, TokenError> {
         let wanted =
             [AttributeType::KeyType, AttributeType::Encrypt, AttributeType::Sign, AttributeType::Wrap];
         let told = self.using(reference, |session, handle| session.get_attributes(handle, &wanted))?;
@@ -216,7 +217,7 @@ impl Pkcs11Token {
     }
 
     /// Removes whatever has this id; tells whether anything is left.
-    fn sweep(&mut self, reference: KeyRef) -> Result<(), TokenError> {
+    pub(super) fn sweep(&mut self, reference: KeyRef) -> Result<(), TokenError> {
         self.handles.remove(&reference);
         let _one_at_a_time = self.mutation.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = self.context.open_rw_session(self.slot).map_err(|e| class(&e))?;
@@ -401,6 +402,10 @@ impl Token for Pkcs11Token {
 
     fn import(&mut self, spec: &KeySpec, private: &SecretBytes<32>) -> Result<(PublicKey, Past), TokenError> {
         super::import::import(self, spec, private)
+    }
+
+    fn backup(&mut self, ask: &Ask) -> Result<Made, TokenError> {
+        self.back_up(ask)
     }
 
     fn health(&mut self) -> Result<(), TokenError> {

@@ -103,6 +103,15 @@ fn mechanism_of(algorithm: Algorithm) -> Option<MechanismType> {
     }
 }
 
+/// The private half of a pair that may leave under a trusted wrapping key, and under no other.
+// [clause 8.2.2-d] the token itself refuses every other wrapping key, and nobody takes that back
+pub(super) fn may_leave(spec: &KeySpec, profile: &Profile) -> Vec<Attribute> {
+    let mut all = private(spec, profile, Some(Use::of(spec.algorithm)), true);
+    all.retain(|a| !matches!(a, Attribute::Extractable(_) | Attribute::WrapWithTrusted(_)));
+    all.extend([Attribute::Extractable(true), Attribute::WrapWithTrusted(true)]);
+    all
+}
+
 /// How a key is made.
 pub(super) enum Making {
     /// `C_GenerateKeyPair`.
@@ -127,15 +136,19 @@ pub(super) fn making(spec: &KeySpec, profile: &Profile, wanted: Option<Use>) -> 
     if !pair {
         return Making::Secret(mechanism, private);
     }
-    let public = vec![
+    Making::Pair(mechanism, public(spec, profile), private)
+}
+
+/// The public half.
+pub(super) fn public(spec: &KeySpec, profile: &Profile) -> Vec<Attribute> {
+    vec![
         Attribute::Token(true),
         Attribute::Private(false),
         Attribute::Verify(true),
         Attribute::EcParams(curve(spec.algorithm, profile.template.ed25519_by_name)),
         Attribute::Id(spec.reference.as_bytes().to_vec()),
         Attribute::Label(spec.label.clone().into_bytes()),
-    ];
-    Making::Pair(mechanism, public, private)
+    ]
 }
 
 /// How a pair from outside is put in: the private half, then the public one. The caller wipes the value.

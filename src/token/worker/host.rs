@@ -217,6 +217,7 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
             let (public, past) = token.import(&spec, &SecretBytes::copy_of(&private))?;
             Reply::Imported { algorithm: public.algorithm(), public: public.as_bytes().to_vec(), past }
         }
+        Request::Backup(ask) => Reply::Backup(token.backup(&ask)?),
         Request::Health => {
             token.health()?;
             Reply::Done

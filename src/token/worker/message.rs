@@ -19,6 +19,7 @@ use crate::core::payment::ToSign;
 use crate::secret::MAX_PIN_BYTES;
 use crate::sys;
 use crate::token::audit::{Audit, Handover};
+use crate::token::backup::{Ask, Made};
 use crate::token::check::CheckRow;
 use crate::token::profile::Profile;
 use crate::token::{Description, KeySpec, Nonce, Object, Past, TokenError};
@@ -55,6 +56,7 @@ pub(super) enum Request {
     Inventory,
     Past(KeyRef),
     Import { spec: KeySpec, private: Zeroizing<[u8; 32]> },
+    Backup(Ask),
     Health,
     Audit,
     Check,
@@ -78,6 +80,7 @@ pub(super) enum Reply {
         public: Vec<u8>,
         past: Past,
     },
+    Backup(Made),
 }
 
 pub(super) type Answer = Result<Reply, TokenError>;

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use self::ledger::Ledger;
 use self::message::{Answer, Control, Lane, Reply, Request};
 use super::audit::{Audit, Handover};
+use super::backup::{Ask, Made};
 use super::check::CheckRow;
 use super::keeper::CALLS_OF_A_CHECK;
 use super::pkcs11::BeforeLogin;
@@ -443,6 +444,13 @@ impl Token for RemoteToken {
             Reply::Imported { algorithm, public, past } => {
                 Ok((PublicKey::from_bytes(algorithm, &public).ok_or_else(nonsense)?, past))
             }
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn backup(&mut self, ask: &Ask) -> Result<Made, TokenError> {
+        match self.ask(&Request::Backup(ask.clone()))? {
+            Reply::Backup(made) => Ok(made),
             _ => Err(nonsense()),
         }
     }

@@ -14,6 +14,8 @@ struct Life {
     algorithm: Option<Algorithm>,
     serial: String,
     destroying: bool,
+    /// Its lock was destroyed: no bundle of it opens.
+    shredded: bool,
     /// Its last move stands at this index.
     moved: u64,
 }
@@ -47,6 +49,8 @@ pub(super) struct Birth {
     pub(super) state: State,
     /// An older entry does not say the state: every key was active from the beginning.
     pub(super) said: bool,
+    /// It came back from a backup: it begins stopped, and its predecessors may stand in another log.
+    pub(super) restored: bool,
 }
 
 /// Generation and line of a key's name.
@@ -69,7 +73,8 @@ impl Lives {
         if !purpose.zip(algorithm).is_some_and(|(p, a)| p.takes(a)) {
             wrong(format!("key {key} is a {} key of {}", birth.purpose, birth.algorithm));
         }
-        if birth.said && birth.state != State::PreActive {
+        let begins = if birth.restored { State::Suspended } else { State::PreActive };
+        if birth.said && birth.state != begins {
             wrong(format!("key {key} begins {}", birth.state.as_str()));
         }
         if let Some(other) = self.publics.insert(birth.public, key.clone())
@@ -80,14 +85,21 @@ impl Lives {
         match generation(&key) {
             None => wrong(format!("{key:?} is no name of a key")),
             Some((line, number)) => {
-                if number > 1 && !self.keys.contains_key(line.as_str()) {
+                if number > 1 && !birth.restored && !self.keys.contains_key(line.as_str()) {
                     wrong(format!("key {key} has no predecessor"));
                 }
             }
         }
         let state = if birth.said { birth.state } else { State::Active };
-        let life =
-            Life { state, purpose, algorithm, serial: birth.serial, destroying: false, moved: place.index };
+        let life = Life {
+            state,
+            purpose,
+            algorithm,
+            serial: birth.serial,
+            destroying: false,
+            shredded: false,
+            moved: place.index,
+        };
         if let Some(before) = self.keys.insert(key.clone(), life) {
             wrong(format!("key {key} was made under a name that was used before"));
             // A tombstone stays one.
@@ -138,6 +150,34 @@ impl Lives {
             wrong(Rule::KeyDestroyed, what);
         }
         (life.state, life.destroying, life.moved) = (to, false, place.index);
+    }
+
+    /// The lock of a key goes while the key goes, and not before.
+    pub(super) fn shredded(&mut self, place: Place, key: &str, found: &mut Findings) {
+        match self.keys.get_mut(key) {
+            Some(life) if life.destroying || life.state == State::Destroyed => life.shredded = true,
+            _ => {
+                let what = format!("the lock of key {key} was destroyed, and the key was not");
+                found.breach(Rule::KeyDestroyed, place.index, what);
+            }
+        }
+    }
+
+    // [clause 8.7.1-s] what was destroyed with its backups does not come back, and a log that says so is wrong
+    pub(super) fn restored(&mut self, place: Place, key: &str, serial: String, found: &mut Findings) {
+        let mut wrong = |rule, what: String| found.breach(rule, place.index, what);
+        match self.keys.get_mut(key) {
+            None => wrong(Rule::KeyBirth, format!("key {key} came back and was never made")),
+            Some(life) if life.shredded || life.destroying || life.state == State::Destroyed => {
+                wrong(Rule::KeyDestroyed, format!("key {key} came back after it was destroyed"));
+            }
+            Some(life) => {
+                if life.state == State::Active {
+                    wrong(Rule::KeyEdge, format!("key {key} came back and was not stopped first"));
+                }
+                life.serial = serial;
+            }
+        }
     }
 
     // [clause 8.7.1-g] both moves stand right before the entry that links the two

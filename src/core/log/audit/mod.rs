@@ -8,6 +8,7 @@
 mod changes;
 mod lives;
 mod people;
+mod present;
 mod spend;
 mod story;
 mod texts;
@@ -76,6 +77,7 @@ rules! {
     Outcome "outcome" "8.7.1-d" "every use has one intent before it, and one outcome after it";
     Policy "policy" "8.7.1-c" "every use is permitted by the policy that was in force, within its limits and windows";
     App "app" "8.2.4-a" "every use was asked for by an app that was registered";
+    User "user" "8.2.3-d" "a key that has a user is used for that user alone, and while they are here";
     Nonce "nonce" "8.4.3-b" "one account nonce, one payment, counted once";
     Order "order" "8.2.1-a" "nothing is used and nothing released while an order stands against it";
     Governance "governance" "8.8-b" "what takes several people was agreed on by them, over its very text, before it was made";

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 
 use super::super::super::app::{App, Apps};
+use super::super::super::key::Origin;
 use super::super::super::order::{Scope, Standing, against};
 use super::super::super::proof::Tier;
 use super::super::super::units::{Name, Timestamp};
@@ -15,6 +16,7 @@ use super::super::orders::follow;
 use super::changes::Changes;
 use super::lives::{Birth, Lives};
 use super::people::People;
+use super::present::Present;
 use super::spend::{Intent, Judged, Spend, act_of, operation};
 use super::texts::{InForce, Stood, Texts};
 use super::{Findings, Place, Report, Rule};
@@ -38,6 +40,7 @@ pub(super) struct Story {
     lives: Lives,
     spend: Spend,
     people: People,
+    present: Present,
     changes: Changes,
     apps: InForce<Apps>,
     open: BTreeMap<String, Open>,
@@ -109,9 +112,15 @@ impl Story {
                     Apps::parse(text).ok()
                 });
             }
-            EntryKind::KeyCreated { key, algorithm, purpose, public, token_serial, state, .. } => {
+            EntryKind::Users { hash, .. } => self.present.announce(place, &hash, &mut self.texts, found),
+            EntryKind::User(event) => self.present.hear(event),
+            EntryKind::KeyCreated {
+                key, algorithm, purpose, public, token_serial, state, origin, ..
+            } => {
                 let said = members.get("state").is_some();
-                let birth = Birth { key, algorithm, purpose, public, serial: token_serial, state, said };
+                let restored = matches!(origin, Origin::Restored { .. });
+                let birth =
+                    Birth { key, algorithm, purpose, public, serial: token_serial, state, said, restored };
                 self.lives.born(place, birth, found);
             }
             EntryKind::KeyMoved { key, from, to, key_policy, .. } => {
@@ -120,10 +129,24 @@ impl Story {
             EntryKind::KeyRotated { line, from, to, .. } => {
                 self.lives.rotated(place, &line, &from, &to, found);
             }
+            EntryKind::LockDestroyed { key, .. } => self.lives.shredded(place, &key, found),
+            EntryKind::KeyRestored { key, token_serial, .. } => {
+                self.lives.restored(place, &key, token_serial, found);
+            }
             EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
             EntryKind::Intent {
-                request, app, tier, key, act, digest, policy, debited, approved_by, ..
+                request,
+                app,
+                tier,
+                key,
+                act,
+                digest,
+                policy,
+                debited,
+                approved_by,
+                user,
+                ..
             } => {
                 self.obeyed(place, &app, &key, found);
                 let Some((act, len, payment)) = act_of(&act) else {
@@ -134,7 +157,7 @@ impl Story {
                 };
                 let tier = serde_json::from_value(tier.into()).unwrap_or(Tier::T0);
                 let intent = Intent { request, app, tier, key, digest, policy, debited, act, len, payment };
-                self.intent(place, intent, &approved_by, found);
+                self.intent(place, intent, &approved_by, user, found);
             }
             EntryKind::Waiting { request, app, key, uid, text } => {
                 self.people.waits(place, (request, app, key), uid, text, found);
@@ -174,6 +197,8 @@ impl Story {
             EntryKind::Refusal { .. } => self.report.refusals += 1,
             EntryKind::Alarm { .. } => self.report.alarms += 1,
             EntryKind::Stop {}
+            | EntryKind::Ceremony { .. }
+            | EntryKind::BackupMade { .. }
             | EntryKind::Token { .. }
             | EntryKind::Device { .. }
             | EntryKind::Rows { .. }
@@ -208,9 +233,17 @@ impl Story {
         self.people.authorities.forget();
         self.lives.policy.forget();
         self.apps.forget();
+        self.present.forget();
     }
 
-    fn intent(&mut self, place: Place, intent: Intent, approved_by: &[String], found: &mut Findings) {
+    fn intent(
+        &mut self,
+        place: Place,
+        intent: Intent,
+        approved_by: &[String],
+        user: Option<String>,
+        found: &mut Findings,
+    ) {
         // [clause 8.2.4-a] who asked stands in the list of that moment
         if !self.apps.holds(place, |apps| apps.all().iter().any(|a| a.id.as_str() == intent.app)) {
             let what = format!("{} was no registered app", intent.app);
@@ -237,11 +270,12 @@ impl Story {
                 self.people.check(place, &intent, approved_by, None, found);
             }
         }
+        let away = self.present.used(place, &intent.key, &intent.app, user, found);
         // [clause 8.2.5-e] nothing comes of what was reserved after a strange operation
         let against = match self.strange {
             Some(at) => Some((Rule::Strange, format!("after the strange operation at entry {at}"))),
             None if used.unfit => Some((Rule::SelfTest, "by a token that was found unfit".to_owned())),
-            None => None,
+            None => away,
         };
         self.opened(place, intent.request, against, found);
     }

@@ -110,6 +110,11 @@ impl<T> InForce<T> {
         }
     }
 
+    /// Nothing was announced yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.now.is_none()
+    }
+
     /// What was announced last.
     pub(super) fn latest(&self) -> Option<&T> {
         self.now.as_ref().and_then(|(_, value)| value.as_ref())

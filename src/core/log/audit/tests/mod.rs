@@ -11,6 +11,7 @@ mod money;
 mod orders;
 mod people;
 mod tree;
+mod users;
 
 use std::collections::HashMap;
 
@@ -201,6 +202,7 @@ impl Log {
             device: String::new(),
             fingerprint: None,
             approved_by: by.iter().map(|s| (*s).to_owned()).collect(),
+            user: None,
         })
     }
 

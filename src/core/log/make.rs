@@ -1,4 +1,4 @@
-//! How entries are made, where they are more than their members.
+//! Entries of what they tell, cut where they would be too long.
 #![forbid(unsafe_code)]
 
 use serde_json::Value;
@@ -45,7 +45,8 @@ impl EntryKind {
         if let Self::Policy { kept, .. }
         | Self::KeyPolicy { kept, .. }
         | Self::Authority { kept, .. }
-        | Self::Apps { kept, .. } = &mut self
+        | Self::Apps { kept, .. }
+        | Self::Users { kept, .. } = &mut self
         {
             *kept = Some(text);
         }
