@@ -310,6 +310,17 @@ fn without_anybody_who_looks_nothing_is_signed_and_the_daemon_ends() {
 }
 
 #[test]
+fn who_hangs_up_leaves_nothing_in_the_log() {
+    let daemon = Daemon::start();
+    let entries = || support::cli_ok(&daemon.home, &["status"])["log"]["entries"].clone();
+    let before = entries();
+    drop(daemon.wallet());
+    drop(daemon.operator());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(entries(), before);
+}
+
+#[test]
 fn sigterm_ends_in_order() {
     let mut daemon = Daemon::start();
     let mut wallet = daemon.wallet();

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, cli, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
+use support::{Daemon, POLICY, cli, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
 
 const ORDER: &str = "clavigerd-order@v1";
 const REACTIVATION: &str = "clavigerd-reactivation@v1";
@@ -407,6 +407,41 @@ fn only_a_quorum_starts_it_again_for_what_stands_and_once() {
     assert_eq!(code(&rig.reactivates(&open, &["carol", "alice"])), "order_epoch", "a challenge serves once");
     let log = rig.log();
     assert!(log.contains("\"by\":[\"carol\",\"alice\"]"), "the log names who started again");
+    rig.daemon.verify_log();
+}
+
+// [clause 8.2.1-b] test
+#[test]
+fn what_people_agreed_on_is_not_carried_out_while_an_order_stands() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start("", "[quorum.policy]\nquorum = 2\nof = \"ops\"\ndelay = \"1s\"\n");
+    let operator = || rig.daemon.operator();
+    let before = operator().call("operator_policyShow", &json!({}))["result"]["hash"].clone();
+    let looser = POLICY.replace("per_tx.max = \"100\"", "per_tx.max = \"120\"");
+    let asked = operator().call("operator_policyApply", &json!({"text": looser}));
+    assert_eq!(code(&asked), "change_needed", "{asked}");
+    let change = asked["error"]["data"]["facts"]["request"].as_str().unwrap().to_owned();
+    assert_eq!(code(&rig.orders(&["gina"], "suspend", &[])), "ok");
+    for who in ["alice", "bob"] {
+        let shown = cli_ok(&rig.daemon.home, &["approval", "show", &change]);
+        let (text, namespace) =
+            (shown["text"].as_str().unwrap(), shown["namespaces"]["approve"].as_str().unwrap());
+        let words =
+            json!({"request": change, "signature": ssh_sign(&rig.people.join(who), namespace, text, &[])});
+        let said = rig.daemon.operator().call("operator_approve", &words);
+        assert_eq!(code(&said), "ok", "{said}");
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let in_force = || rig.daemon.operator().call("operator_policyShow", &json!({}))["result"]["hash"].clone();
+    assert_eq!(in_force(), before, "nothing gets looser on a device that was stopped");
+    rig.starts_again("all");
+    let until = Instant::now() + Duration::from_secs(10);
+    while in_force() == before {
+        assert!(Instant::now() < until, "what people agreed on is done when the device works again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     rig.daemon.verify_log();
 }
 

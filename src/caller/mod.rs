@@ -151,9 +151,11 @@ impl Peer {
             let why = format!("{who} wrote on the connection of process {}", self.pid);
             Err(Refusal::new(Code::AppSender, why))
         };
-        let Some(sender) = chunk.sender else {
-            return if chunk.length == 0 { Ok(()) } else { another("an unknown process".into()) };
-        };
+        // At the end of a stream nobody wrote, and the kernel names process 0.
+        if chunk.length == 0 {
+            return Ok(());
+        }
+        let Some(sender) = chunk.sender else { return another("an unknown process".into()) };
         if sender.pid <= 0 || sender.pid != self.pid {
             return another(format!("process {}", sender.pid));
         }

@@ -38,8 +38,11 @@ pub fn bind(config: &SocketConfig) -> io::Result<UnixListener> {
         crate::service::change_group(&fresh, group)?;
     }
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(config.mode))?;
+    // Adopted before it can be found: since Linux 6.16 what is written to a connection carries its sender only if the
+    // listener asked for that when the connection was made, and whoever came earlier would be refused.
+    let listener = adopt(listener.into())?;
     std::fs::rename(&fresh, &config.path)?;
-    adopt(listener.into())
+    Ok(listener)
 }
 
 /// Takes a listening socket that the service manager passed.
@@ -113,5 +116,35 @@ pub fn unlink(path: &Path) {
         && e.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!("{} could not be removed: {e}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[tokio::test]
+    async fn who_connects_in_the_moment_that_the_socket_appears_is_known_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..1000 {
+            let path = dir.path().join(format!("{round}.sock"));
+            let config = SocketConfig { path: path.clone(), mode: 0o600, group: None };
+            let client = std::thread::spawn(move || {
+                loop {
+                    if let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&path) {
+                        stream.write_all(b"at once").unwrap();
+                        return stream;
+                    }
+                }
+            });
+            let listener = bind(&config).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let client = client.join().unwrap();
+            let chunk = crate::service::receive(stream.as_fd(), &mut [0; 16]).unwrap();
+            let own = i32::try_from(std::process::id()).unwrap();
+            assert_eq!(chunk.sender.map(|s| s.pid), Some(own), "round {round}");
+            drop(client);
+        }
     }
 }

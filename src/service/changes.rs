@@ -319,6 +319,10 @@ impl House {
             }
             _ => return Ok(()),
         }
+        // [clause 8.2.1-b] what people agreed on before does nothing on a device that was stopped; it waits, or expires
+        if self.not_stopped().is_err() {
+            return Ok(());
+        }
         let people: Vec<String> = tally.yes.union(&tally.also).cloned().collect();
         let outcome = match &change.deed {
             Deed::Document { body, .. } => {

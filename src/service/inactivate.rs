@@ -16,6 +16,7 @@ use super::latch::{self, Latch};
 use super::{House, keys::LOG_KEY};
 use crate::config::Config;
 use crate::core::log::checkpoint;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::lease::LeaseBook;
 use crate::core::order::standing::Heard;
 use crate::core::order::{self, Level, NotHeard, Order, Receipt, Scope, Standing, against, judge, stopped};
@@ -116,7 +117,7 @@ impl Orders {
                     "this state is older than its latch ({place} shows {shows}, and {known} is known here): inactivated"
                 );
             }
-            let entry = EntryKind::Latch { place: place.clone(), shows, older };
+            let entry = EntryKind::Order(OrderEvent::Latch { place: place.clone(), shows, older });
             standing = store.note_order(entry).await.map_err(failed)?;
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -217,7 +218,8 @@ impl Orders {
     /// Where the latch is, for its entry.
     pub(super) async fn name_latch(&self, store: &Store) -> Result<(), crate::store::StoreError> {
         if store.standing().await?.latch().is_none() {
-            let entry = EntryKind::Latch { place: self.place.clone(), shows: 0, older: None };
+            let entry =
+                EntryKind::Order(OrderEvent::Latch { place: self.place.clone(), shows: 0, older: None });
             store.note_order(entry).await?;
         }
         Ok(())
@@ -347,7 +349,7 @@ impl House {
         if latch.is_some() {
             self.orders.name_latch(&self.store).await.map_err(failed)?;
         }
-        let entry = EntryKind::Order {
+        let entry = EntryKind::Order(OrderEvent::Heard {
             order: order.hash(),
             text: order.render(),
             signatures: signatures.iter().map(|s| s.trim().to_owned()).collect(),
@@ -355,7 +357,7 @@ impl House {
             heard: heard.as_str().to_owned(),
             carrier: carrier.to_owned(),
             latch,
-        };
+        });
         self.store.hear_order(order.clone(), entry).await.map_err(failed)?.map_err(|why| not_heard(&why))
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::House;
 use super::keys::now;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::lease::LeaseBook;
 use crate::core::order::{LEASE, Lease, LeaseRequest, LeaseTerms, judge};
 use crate::core::units::sha256;
@@ -83,7 +84,10 @@ impl House {
         let clock = sys::boot_clock_ms().map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
         let gate = self.orders.gate();
         let left = self.lease_book().take(&lease, &terms, clock, |order| gate.standing.knows(order))?;
-        let entry = EntryKind::Lease { seconds: left / 1000, lease: hex::encode(sha256(text.as_bytes())) };
+        let entry = EntryKind::Order(OrderEvent::Leased {
+            seconds: left / 1000,
+            lease: hex::encode(sha256(text.as_bytes())),
+        });
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
         if let Some(off) = self.lease_book().clock_differs(now()) {
             tracing::warn!(

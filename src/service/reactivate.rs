@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::House;
 use super::inactivate::not_heard;
 use crate::core::approval::sshsig::verify;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::{Level, REACTIVATION, Reactivation, Scope, judge};
 use crate::refusal::{Code, Refusal};
 use crate::store::{EntryKind, Lifted};
@@ -52,7 +53,7 @@ impl House {
             needs,
             expires: self.life_now().plus(PATIENCE_MS),
         };
-        let entry = EntryKind::OrderChallenge { text: asked.render(), uid };
+        let entry = EntryKind::Order(OrderEvent::Challenge { text: asked.render(), uid });
         let standing = self.store.note_order(entry).await.map_err(|e| self.store_refusal(&e))?;
         self.orders.set(standing);
         Ok(json!({

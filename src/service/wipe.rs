@@ -11,6 +11,7 @@ use super::House;
 use super::seal::is_own;
 use crate::config::PinSource;
 use crate::core::key::State;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::Scope;
 use crate::refusal::Refusal;
 use crate::store::{Because, EntryKind};
@@ -50,7 +51,8 @@ impl House {
             if !done && destroyed.is_empty() && !self.orders.news(&unreached) {
                 continue;
             }
-            let entry = EntryKind::Wiped { scope: scope.to_string(), destroyed, unreached, done };
+            let entry =
+                EntryKind::Order(OrderEvent::Wiped { scope: scope.to_string(), destroyed, unreached, done });
             match self.store.note_order(entry).await {
                 Ok(standing) => self.orders.set(standing),
                 Err(e) => tracing::error!("the wipe could not be written down: {e}"),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use serde_json::Value;
 
 use super::EntryKind;
+use crate::core::log::orders::OrderEvent;
 use crate::core::units::Timestamp;
 
 /// Most entries about who decides what that are kept at hand.
@@ -22,8 +23,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
-            | EntryKind::Order { .. }
-            | EntryKind::Reactivated { .. }
+            | EntryKind::Order(OrderEvent::Heard { .. } | OrderEvent::Reactivated { .. })
     )
 }
 

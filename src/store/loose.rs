@@ -9,6 +9,7 @@ use super::changes::kept_document;
 use super::{EntryKind, rows};
 use crate::core::approval::Authority;
 use crate::core::key::State;
+use crate::core::log::orders::OrderEvent;
 use crate::core::log::user::UserEvent;
 use crate::core::order::{Reactivation, judge};
 use crate::core::units::sha256;
@@ -32,7 +33,9 @@ impl Behind {
     /// Whether the next entry may stand here.
     pub(super) fn permits(&mut self, kind: &EntryKind) -> bool {
         match kind {
-            EntryKind::Reactivated { text, signatures, .. } => self.lifts(text, signatures),
+            EntryKind::Order(OrderEvent::Reactivated { text, signatures, .. }) => {
+                self.lifts(text, signatures)
+            }
             EntryKind::Rows { rows } => {
                 let counters = std::mem::take(&mut self.counters);
                 rows.keys().all(|name| told_early(name) || counters.contains(name))
@@ -82,11 +85,13 @@ fn before_the_token(kind: &EntryKind) -> bool {
         | E::Device { .. }
         | E::KeyDue { .. }
         // Who stops does not wait for a token, and what was stopped stays so without one.
-        | E::Order { .. }
-        | E::OrderChallenge { .. }
-        | E::Latch { .. }
-        | E::Wiped { .. }
-        | E::Lease { .. }
+        | E::Order(
+            OrderEvent::Heard { .. }
+            | OrderEvent::Challenge { .. }
+            | OrderEvent::Latch { .. }
+            | OrderEvent::Wiped { .. }
+            | OrderEvent::Leased { .. },
+        )
         | E::KeyDestroying { .. } => true,
         E::KeyMoved { to, .. } => !matches!(to, State::Active | State::PreActive),
         E::State { what, .. } => what == "refused",

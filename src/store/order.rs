@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::writer::Work;
 use super::{EntryKind, Store, StoreError, rows};
 use crate::core::approval::Voice;
+use crate::core::log::orders::OrderEvent;
 use crate::core::log::orders::follow;
 use crate::core::order::{Effect, NotHeard, Order, Reactivation, Standing};
 use crate::core::units::Timestamp;
@@ -71,12 +72,12 @@ fn lift(work: &mut Work, lifted: &Lifted) -> Result<Result<Standing, NotHeard>, 
     }
     write(
         work,
-        &EntryKind::Reactivated {
+        &EntryKind::Order(OrderEvent::Reactivated {
             text: lifted.asked.render(),
             signatures: lifted.signatures.clone(),
             by: lifted.voices.iter().map(|v| v.person.clone()).collect(),
             latch: lifted.latch,
-        },
+        }),
     )?;
     Ok(Ok(work.standing.clone()))
 }

@@ -1,5 +1,6 @@
 use super::tests::{ask, code, open, ready};
 use super::*;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::standing::Heard;
 use crate::core::order::{Level, Order, Scope};
 use crate::refusal::Code;
@@ -19,7 +20,7 @@ pub(super) fn order(number: u64, scope: Scope) -> Order {
 }
 
 pub(super) fn entry(order: &Order) -> EntryKind {
-    EntryKind::Order {
+    EntryKind::Order(OrderEvent::Heard {
         order: order.hash(),
         text: order.render(),
         signatures: vec![],
@@ -27,7 +28,7 @@ pub(super) fn entry(order: &Order) -> EntryKind {
         heard: "raised".into(),
         carrier: "operator".into(),
         latch: None,
-    }
+    })
 }
 
 // [clause 8.2.1-a] [clause 8.2.1-c] test

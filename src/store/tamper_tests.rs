@@ -11,6 +11,7 @@ use super::*;
 use crate::core::approval::{Change, Deed, Matter, Needs, Quorum, Voice};
 use crate::core::key::{PublicKey, Purpose};
 use crate::core::log::checkpoint;
+use crate::core::log::orders::OrderEvent;
 use crate::core::log::user::UserEvent;
 use crate::core::order::Scope;
 use crate::core::units::Address;
@@ -379,12 +380,12 @@ async fn entries_behind_the_seal_that_need_a_token_are_found_and_others_are_a_st
     drop(store);
     assert_eq!(verdict(dir.path()).await, Ok(()), "an order waits for no token");
     // Nothing stands that it could lift: it is found by its signatures, which are none.
-    let lifts = EntryKind::Reactivated {
+    let lifts = EntryKind::Order(OrderEvent::Reactivated {
         text: "forged".into(),
         signatures: vec!["forged".into()],
         by: vec!["mallory".into()],
         latch: None,
-    };
+    });
     for forged in [voice, lifts, state_entry("accepted"), state_entry("sealed")] {
         let found = unsealed(forged.clone()).await;
         assert!(matches!(found, Err(StoreError::Tampered(_))), "{forged:?}: {found:?}");

@@ -123,15 +123,16 @@ class FaultRig(Rig):
             time.sleep(0.02)
 
     def children(self):
-        """Processes of the daemon with their state: a zombie is one that nobody waited for."""
+        """Workers of the daemon with their state: a zombie is one that nobody waited for. What looks at callers is none."""
         found = []
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 try:
                     state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                    words = (folder / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if int(parent) == self.daemon.pid:
+                if int(parent) == self.daemon.pid and b"--attest" not in words:
                     found.append((int(folder.name), state))
         return found
 

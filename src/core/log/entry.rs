@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::super::key::{Origin, State};
 pub use super::format::Entry;
+use super::orders::OrderEvent;
 use super::user::UserEvent;
 
 /// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
@@ -270,71 +271,8 @@ pub enum EntryKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<String>,
     },
-    /// An order to stop was heard.
-    Order {
-        /// SHA-256 of its text.
-        order: String,
-        /// The text.
-        text: String,
-        /// SSHSIG over it, armoured.
-        signatures: Vec<String>,
-        /// Who signed.
-        by: Vec<String>,
-        /// raised, noted or equivocal.
-        heard: String,
-        /// How it came: operator, directory, pull.
-        carrier: String,
-        /// What the latch outside the disk shows from now on, where it was moved.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        latch: Option<u64>,
-    },
-    /// Somebody asked for the text that people sign to start again.
-    OrderChallenge {
-        /// The text.
-        text: String,
-        /// Who asked.
-        uid: u32,
-    },
-    /// People started again what an order had stopped.
-    Reactivated {
-        /// The text that they signed.
-        text: String,
-        /// SSHSIG over it, armoured.
-        signatures: Vec<String>,
-        /// Who signed.
-        by: Vec<String>,
-        /// What the latch shows from now on, where it was moved.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        latch: Option<u64>,
-    },
-    /// The latch outside the disk was read at the start.
-    Latch {
-        /// Where it is.
-        place: String,
-        /// What it shows.
-        shows: u64,
-        /// It shows more than this log knows: the state is an old copy, and inactivated. SHA-256 of the finding.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        older: Option<String>,
-    },
-    /// A wipe was done as far as it goes.
-    Wiped {
-        /// Of what.
-        scope: String,
-        /// Keys that the token does not find any more.
-        destroyed: Vec<String>,
-        /// What could not be reached, and why.
-        unreached: Vec<String>,
-        /// The token finds none of the keys any more.
-        done: bool,
-    },
-    /// A lease was taken.
-    Lease {
-        /// How many seconds it runs from now on.
-        seconds: u64,
-        /// SHA-256 of its text.
-        lease: String,
-    },
+    /// About orders, what they stopped, and leases.
+    Order(OrderEvent),
     /// The answer was checked and released.
     Result {
         /// Request id.

@@ -203,12 +203,7 @@ impl Story {
             | EntryKind::Device { .. }
             | EntryKind::Rows { .. }
             | EntryKind::State { .. }
-            | EntryKind::Order { .. }
-            | EntryKind::OrderChallenge { .. }
-            | EntryKind::Reactivated { .. }
-            | EntryKind::Latch { .. }
-            | EntryKind::Wiped { .. }
-            | EntryKind::Lease { .. }
+            | EntryKind::Order(_)
             | EntryKind::Operator { .. } => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Orders that were written down, and whether they were obeyed.
 use super::*;
+use crate::core::log::orders::OrderEvent;
 use crate::core::order::{Level, Order, Scope};
 
 fn order(scope: Scope) -> EntryKind {
@@ -14,7 +15,7 @@ fn order(scope: Scope) -> EntryKind {
         previous: None,
         reason: "lost".into(),
     };
-    EntryKind::Order {
+    EntryKind::Order(OrderEvent::Heard {
         order: order.hash(),
         text: order.render(),
         signatures: Vec::new(),
@@ -22,7 +23,7 @@ fn order(scope: Scope) -> EntryKind {
         heard: "raised".into(),
         carrier: "operator".into(),
         latch: None,
-    }
+    })
 }
 
 // [clause 8.2.1-a] test
