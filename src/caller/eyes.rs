@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::look::{Attestor, Pinned};
 use super::message::{Reply, Request, receive, send};
+use super::rounds::{AllRounds, Rounds};
 use super::{areas, child};
 use crate::core::app::facts::{Facts, FileFacts, Host, PinFacts, Seen};
 use crate::sys;
@@ -21,7 +22,10 @@ const LANES: usize = 4;
 
 /// What looks.
 #[derive(Clone)]
-pub struct Eyes(Looker);
+pub struct Eyes {
+    looker: Looker,
+    rounds: AllRounds,
+}
 
 #[derive(Clone)]
 enum Looker {
@@ -51,10 +55,19 @@ fn nonsense() -> io::Error {
 }
 
 impl Eyes {
+    fn of(looker: Looker) -> Self {
+        Self { looker, rounds: AllRounds::default() }
+    }
+
+    /// The looks at a process, for all of its connections.
+    pub(super) fn rounds(&self, process: Option<u64>) -> Arc<Rounds> {
+        self.rounds.of(process)
+    }
+
     /// In this process, with its privileges.
     #[must_use]
     pub fn open() -> Self {
-        Self(Looker::Here(Arc::new(Attestor::new())))
+        Self::of(Looker::Here(Arc::new(Attestor::new())))
     }
 
     /// In a process of its own. This one gives its privileges up, unless it is root: what reads requests from strangers
@@ -65,13 +78,13 @@ impl Eyes {
         if sys::effective_uid() != 0 {
             sys::limit_capabilities(0)?;
         }
-        Ok(Self(Looker::Child(Arc::new(remote))))
+        Ok(Self::of(Looker::Child(Arc::new(remote))))
     }
 
     /// What they can see here.
     #[must_use]
     pub fn host(&self) -> &Host {
-        match &self.0 {
+        match &self.looker {
             Looker::Here(attestor) => attestor.host(),
             Looker::Child(remote) => &remote.host,
         }
@@ -80,7 +93,7 @@ impl Eyes {
     /// Whether there is still somebody who looks. It does not come back: its privileges are gone with it.
     #[must_use]
     pub fn alive(&self) -> bool {
-        match &self.0 {
+        match &self.looker {
             Looker::Here(_) => true,
             Looker::Child(remote) => {
                 let runs = lock(&remote.child).try_wait().is_ok_and(|ended| ended.is_none());
@@ -91,7 +104,7 @@ impl Eyes {
 
     /// Pins who connected.
     pub(super) fn pin(&self, socket: BorrowedFd<'_>) -> io::Result<(Option<Sight>, PinFacts)> {
-        match &self.0 {
+        match &self.looker {
             Looker::Here(attestor) => {
                 let (pinned, facts) = attestor.pin(socket)?;
                 Ok((pinned.map(|pinned| Sight::here(attestor, pinned)), facts))
@@ -112,7 +125,7 @@ impl Eyes {
 
     /// Pins a process by its number; only here.
     pub(super) fn pin_process(&self, pid: i32) -> io::Result<(Sight, PinFacts)> {
-        match &self.0 {
+        match &self.looker {
             Looker::Here(attestor) => {
                 let (pinned, facts) = attestor.pin_process(pid)?;
                 Ok((Sight::here(attestor, pinned), facts))

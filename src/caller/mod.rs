@@ -15,6 +15,7 @@ mod files;
 mod host;
 mod look;
 mod message;
+mod rounds;
 mod status;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,8 +26,9 @@ use std::{fs, io};
 pub use eyes::Eyes;
 use eyes::Sight;
 pub use files::{executable_digest, file_facts};
+use rounds::Rounds;
 
-use crate::core::app::facts::{Facts, PinFacts};
+use crate::core::app::facts::{Facts, FileFacts, PinFacts};
 use crate::core::app::hello::{Hello, Proof};
 use crate::core::app::judge::{self, Asking, Row};
 use crate::core::app::{App, Apps};
@@ -46,6 +48,7 @@ struct Pin {
     sight: Option<Sight>,
     /// Inode of the pidfd, where it names a process for good.
     process: Option<u64>,
+    rounds: Arc<Rounds>,
     hello: Mutex<Hello>,
 }
 
@@ -106,16 +109,16 @@ impl Peer {
     /// nobody read their files.
     pub fn pin(socket: BorrowedFd<'_>, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
         let (sight, facts) = eyes.pin(socket)?;
-        Self::of(sight, facts, apps)
+        Self::of(sight, facts, eyes, apps)
     }
 
     /// Pins a process by its number, for trying it out: nobody is served on account of it.
     pub fn of_process(pid: i32, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
         let (sight, facts) = eyes.pin_process(pid)?;
-        Self::of(Some(sight), facts, apps)
+        Self::of(Some(sight), facts, eyes, apps)
     }
 
-    fn of(sight: Option<Sight>, mut facts: PinFacts, apps: &Apps) -> io::Result<Self> {
+    fn of(sight: Option<Sight>, mut facts: PinFacts, eyes: &Eyes, apps: &Apps) -> io::Result<Self> {
         if let (Ok(exe), Some(sight)) = (&facts.exe, &sight)
             && exe.digest.is_err()
             && apps.claimed(&exe.path, facts.uid).is_some()
@@ -126,7 +129,8 @@ impl Peer {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let (pid, uid) = (facts.pid, facts.uid);
-        let pin = Pin { facts, sight, process, hello: Mutex::new(Hello::new(nonce)) };
+        let rounds = eyes.rounds(process);
+        let pin = Pin { facts, sight, process, rounds, hello: Mutex::new(Hello::new(nonce)) };
         Ok(Self { pin: Arc::new(pin), pid, uid, proven: false })
     }
 
@@ -219,24 +223,62 @@ impl Peer {
         Asking { pin: &self.pin.facts, proven: self.proven, now }
     }
 
-    /// Whether a check may take long: an executable that others than root can change is read as a whole each time.
-    #[must_use]
-    pub fn is_slow(&self) -> bool {
-        self.pin.facts.exe.as_ref().is_ok_and(|exe| !exe.sealed)
+    /// Everything that is seen of it from now on, for its request.
+    ///
+    /// Requests of one process that wait at once share a look that began after they came; that this connection is of
+    /// that process and that memory is asked of the kernel once more. An executable that others than root can change is
+    /// read as a whole each time, on a thread where nobody else waits.
+    pub async fn looked_at(&self, apps: &Apps) -> Result<Arc<Facts>, Refusal> {
+        let app = self.app(apps)?;
+        let asked = (app.path.clone(), app.unit.is_some());
+        let slow = self.pin.facts.exe.as_ref().is_ok_and(|exe| !exe.sealed);
+        let look = |(path, unit): rounds::Asked| async move {
+            if !slow {
+                return self.look(&path, unit);
+            }
+            let peer = self.clone();
+            let looked = tokio::task::spawn_blocking(move || peer.look(&path, unit)).await;
+            let failed = |e| Refusal::new(Code::Internal, format!("the check of the caller failed: {e}"));
+            looked.unwrap_or_else(|e| Err(failed(e)))
+        };
+        let seen = self.pin.rounds.seen(asked, look).await?;
+        let identity = |exe: &FileFacts| (exe.dev, exe.ino);
+        let (now, then) = (seen.exe.as_ref().map(identity), self.pin.facts.exe.as_ref().map(identity));
+        match (now, then) {
+            (Ok(now), Ok(then)) if now != then => Err(self.ended()),
+            _ => self.still().map(|()| seen),
+        }
     }
 
-    /// Vouches for this request, after the full check: the process and what it executes are the registered app's.
+    /// Vouches for a request, after a full check of its own.
     pub fn vouch(&self, apps: &Apps, digest: Digest, now: Timestamp) -> Result<Vouched, Refusal> {
         let app = self.app(apps)?;
-        let facts = self.look(&app.path, app.unit.is_some())?;
-        let tier = judge::judge(app, self.asking(now), &facts)?;
+        self.vouch_seen(apps, &self.look(&app.path, app.unit.is_some())?, digest, now)
+    }
+
+    /// Vouches for a request by what was seen: the process and what it executes are the registered app's.
+    pub fn vouch_seen(
+        &self,
+        apps: &Apps,
+        facts: &Facts,
+        digest: Digest,
+        now: Timestamp,
+    ) -> Result<Vouched, Refusal> {
+        let app = self.app(apps)?;
+        let tier = judge::judge(app, self.asking(now), facts)?;
         Ok(Vouched::assertion(app.id.clone(), tier, digest))
     }
 
     /// The full check once more, right before the token's answer is opened: it must still be what was vouched for.
     // [clause 8.2.4-b] checked again right before the token signs
-    pub fn again(&self, apps: &Apps, vouched: &Vouched, now: Timestamp) -> Result<(), Refusal> {
-        let now = self.vouch(apps, *vouched.digest(), now)?;
+    pub fn again(
+        &self,
+        apps: &Apps,
+        facts: &Facts,
+        vouched: &Vouched,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let now = self.vouch_seen(apps, facts, *vouched.digest(), now)?;
         if now.app() == vouched.app() && now.tier() >= vouched.tier() {
             return Ok(());
         }

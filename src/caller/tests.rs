@@ -10,8 +10,8 @@ fn registry(path: &Path, uid: u32) -> Apps {
 }
 
 // [clause 8.2.4-a] test
-#[test]
-fn this_process_is_known_only_when_registered() {
+#[tokio::test]
+async fn this_process_is_known_only_when_registered() {
     let (a, _b) = UnixStream::pair().unwrap();
     let eyes = Eyes::open();
     let me = std::env::current_exe().unwrap().canonicalize().unwrap();
@@ -20,10 +20,12 @@ fn this_process_is_known_only_when_registered() {
     assert_eq!(peer.vouch(&Apps::default(), [0; 32], NOW).err().unwrap().code, Code::AppUnknown);
     let vouched = peer.vouch(&apps, [7; 32], NOW).unwrap();
     assert_eq!(vouched.digest(), &[7; 32]);
-    peer.again(&apps, &vouched, NOW).unwrap();
+    let seen = peer.looked_at(&apps).await.unwrap();
+    peer.again(&apps, &seen, &vouched, NOW).unwrap();
     let other_user = registry(&me, sys::effective_uid() + 1);
     assert_eq!(peer.vouch(&other_user, [0; 32], NOW).err().unwrap().code, Code::AppUnknown);
-    assert_eq!(peer.again(&other_user, &vouched, NOW).unwrap_err().code, Code::AppUnknown);
+    assert_eq!(peer.looked_at(&other_user).await.unwrap_err().code, Code::AppUnknown);
+    assert_eq!(peer.again(&other_user, &seen, &vouched, NOW).unwrap_err().code, Code::AppUnknown);
 }
 
 // [clause 8.2.4-b] test

@@ -19,7 +19,7 @@ use crate::core::key::Operation;
 use crate::core::payment::Payment;
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::window::Debit;
-use crate::core::proof::{Present, Recorded, RequestId, Reserved, Start, Tier, Vouched};
+use crate::core::proof::{Digest, Present, Recorded, RequestId, Reserved, Start, Tier, Vouched};
 use crate::core::units::{Name, Timestamp};
 use crate::core::user::Claim;
 use crate::core::verify::CheckedSignature;
@@ -137,8 +137,7 @@ async fn steps<D: Deed>(
     timed.stop(Stage::Decode);
 
     let timed = Timer::start(house);
-    let seen = full_check(peer, &rules, move |peer, rules| peer.vouch(&rules.apps, digest, now()));
-    let vouched = Arc::new(seen.await.inspect_err(|_| house.app_failed(peer))?);
+    let vouched = vouch(peer, &rules, digest).await.inspect_err(|_| house.app_failed(peer))?;
     timed.stop(Stage::Caller);
     let payment = deed.for_user().map(|(payment, _)| payment);
     let present = house.present(peer, &vouched, &deed.key().record.line, payment)?;
@@ -208,7 +207,7 @@ async fn steps<D: Deed>(
 #[derive(Clone, Copy)]
 struct Asker<'a> {
     peer: &'a Peer,
-    vouched: &'a Arc<Vouched>,
+    vouched: &'a Vouched,
     claim: Option<&'a Claim>,
 }
 
@@ -224,10 +223,7 @@ async fn release<D: Deed>(
     let Asker { peer, vouched, claim } = *asker;
     let timed = Timer::start(house);
     // By the rules of now: what was revoked meanwhile gets nothing.
-    let before = Arc::clone(vouched);
-    full_check(peer, &house.rules(), move |peer, rules| peer.again(&rules.apps, &before, now()))
-        .await
-        .inspect_err(|_| house.app_failed(peer))?;
+    still_vouched(peer, &house.rules(), vouched).await.inspect_err(|_| house.app_failed(peer))?;
     house.still_here(peer, claim.map(|c| &c.user.name))?;
     timed.stop(Stage::Recheck);
 
@@ -260,24 +256,20 @@ impl House {
     /// What is known of somebody who only wants to know what would be decided.
     pub async fn tier_of(&self, peer: &Peer) -> Result<Tier, Refusal> {
         let rules = self.rules();
-        let seen = full_check(peer, &rules, |peer, rules| peer.vouch(&rules.apps, [0; 32], now())).await?;
-        Ok(seen.tier())
+        Ok(vouch(peer, &rules, [0; 32]).await?.tier())
     }
 }
 
-/// A check that reads large files waits on a thread where nobody else waits.
-async fn full_check<T: Send + 'static>(
-    peer: &Peer,
-    rules: &Arc<Rules>,
-    check: impl FnOnce(&Peer, &Rules) -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    if !peer.is_slow() {
-        return check(peer, rules);
-    }
-    let (peer, rules) = (peer.clone(), Arc::clone(rules));
-    let checked = tokio::task::spawn_blocking(move || check(&peer, &rules)).await;
-    checked
-        .unwrap_or_else(|e| Err(Refusal::new(Code::Internal, format!("the check of the caller failed: {e}"))))
+/// The full check of who asks.
+async fn vouch(peer: &Peer, rules: &Rules, digest: Digest) -> Result<Vouched, Refusal> {
+    let seen = peer.looked_at(&rules.apps).await?;
+    peer.vouch_seen(&rules.apps, &seen, digest, now())
+}
+
+/// The same once more.
+async fn still_vouched(peer: &Peer, rules: &Rules, vouched: &Vouched) -> Result<(), Refusal> {
+    let seen = peer.looked_at(&rules.apps).await?;
+    peer.again(&rules.apps, &seen, vouched, now())
 }
 
 fn ask<D: Deed>(
