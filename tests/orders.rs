@@ -994,7 +994,7 @@ fn a_tpm_latch_closes_sealed_pins_and_tells_an_old_copy_of_the_whole_disk() {
     copied_back(&before, &state);
     rig.daemon.restart_stopped();
     assert_eq!(rig.says(), "inactivated");
-    assert!(rig.log().contains("\"kind\":\"latch\""));
+    assert!(rig.log().contains("\"event\":\"latch\""));
     rig.starts_again_with_an_older_state();
     // A counter that is gone is no counter that shows nothing.
     tpm.delete_counter();
