@@ -90,21 +90,32 @@ fn the_app_speaks_through_it_at_tier_two() {
     assert_eq!(shell.line(), "ended 0");
     stage.signed(6);
 
-    // The example in a language that no digest says anything of, as that user.
-    if Path::new("/usr/bin/python3").exists() {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/pay.py");
-        let pay = |value: &str| {
-            let mut command = Command::new("/usr/bin/python3");
-            command.arg(&script).arg("--through").arg(helper(&stage));
-            command.args(["--to", BOB, "--nonce", "900", "--value", value]).uid(USER).gid(USER);
-            String::from_utf8(command.output().unwrap().stdout).unwrap()
+    // The examples as they stand, as that user: no digest of theirs is registered anywhere.
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut signed = 6;
+    for (program, script) in [
+        (support::rust_example(), None),
+        ("/usr/bin/python3".into(), Some(examples.join("python/pay.py"))),
+        ("/usr/bin/node".into(), Some(examples.join("node/pay.mjs"))),
+    ] {
+        if !program.exists() {
+            eprintln!("skipped: there is no {} that another user can start", program.display());
+            continue;
+        }
+        signed += 1;
+        let pay = |nonce: u64, value: &str| {
+            let mut command = Command::new(&program);
+            command.args(&script).arg("--through").arg(helper(&stage)).args(["--to", BOB, "--value", value]);
+            command.args(["--nonce", &(900 + nonce + signed).to_string()]).uid(USER).gid(USER);
+            let out = command.current_dir(&stage.lair).output().unwrap();
+            String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr)
         };
-        assert!(pay("1").starts_with("signed 0x"), "{}", pay("1"));
-        assert!(pay("101").starts_with("refused over_limit"));
-        stage.signed(7);
-    } else {
-        eprintln!("skipped: there is no /usr/bin/python3 that another user can start");
+        let said = pay(0, "1");
+        assert!(said.starts_with("signed 0x"), "{}: {said}", program.display());
+        let said = pay(100, "101");
+        assert!(said.starts_with("refused over_limit"), "{}: {said}", program.display());
     }
+    stage.signed(signed);
 }
 
 // [clause 8.2.4-p] test

@@ -9,21 +9,7 @@ use std::process::Command;
 
 use claviger::client::{Address, Payment};
 use serde_json::Value;
-use support::{BOB, Daemon, POLICY, cli_ok, own_uid};
-
-/// The Rust example, built as `cargo test` does when it builds everything.
-fn built() -> PathBuf {
-    let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).ancestors().nth(2).unwrap();
-    let done = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--example", "pay", "--manifest-path"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        .env_remove("CARGO_TARGET_DIR")
-        .status();
-    assert!(done.unwrap().success());
-    target.join("debug/examples/pay")
-}
+use support::{BOB, Daemon, POLICY, cli_ok, own_uid, rust_example};
 
 /// What really runs when this program is called: a name may lead to a script that starts another.
 fn really(program: &str, words: [&str; 2]) -> PathBuf {
@@ -51,7 +37,7 @@ fn each_example_pays_once_and_says_why_the_second_payment_is_refused() {
     let daemon = Daemon::start();
     let python = really("python3", ["-c", "import os; print(os.path.realpath('/proc/self/exe'))"]);
     let node = really("node", ["-p", "fs.realpathSync('/proc/self/exe')"]);
-    let rust = built();
+    let rust = rust_example();
     for (app, path, more) in
         [("rust", &rust, None), ("python", &python, None), ("node", &node, Some("--allow-jit"))]
     {
