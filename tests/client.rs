@@ -123,6 +123,56 @@ fn a_reply_that_is_lost_is_unknown_and_the_same_payment_settles_it() {
     daemon.verify_log();
 }
 
+// [clause 8.5.4-a] test
+#[test]
+fn a_payment_that_waits_for_people_is_waited_for_and_checked_like_any_other() {
+    if !support::ssh_keygen_is_here() {
+        return;
+    }
+    let mut daemon = Daemon::start();
+    let dir = daemon.home.join("people");
+    std::fs::create_dir(&dir).unwrap();
+    let key = support::keygen(&dir, "alice", "ed25519");
+    let people = format!(
+        "schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n[[person]]\nid = \"alice\"\ngroups = [\"ops\"]\nkeys = [\"{key}\"]\n"
+    );
+    std::fs::write(daemon.home.join("authority.toml"), people).unwrap();
+    let file = daemon.home.join("clavigerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("authority_file = \"authority.toml\"\n{config}")).unwrap();
+    daemon.restart();
+    let approve = "per_tx.max = \"100\"\napprove = [{ above = \"50\", quorum = 1, of = \"ops\" }]";
+    daemon.apply(&POLICY.replace("per_tx.max = \"100\"", approve));
+
+    let mut client = options(&daemon).connect().unwrap();
+    let waiting = |client: &mut Client, payment: &Payment| {
+        let why = client.sign_payment(payment).unwrap_err();
+        let why = why.refused().unwrap();
+        assert_eq!((why.known(), why.retry()), (Some(Code::ApprovalNeeded), Retry::Later));
+        why.waiting().unwrap()
+    };
+    let paid = payment(&daemon, 1, 60);
+    let request = waiting(&mut client, &paid);
+    let standing = client.wait_payment(&paid, request, Duration::from_millis(50)).unwrap();
+    assert_eq!(standing, Standing::Pending(request));
+    let id = request.to_string();
+    let shown = cli_ok(&daemon.home, &["approval", "show", &id]);
+    let text = shown["text"].as_str().unwrap();
+    let signature = dir.join("signature");
+    let made = support::ssh_sign(&dir.join("alice"), "clavigerd-approval@v1", text, &[]);
+    std::fs::write(&signature, made).unwrap();
+    cli_ok(&daemon.home, &["approval", "approve", &id, "--signature", signature.to_str().unwrap()]);
+    let signed = client.wait_payment(&paid, request, Duration::from_secs(20)).unwrap().signed().unwrap();
+    assert_eq!(client.sign_payment(&paid).unwrap().raw, signed.raw);
+
+    let other = payment(&daemon, 2, 60);
+    let request = waiting(&mut client, &other);
+    assert!(client.cancel_payment(request).unwrap());
+    let told = client.wait_payment(&other, request, Duration::ZERO).unwrap_err();
+    assert!(told.refused().is_some(), "{told}");
+    assert_eq!(daemon.verify_log()["results"], 1);
+}
+
 #[tokio::test]
 async fn many_tasks_share_one_connection() {
     let daemon = Daemon::start();

@@ -157,14 +157,15 @@ fn whoever_else_starts_it_says_nothing_to_the_daemon() {
     settings(&stage, &format!("program = {}\n", shell.display()));
     assert_eq!(app(&stage, STARTS_IT).asks(&stage.payment()), "ok");
     // The named program starts it and gives way to another: seen at the next request.
-    let mut gone = app(&stage, "exec 3<&0; \"$0\" <&3 & read go; exec sleep 1000");
-    for _ in 0..100 {
-        let runs = std::fs::read_link(format!("/proc/{}/exe", gone.pid())).unwrap();
-        if runs.ends_with("sleep") {
-            break;
-        }
-        writeln_slowly(&mut gone);
-    }
+    let script = "exec 3<&0; trap 'exec sleep 1000' USR1; \"$0\" <&3 & while :; do wait; done";
+    let mut gone = app(&stage, script);
+    assert_eq!(gone.asks(&stage.payment()), "ok");
+    assert!(Command::new("kill").args(["-USR1", &gone.pid()]).status().unwrap().success());
+    let other = || std::fs::read_link(format!("/proc/{}/exe", gone.pid())).unwrap() != shell;
+    assert!((0..100).any(|_| other() || {
+        std::thread::sleep(Duration::from_millis(50));
+        false
+    }));
     let said = gone.say(&stage.payment());
     assert!(said.contains("connect_refused"), "{said}");
     settings(&stage, "");
@@ -203,12 +204,7 @@ fn whoever_else_starts_it_says_nothing_to_the_daemon() {
     assert_eq!(said, "");
     settings(&stage, "");
     assert_eq!(app(&stage, STARTS_IT).asks(&stage.payment()), "ok");
-    stage.signed(2);
-}
-
-fn writeln_slowly(running: &mut Running) {
-    std::io::Write::write_all(&mut running.stdin, b"\n").ok();
-    std::thread::sleep(Duration::from_millis(20));
+    stage.signed(3);
 }
 
 // [clause 8.2.4-p] test
@@ -313,4 +309,30 @@ fn it_ends_with_its_parent_and_holds_no_more_than_one_request() {
     stage.daemon.signal("KILL");
     assert!(ended(&pid));
     assert_eq!(shell.line(), "ended 0");
+}
+
+// [clause 8.2.4-e] test
+#[test]
+fn an_app_with_the_library_is_at_tier_two_by_its_hello() {
+    let Some(stage) = Stage::set() else { return };
+    // Root's and not readable, so not dumpable; setgid to nothing: only the hello tells whose connection it is.
+    copy(&support::rust_example(), &stage.apps.join("pay"), 0o711, 0, 0);
+    copy(&support::rust_example(), &stage.apps.join("group"), 0o2755, 0, GROUP);
+    stage.register("pay", "tier = \"T2\"\n");
+    stage.register("group", &format!("gid = {GROUP}\ntier = \"T2\"\n"));
+    stage.daemon.apply(&POLICY.replace("[\"test\"]", "[\"pay\", \"group\", \"guarded\"]"));
+    let pay = |name: &str, words: &[&str]| {
+        let mut command = Command::new(stage.apps.join(name));
+        command.args(["--to", BOB, "--value", "1"]).args(words).current_dir(&stage.lair);
+        let out = command.env("CLAVIGER_SOCKET", stage.socket()).uid(USER).gid(USER).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let said = pay("pay", &["--nonce", "5"]);
+    assert!(said.starts_with("signed 0x"), "{said}");
+    let said = pay("group", &["--nonce", "6", "--socket", &stage.socket()]);
+    assert!(said.starts_with("signed 0x"), "{said}");
+    // Who starts a program with more rights than their own does not choose whom it talks with.
+    let said = pay("group", &["--nonce", "7"]);
+    assert!(said.contains(claviger::client::DEFAULT_SOCKET) && !said.contains("signed"), "{said}");
+    stage.signed(2);
 }
