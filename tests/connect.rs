@@ -3,7 +3,12 @@
 //! The daemon runs as root, the app and its attackers as users without privileges: run as root; elsewhere there is nothing to
 //! see, and each test says so.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they cannot go on")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop where they cannot go on"
+)]
 
 mod stage;
 mod support;
@@ -65,6 +70,10 @@ const STARTS_IT: &str = "\"$0\"; echo ended $?";
 #[test]
 fn the_app_speaks_through_it_at_tier_two() {
     let Some(stage) = installed() else { return };
+    let (path, uid) = (helper(&stage), USER.to_string());
+    let words =
+        ["app", "enrol", "pay", "--path", path.to_str().unwrap(), "--uid", &uid, "--tier", "T2", "--dry-run"];
+    assert_eq!(cli_ok(&stage.daemon.home, &words)["gid"], GROUP, "what docs/apps.md says is enough");
     let mut shell = app(&stage, STARTS_IT);
     assert_eq!(shell.asks(&stage.payment()), "ok");
     assert_eq!(shell.asks(&stage.payment()), "ok");
@@ -136,6 +145,9 @@ fn whoever_else_starts_it_says_nothing_to_the_daemon() {
     };
     refused("another user", "speaks for user", &mut sh(USER + 1));
     refused("root", "speaks for user", &mut sh(0));
+    let told = claviger::client::Options::new().through(helper(&stage)).connect();
+    let Err(claviger::client::Error::Refused(why)) = told else { panic!("it was taken") };
+    assert_eq!(why.code(), "connect_refused");
     refused("a parent of another user", "not of user", Command::new(helper(&stage)).uid(USER).gid(USER));
     let bare = "setpriv --no-new-privs \"$0\"; echo ended";
     refused(

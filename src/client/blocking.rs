@@ -99,9 +99,10 @@ impl Client {
             .set_write_timeout(Some(at_least_one(self.options.timeout)))
             .and_then(|()| self.line.stream.write_all(&line));
         if let Err(e) = written {
-            // Part of it may have been read. Whatever the daemon said before it left is read by `receive`.
+            // Part of it may have been read, and what the daemon said before it left counts.
+            self.hear_out();
             self.end(format!("the request could not be written: {e}"));
-            return Err(Error::Unknown { method: ask.method, why: e.to_string() });
+            return Err(self.unknown(ask.method));
         }
         Ok(Sent { ticket, method: ask.method, until, read: ask.read })
     }
@@ -112,28 +113,41 @@ impl Client {
             if let Some(outcome) = self.early.remove(&sent.ticket) {
                 return (sent.read)(outcome?);
             }
-            if let Some(ended) = &self.ended {
-                return Err(Error::Unknown { method: sent.method, why: ended.why.clone() });
+            if self.ended.is_some() {
+                return Err(self.unknown(sent.method));
             }
-            match self.session.take() {
-                Ok(Some(Incoming::Reply(ticket, outcome))) => {
-                    self.early.insert(ticket, outcome);
-                }
-                Ok(Some(Incoming::LastWords(refused))) => {
-                    self.end(refused.to_string());
-                    if let Some(ended) = &mut self.ended {
-                        ended.last_words = Some(refused);
-                    }
-                }
-                Err(why) => self.end(why),
-                Ok(None) if self.read_until(sent.until) => {}
-                Ok(None) => {
-                    self.session.abandon(sent.ticket);
-                    let why = "no reply in time".to_owned();
-                    return Err(Error::Unknown { method: sent.method, why });
-                }
+            if !self.take_in() && !self.read_until(sent.until) {
+                self.session.abandon(sent.ticket);
+                return Err(Error::Unknown { method: sent.method, why: "no reply in time".into() });
             }
         }
+    }
+
+    /// Looks at one thing that came in whole; `false` when there is none.
+    fn take_in(&mut self) -> bool {
+        match self.session.take() {
+            Ok(None) => return false,
+            Ok(Some(Incoming::Reply(ticket, outcome))) => {
+                self.early.insert(ticket, outcome);
+            }
+            Ok(Some(Incoming::LastWords(refused))) => {
+                let why = refused.to_string();
+                self.ended.get_or_insert(Ended { why, last_words: Some(refused) });
+            }
+            Err(why) => self.end(why),
+        }
+        true
+    }
+
+    /// Reads to the end of a connection that takes nothing any more.
+    fn hear_out(&mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.ended.is_none() && (self.take_in() || self.read_until(until)) {}
+    }
+
+    fn unknown(&self, method: &'static str) -> Error {
+        let why = self.ended.as_ref().map(|ended| ended.why.clone()).unwrap_or_default();
+        Error::Unknown { method, why }
     }
 
     /// Reads once; `false` when there was nothing in time.

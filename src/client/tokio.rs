@@ -119,7 +119,8 @@ impl Wire {
     async fn greet(&mut self) -> Result<(), Error> {
         let (ticket, line) = self.session.request("claviger_hello", &json!({}))?;
         let lost = |why: String| Error::Disconnected(why);
-        self.stream.write_all(&line).await.map_err(|e| lost(e.to_string()))?;
+        // Where it cannot be written, what the other side said before it left tells why.
+        let written = self.stream.write_all(&line).await;
         let mut bytes = vec![0; 1024];
         loop {
             match self.session.take().map_err(lost)? {
@@ -129,7 +130,10 @@ impl Wire {
                 Some(Incoming::LastWords(refused)) => return Err(refused.into()),
                 Some(Incoming::Reply(..)) => {}
                 None => match self.stream.read(&mut bytes).await {
-                    Ok(0) => return Err(lost("the daemon closed the connection".into())),
+                    Ok(0) => {
+                        let closed = "the daemon closed the connection".to_owned();
+                        return Err(lost(written.err().map_or(closed, |e| e.to_string())));
+                    }
                     Ok(n) => self.session.feed(bytes.get(..n).unwrap_or_default()),
                     Err(e) => return Err(lost(e.to_string())),
                 },
@@ -159,6 +163,8 @@ impl Wire {
             let stream: &mut UnixStream = &mut self.stream;
             stream.split()
         };
+        // Why nothing can be written any more; what was said before is still read.
+        let mut shut: Option<String> = None;
         loop {
             loop {
                 match self.session.take() {
@@ -175,7 +181,7 @@ impl Wire {
             }
             let rest = self.line.get(self.written..).unwrap_or_default();
             ::tokio::select! {
-                next = wanted.recv(), if rest.is_empty() => {
+                next = wanted.recv(), if rest.is_empty() && shut.is_none() => {
                     let Some(next) = next else { return "it was closed".into() };
                     if next.tell.is_closed() {
                         continue;
@@ -190,12 +196,12 @@ impl Wire {
                         }
                     }
                 }
-                written = writer.write(rest), if !rest.is_empty() => match written {
+                written = writer.write(rest), if !rest.is_empty() && shut.is_none() => match written {
                     Ok(n) => self.written += n,
-                    Err(e) => return format!("the request could not be written: {e}"),
+                    Err(e) => shut = Some(format!("the request could not be written: {e}")),
                 },
                 read = reader.read(&mut bytes) => match read {
-                    Ok(0) => return "the daemon closed the connection".into(),
+                    Ok(0) => return shut.unwrap_or_else(|| "the daemon closed the connection".into()),
                     Ok(n) => self.session.feed(bytes.get(..n).unwrap_or_default()),
                     Err(e) => return e.to_string(),
                 },

@@ -124,6 +124,8 @@ mod tests {
             "# whose\nuid = 990\nsocket=/run/claviger/wallet.sock # where\n\nprogram = /usr/bin/node\n";
         let read = Settings::parse(good).unwrap();
         assert_eq!((read.uid, read.daemon, read.programs.len()), (990, 0, 1));
+        let example = Settings::parse(include_str!("../../config/examples/claviger-connect.conf")).unwrap();
+        assert_eq!((example.uid, example.socket), (990, read.socket));
         for (bad, why) in [
             ("socket = /s", "no uid"),
             ("uid = 0\nsocket = /s", "other than 0"),
