@@ -34,6 +34,10 @@ fn everything_that_an_app_asks_is_typed_and_checked() {
     let mut client = options(&daemon).connect().unwrap();
     assert!(client.status().unwrap().signing);
     assert_eq!(client.governance().unwrap().policy.len(), 64);
+    assert_eq!(client.chain_id().unwrap(), 1, "the only one of the policy");
+    let news = client.wait_governance(0, Duration::ZERO).unwrap();
+    assert!(!news.news.is_empty(), "the policy was applied");
+    assert!(client.wait_governance(news.since, Duration::ZERO).unwrap().news.is_empty());
     let keys = client.list_keys().unwrap();
     let hot = keys.iter().find(|key| key.purpose == Purpose::Payment).unwrap();
     let account = hot.address.unwrap();

@@ -12,6 +12,7 @@ import { createConnection } from "node:net";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 
+const PATIENCE = 60_000;
 const INSTALLED = "/run/claviger/wallet.sock";
 
 /** The daemon refused. Decide by data.code, which is never renamed. */
@@ -52,12 +53,18 @@ class Claviger {
 
   #use(input, output) {
     this.output = output;
-    createInterface({ input }).on("line", (line) => this.#take(JSON.parse(line))).on("close", () => this.#end("the connection ended"));
+    createInterface({ input }).on("line", (line) => this.#take(line)).on("close", () => this.#end("the connection ended"));
     input.on("error", (e) => this.#end(e.message));
     output.on("error", (e) => this.#end(e.message));
   }
 
-  #take(reply) {
+  #take(line) {
+    let reply;
+    try {
+      reply = JSON.parse(line);
+    } catch (e) {
+      return this.#end(e.message);
+    }
     if (reply.id === null && reply.error) return this.#end(new Refused(reply.error));
     const waiting = this.#waiting.get(reply.id);
     this.#waiting.delete(reply.id);
@@ -78,6 +85,7 @@ class Claviger {
     if (this.#nonce) request.claviger = { nonce: this.#nonce, seq: id };
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
+      setTimeout(() => this.#waiting.delete(id) && reject(new Unknown("no reply in time")), PATIENCE).unref();
       this.output.write(JSON.stringify(request) + "\n");
     });
   }

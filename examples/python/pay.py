@@ -62,7 +62,10 @@ class Claviger:
             raise Unknown(f"{method}: {e}") from e
         if not line.endswith(b"\n"):
             raise Unknown(f"{method}: the connection ended")
-        reply = json.loads(line)
+        try:
+            reply = json.loads(line)
+        except ValueError as e:
+            raise Unknown(f"{method}: {e}") from e
         if "error" in reply:
             raise Refused(reply["error"])
         if reply["id"] != self.seq:

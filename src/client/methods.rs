@@ -16,6 +16,10 @@ macro_rules! every_method {
             status() -> Status = ask::status();
             /// The rules in force.
             governance() -> Governance = ask::governance();
+            /// Waits for entries about who decides what, after the one of this index; a minute at most.
+            wait_governance(since: u64, patience: Duration) -> News = ask::wait_governance(since, ms(patience));
+            /// The chain of this app.
+            chain_id() -> u64 = ask::chain_id();
             /// The keys that this app may use.
             list_keys() -> Vec<Key> = ask::list_keys();
             /// Decides and signs a payment, and waits for that. What comes back is this payment, signed by its account.

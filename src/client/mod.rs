@@ -43,7 +43,7 @@ pub use connect::{DEFAULT_SOCKET, Options, SOCKET_VARIABLE, default_socket};
 pub use protocol::ask::{self, Ask};
 pub use protocol::error::{Error, Refused};
 pub use protocol::payment::{Eip1559, Payment, SignedPayment, Standing};
-pub use protocol::replies::{Governance, Key, LoginSignature, Simulation, Status, UserCode};
+pub use protocol::replies::{Governance, Key, LoginSignature, News, Simulation, Status, UserCode};
 
 pub use crate::core::key::{Algorithm, Purpose, State};
 pub use crate::core::proof::RequestId;

@@ -17,7 +17,7 @@ use super::methods::{every_method, ms};
 use super::protocol::ask::{self, Ask};
 use super::protocol::error::{Error, Refused};
 use super::protocol::payment::{Payment, SignedPayment, Standing};
-use super::protocol::replies::{Governance, Key, LoginSignature, Simulation, Status, UserCode};
+use super::protocol::replies::{Governance, Key, LoginSignature, News, Simulation, Status, UserCode};
 use super::protocol::session::{Incoming, Session, Ticket};
 use crate::core::proof::RequestId;
 use crate::core::units::{Address, Name};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::Error;
 use super::payment::{Payment, SignedPayment, Standing};
 use super::replies::{
-    Cancelled, Governance, Hex, Key, LoginSignature, Pending, RawLogin, Simulation, Status, UserCode,
+    Cancelled, Governance, Hex, Key, LoginSignature, News, Pending, RawLogin, Simulation, Status, UserCode,
 };
 use crate::core::key::PublicKey;
 use crate::core::login::Login;
@@ -79,6 +79,24 @@ pub fn status() -> Ask<Status> {
 /// The rules in force.
 pub fn governance() -> Ask<Governance> {
     Ask::plain("claviger_governance", json!({}))
+}
+
+/// Waits for entries about who decides what, after the one of this index: a change is announced before it is in force.
+pub fn wait_governance(since: u64, patience_ms: u64) -> Ask<News> {
+    let patience_ms = patience_ms.min(LONGEST_WAIT_MS);
+    let params = json!({"since": since, "timeout_ms": patience_ms});
+    Ask::plain("claviger_waitGovernance", params).waiting(patience_ms)
+}
+
+/// The chain of this app.
+pub fn chain_id() -> Ask<u64> {
+    let method = "eth_chainId";
+    Ask::new(method, json!([]), move |result| {
+        let digits = result.as_str().and_then(|text| text.strip_prefix("0x"));
+        digits
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| Error::Mismatch { method, why: format!("{result} is no 0x quantity") })
+    })
 }
 
 /// The keys that this app may use.

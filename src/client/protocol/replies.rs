@@ -58,6 +58,15 @@ pub struct Governance {
     pub history: Value,
 }
 
+/// What was written about who decides what.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct News {
+    /// The entries, oldest first; none when the time was over.
+    pub news: Vec<Value>,
+    /// The last index that is known now: to wait from the next time.
+    pub since: u64,
+}
+
 /// What would be decided of a payment, and why.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Simulation {
