@@ -15,13 +15,17 @@
 //! | [`service`] | The use cases, each as one readable file | all |
 //! | [`serve`] | Listeners, limits, dispatch, metrics | 8.2.3 |
 //! | [`cli`] | Operator commands | 8.8 |
+//! | [`client`] | For wallet apps: a client, blocking and for tokio | 8.2.4 |
+//! | [`connect`] | EDGE. The helper `claviger-connect`, which speaks for one app | 8.2.4 |
 //! | [`refusal`], [`secret`] | The one public error; secrets that do not print | 8.2.5 |
 //! | [`sys`] | The only unsafe code | |
 
 pub mod caller;
 pub mod carrier;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod connect;
 pub mod core;
 pub mod device;
 pub mod refusal;

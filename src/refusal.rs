@@ -75,6 +75,7 @@ codes! {
     AppSender "app_sender" 4100 Never "8.2.4-b" "let each process connect by itself: a connection cannot be shared, inherited or passed on";
     AppDescriptor "app_descriptor" 4100 Never "8.2.4-b" "send no descriptors on this socket";
     AppNonce "app_nonce" 4100 Never "8.2.4-e" "connect again, say claviger_hello, and number each request from 1 on";
+    ConnectRefused "connect_refused" 4100 Operator "8.2.4-p" "claviger-connect speaks for the user, and the programs, that the file of root's beside it names, and must be setgid: see docs/apps.md";
     AppRevoked "app_revoked" 4100 Operator "8.2.4-c" "the app was taken out of service; register it again if that was a mistake";
     AppExpired "app_expired" 4100 Operator "8.2.4-c" "look at the app, then register it again with a later not_after";
     TierUnsupported "tier_unsupported" -32602 Operator "8.2.4-d" "lower the tier, or give the daemon what claviger doctor says that it lacks";

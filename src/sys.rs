@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod peer;
+pub mod start;
 
 use std::ffi::CString;
 use std::io;

@@ -9,6 +9,7 @@ use ed25519_dalek::VerifyingKey as EdKey;
 use super::key::PublicKey;
 use super::multiples::Prepared;
 use super::payment::ToSign;
+use super::units::Address;
 
 /// Why a signature was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +145,28 @@ impl Verifier {
         };
         Ok(CheckedSignature { rs, y_odd, digest })
     }
+}
+
+/// Whether `r`, `s` (low, as EIP-2 wants it) and the parity of R are a signature of this hash by the key of this account,
+/// on either curve that accounts are on.
+#[must_use]
+pub fn is_of_account(account: Address, hash: &[u8; 32], (r, s): (&[u8; 32], &[u8; 32]), y_odd: bool) -> bool {
+    macro_rules! recovers {
+        ($curve:ident, $kind:path) => {{
+            use $curve::ecdsa::{RecoveryId, Signature, VerifyingKey};
+            Signature::from_scalars(*r, *s)
+                .ok()
+                .filter(|signature| signature.normalize_s() == *signature)
+                .and_then(|signature| {
+                    let id = RecoveryId::new(y_odd, false);
+                    VerifyingKey::recover_from_prehash(hash, &signature, id).ok()
+                })
+                .and_then(|key| key.to_sec1_point(false).as_bytes().try_into().ok())
+                .and_then(|point| $kind(point).evm_address())
+                == Some(account)
+        }};
+    }
+    recovers!(k256, PublicKey::Secp256k1) || recovers!(p256, PublicKey::P256)
 }
 
 #[cfg(test)]

@@ -254,6 +254,20 @@ impl Client {
     }
 }
 
+/// The Rust example, built as `cargo test` does when it builds everything.
+pub fn rust_example() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_clavigerd")).ancestors().nth(2).unwrap();
+    let done = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "--example", "pay", "--manifest-path"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .env_remove("CARGO_TARGET_DIR")
+        .status();
+    assert!(done.unwrap().success());
+    target.join("debug/examples/pay")
+}
+
 /// The user that runs the tests.
 pub fn own_uid() -> u32 {
     let out = Command::new("id").arg("-u").output().unwrap();

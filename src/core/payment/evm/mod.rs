@@ -10,7 +10,7 @@ mod rlp;
 
 use super::{Asset, Chain, Effect, Payment, ToSign};
 use crate::core::units::{Address, U256, keccak256, sha256};
-use crate::core::verify::CheckedSignature;
+use crate::core::verify::{CheckedSignature, is_of_account};
 use crate::refusal::Code;
 
 /// Longest call data, bytes.
@@ -242,6 +242,26 @@ impl UnsignedTx {
     pub fn content_digest(&self) -> [u8; 32] {
         let fee = Fee::Dynamic { max_fee: 0, max_priority: 0 };
         sha256(&rlp::encode(&Self { fee, gas: 0, ..self.clone() }, None))
+    }
+
+    /// The transaction object that a wallet sends for it: what [`Self::from_args`] reads.
+    #[must_use]
+    pub fn to_args(&self, from: Address) -> serde_json::Value {
+        json::args(self, from)
+    }
+
+    /// Reads signed bytes that must be those of this very transaction, signed by this account.
+    pub fn signed_by(&self, account: Address, raw: &[u8]) -> Result<SignedTx, PaymentError> {
+        let seal = rlp::seal(self, raw)?;
+        // Written again from what was asked for: a byte that differs anywhere is found by this one comparison.
+        if rlp::encode(self, Some(&seal)) != raw {
+            return Err(PaymentError::Conflict("the signed bytes are those of another transaction"));
+        }
+        if !is_of_account(account, &self.signing_hash(), (&seal.r, &seal.s), seal.odd) {
+            return Err(PaymentError::Conflict("the signature is not that of the account that was to pay"));
+        }
+        let hash = keccak256(raw);
+        Ok(SignedTx { tx: json::describe(self, &seal, &hash), raw: raw.to_vec(), hash })
     }
 
     /// Puts the signature in; refuses one that was made for other bytes.

@@ -182,3 +182,31 @@ pub(super) fn decode(bytes: &[u8]) -> Result<UnsignedTx, PaymentError> {
     }
     Ok(UnsignedTx { chain, nonce, fee, gas, to, value, input, access })
 }
+
+/// What the signature added to this transaction, in its signed form.
+pub(super) fn seal(tx: &UnsignedTx, signed: &[u8]) -> Result<Seal, PaymentError> {
+    let (kind, fields) = match tx.fee {
+        Fee::Legacy { .. } => (None, 6),
+        Fee::AccessList { .. } => (Some(1), 8),
+        Fee::Dynamic { .. } => (Some(2), 9),
+    };
+    let mut rest = match kind {
+        None => signed,
+        Some(kind) => signed.strip_prefix(&[kind]).ok_or(PaymentError::Encoding("it is of another type"))?,
+    };
+    let mut body = take_list(&mut rest, "the outer list is broken")?;
+    for _ in 0..fields {
+        let broken = PaymentError::Encoding("the list has too few items");
+        let field = Header::decode(&mut body).map_err(|_| broken.clone())?;
+        body = body.get(field.payload_length..).ok_or(broken)?;
+    }
+    let v: u64 = take(&mut body, "v is wrong")?;
+    let (r, s): (U256, U256) = (take(&mut body, "r is wrong")?, take(&mut body, "s is wrong")?);
+    let even = if kind.is_some() { 0 } else { tx.chain.saturating_mul(2).saturating_add(35) };
+    let odd = match v.checked_sub(even) {
+        Some(0) => false,
+        Some(1) => true,
+        _ => return Err(PaymentError::Encoding("v is of another chain, or no parity")),
+    };
+    Ok(Seal { r: r.to_be_bytes(), s: s.to_be_bytes(), odd })
+}
