@@ -12,6 +12,7 @@ use clap_complete::Shell;
 pub use self::rules::{AppCommand, Enrol, PolicyCommand};
 use super::backup::{BackupCommand, Recover};
 use super::ceremony::CeremonyCommand;
+use super::incident::IncidentCommand;
 use super::order::OrderCommand;
 use super::user::UserCommand;
 pub use tpm::TpmCommand;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Orders that stop this device, and what it takes to start it again.
     #[command(subcommand)]
     Order(OrderCommand),
+    /// Something has happened: stops everything, and keeps what is known.
+    #[command(subcommand)]
+    Incident(IncidentCommand),
     /// Users: whose keys they are, sessions, confirmations.
     #[command(subcommand)]
     User(UserCommand),

@@ -11,8 +11,8 @@ use zeroize::Zeroize;
 
 use super::arguments::{Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand};
 use super::{
-    Failure, Output, app, approval, backup, ceremony, client, device, doctor, key, log, order, payment,
-    policy, show, tpm, user, witness,
+    Failure, Output, app, approval, backup, ceremony, client, device, doctor, incident, key, log, order,
+    payment, policy, show, tpm, user, witness,
 };
 use crate::config::{Config, PinSource, TokenConfig};
 use crate::service::init;
@@ -51,6 +51,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Policy(command) => policy::run(command, &config_file, &ask),
         Command::App(command) => app::run(command, &config, &ask),
         Command::Order(command) => order::run(command, &ask),
+        Command::Incident(command) => incident::run(command, &operator, &ask),
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
         Command::Log(LogCommand::Prove { index }) => {

@@ -14,6 +14,7 @@ pub mod commands;
 pub mod device;
 mod doctor;
 pub mod import;
+pub mod incident;
 pub mod key;
 pub mod log;
 pub mod order;

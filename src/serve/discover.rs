@@ -189,6 +189,24 @@ pub const OPERATOR: &[Method] = &[
         result: "{scope, by, epoch, level, token}",
     },
     Method {
+        name: "operator_incidentOpen",
+        summary: "Stops everything at once; those start again who do after an order",
+        params: &[("reason", true, "one line, for those who come after")],
+        result: "{incident, text, index}",
+    },
+    Method {
+        name: "operator_incidentEvidence",
+        summary: "What is known of the incident that is open, signed by the key of the log; no secrets",
+        params: &[],
+        result: "{document, note, checkpoint, vkey}",
+    },
+    Method {
+        name: "operator_incidentClose",
+        summary: "Ends an incident where the authority document names nobody who starts again",
+        params: &[("reason", true, "one line, for those who read the log in years")],
+        result: "{incident, closed}",
+    },
+    Method {
         name: "operator_leaseRequest",
         summary: "Asks for a lease, to be signed elsewhere; the request before is void",
         params: &[],

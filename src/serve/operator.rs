@@ -217,7 +217,8 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         | "operator_keyRotate"
         | "operator_userReset"
         | "operator_backupMake" => &[Act::Make],
-        "operator_userLock" => &[Act::Stop],
+        "operator_userLock" | "operator_incidentOpen" => &[Act::Stop],
+        "operator_incidentClose" => &[Act::Make],
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
             _ => &[Act::Stop],
@@ -251,7 +252,7 @@ impl Operator {
             return Err(house.log_refusal(&self.peer, None, None, refusal).await);
         }
         // No key is made or taken into use while an order stands against the device.
-        if acts_of(method, &params).contains(&Act::Make) {
+        if acts_of(method, &params).contains(&Act::Make) && method != "operator_incidentClose" {
             house.not_stopped()?;
         }
         match method {
@@ -338,6 +339,15 @@ impl Operator {
             "operator_orderReactivate" => {
                 let params: PapersParams = named(params)?;
                 house.order_reactivate(&params.text, &params.signatures).await
+            }
+            "operator_incidentOpen" => {
+                let params: ReasonParams = named(params)?;
+                house.open_incident(&params.reason, uid).await
+            }
+            "operator_incidentEvidence" => house.incident_evidence().await,
+            "operator_incidentClose" => {
+                let params: ReasonParams = named(params)?;
+                house.close_incident(&params.reason, uid).await
             }
             "operator_leaseRequest" => house.lease_request(),
             "operator_deviceQuote" => {

@@ -160,7 +160,7 @@ impl Orders {
 
     /// An order that cannot be written down stands all the same, and everything with it, until the daemon ends; from then
     /// on the latch tells. What is durable is kept beside it, so that the order can come again.
-    fn doubt(&self, durable: Standing, why: String) {
+    pub(super) fn doubt(&self, durable: Standing, why: String) {
         tracing::error!("{why}: this device counts as inactivated");
         *self.gate.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Gate { standing: durable, in_doubt: Some(why) });

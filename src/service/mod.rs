@@ -16,6 +16,7 @@ pub mod house;
 mod http;
 pub mod import;
 pub mod inactivate;
+mod incident;
 pub mod init;
 pub mod keys;
 mod latch;

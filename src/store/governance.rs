@@ -23,7 +23,12 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
-            | EntryKind::Order(OrderEvent::Heard { .. } | OrderEvent::Reactivated { .. })
+            | EntryKind::Order(
+                OrderEvent::Heard { .. }
+                    | OrderEvent::Reactivated { .. }
+                    | OrderEvent::Incident { .. }
+                    | OrderEvent::IncidentClosed { .. }
+            )
     )
 }
 

@@ -90,6 +90,7 @@ fn before_the_token(kind: &EntryKind) -> bool {
             | OrderEvent::Challenge { .. }
             | OrderEvent::Latch { .. }
             | OrderEvent::Wiped { .. }
+            | OrderEvent::Incident { .. }
             | OrderEvent::Leased { .. },
         )
         | E::KeyDestroying { .. } => true,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::EntryKind;
-use crate::core::order::{Order, Reactivation, Scope, Standing};
+use crate::core::order::{Incident, Order, Reactivation, Scope, Standing};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,23 @@ pub enum OrderEvent {
         /// The token finds none of the keys any more.
         done: bool,
     },
+    /// An operator stopped everything.
+    Incident {
+        /// The text; its hash is what is lifted.
+        text: String,
+        /// What the latch outside the disk shows from now on, where it was moved.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        latch: Option<u64>,
+    },
+    /// It is over, where the authority document names nobody who starts again.
+    IncidentClosed {
+        /// SHA-256 of the incident.
+        incident: String,
+        /// Who said so.
+        uid: u32,
+        /// Why.
+        reason: String,
+    },
     /// A lease was taken.
     Leased {
         /// How many seconds it runs from now on.
@@ -111,6 +128,13 @@ pub fn follow(standing: &mut Standing, kind: &EntryKind) {
                 standing.wiped(&scope);
             }
         }
+        OrderEvent::Incident { text, latch } => {
+            if let Ok(incident) = Incident::parse(text) {
+                standing.freeze(&incident.hash());
+            }
+            shows(standing, *latch);
+        }
+        OrderEvent::IncidentClosed { incident, .. } => standing.thaw(incident),
         OrderEvent::Wiped { .. } | OrderEvent::Leased { .. } => {}
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod incident;
 pub mod judge;
 pub mod lease;
 pub mod reactivation;
@@ -22,6 +23,7 @@ use super::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
 
 pub use document::Order;
+pub use incident::{Evidence, Incident};
 pub use judge::{LeaseTerms, OrderTerms};
 pub use lease::{Lease, LeaseRequest};
 pub use reactivation::Reactivation;

@@ -105,6 +105,9 @@ pub struct Standing {
     wiped: BTreeSet<Scope>,
     /// The latch outside the disk: its place, and what it shows at least.
     latch: Option<(String, u64)>,
+    /// The incident that is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incident: Option<String>,
 }
 
 impl Default for Standing {
@@ -117,6 +120,7 @@ impl Default for Standing {
             challenge: None,
             wiped: BTreeSet::new(),
             latch: None,
+            incident: None,
         }
     }
 }
@@ -272,6 +276,9 @@ impl Standing {
         self.may_lift(asked)?;
         let next = self.epoch.checked_add(1).ok_or(NotHeard::Epoch(asked.epoch, self.epoch))?;
         self.held.remove(&asked.scope);
+        if asked.scope == Scope::All {
+            self.incident = None;
+        }
         self.begin(next);
         Ok(())
     }
@@ -286,6 +293,30 @@ impl Standing {
     pub fn found_older(&mut self, place: &str, value: u64, finding: &str) {
         self.latched(place, value);
         self.hold(&Scope::All, Level::Inactivate, finding);
+    }
+
+    /// An operator stops everything; what stands already stays.
+    // [clause 8.4.4-a] one person stops; starting again is for those who start again after an order
+    pub fn freeze(&mut self, incident: &str) {
+        self.hold(&Scope::All, Level::Suspend, incident);
+        self.incident = Some(incident.to_owned());
+    }
+
+    /// An incident is over; what an order asked for meanwhile stays.
+    pub fn thaw(&mut self, incident: &str) {
+        if self.incident.as_deref() == Some(incident) {
+            self.incident = None;
+        }
+        let is_this = |held: &Held| held.order == incident && held.level == Level::Suspend;
+        if self.held.get(&Scope::All).is_some_and(is_this) {
+            self.held.remove(&Scope::All);
+        }
+    }
+
+    /// The incident that is open, by its hash.
+    #[must_use]
+    pub fn incident(&self) -> Option<&str> {
+        self.incident.as_deref()
     }
 
     /// A wipe is done, so far as the token could be reached.
