@@ -119,6 +119,12 @@ fn a_reply_that_is_lost_is_unknown_and_the_same_payment_settles_it() {
     assert!(matches!(told, Err(Error::Unknown { .. } | Error::Disconnected(_))), "{told:?}");
     assert!(matches!(client.sign_payment(&late), Err(Error::Disconnected(_))));
     client.reconnect().unwrap();
+    // What was sent before is not answered by what is said now, whatever its number.
+    let before: Vec<_> = (0..3).map(|_| client.send(ask::list_keys()).unwrap()).collect();
+    client.reconnect().unwrap();
+    let after = client.send(ask::list_keys()).unwrap();
+    assert!(before.into_iter().all(|sent| matches!(client.receive(sent), Err(Error::Unknown { .. }))));
+    assert_eq!(client.receive(after).unwrap().len(), 1);
     assert_eq!(client.sign_payment(&paid).unwrap().raw, signed.raw);
     client.sign_payment(&late).unwrap();
     // 250 in a day: both were counted once, and a third does not fit.

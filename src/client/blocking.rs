@@ -56,15 +56,19 @@ impl Client {
 
     /// As the options say.
     pub fn with(options: Options) -> Result<Self, Error> {
+        Self::over(options, Session::new())
+    }
+
+    fn over(options: Options, session: Session) -> Result<Self, Error> {
         let line = options.open()?;
-        let mut client = Self { options, line, session: Session::new(), early: BTreeMap::new(), ended: None };
+        let mut client = Self { options, line, session, early: BTreeMap::new(), ended: None };
         client.greet()?;
         Ok(client)
     }
 
-    /// Leaves this connection for a new one. Requests that have no answer yet are given up.
+    /// Leaves this connection for a new one. What has no answer yet is [`Error::Unknown`] from then on.
     pub fn reconnect(&mut self) -> Result<(), Error> {
-        *self = Self::with(self.options.clone())?;
+        *self = Self::over(self.options.clone(), Session::after(&self.session))?;
         Ok(())
     }
 
@@ -115,6 +119,10 @@ impl Client {
             }
             if self.ended.is_some() {
                 return Err(self.unknown(sent.method));
+            }
+            if self.session.method(sent.ticket).is_none() {
+                let why = "it was sent on an earlier connection".to_owned();
+                return Err(Error::Unknown { method: sent.method, why });
             }
             if !self.take_in() && !self.read_until(sent.until) {
                 self.session.abandon(sent.ticket);

@@ -77,6 +77,12 @@ impl Session {
         Self::default()
     }
 
+    /// A new connection after another one: its numbers go on, so that no reply is taken for one of the former.
+    #[must_use]
+    pub fn after(former: &Self) -> Self {
+        Self { next: former.next, ..Self::default() }
+    }
+
     /// The line of a request. After the hello it shows the nonce, and a number that was not used before.
     pub fn request<P: Serialize>(
         &mut self,
