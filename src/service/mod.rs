@@ -3,6 +3,7 @@
 
 pub mod adopt;
 mod anchor;
+mod announce;
 pub mod approvals;
 pub mod apps;
 pub mod backup;
@@ -25,6 +26,7 @@ mod path;
 pub mod pending;
 pub mod pin;
 pub mod recover;
+mod registry;
 mod replay;
 pub mod report;
 pub mod rules;

@@ -138,6 +138,7 @@ pub(super) fn before_the_token(kind: &EntryKind) -> bool {
         | E::Policy { .. }
         | E::KeyPolicy { .. }
         | E::Apps { .. }
+        | E::Registration { .. }
         | E::Authority { .. }
         | E::Users { .. }
         | E::Document { .. }

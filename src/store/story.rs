@@ -69,6 +69,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::Registration { .. }
             | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }
@@ -119,6 +120,8 @@ struct Story {
     signed: HashMap<[u8; 16], String>,
     /// Documents in force whose texts are kept: name and SHA-256.
     documents: BTreeMap<&'static str, String>,
+    /// What is remembered of apps.
+    registrations: beside::Registrations,
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
     /// What is kept of users.
@@ -168,6 +171,7 @@ impl Story {
     fn hear(&mut self, entry: Entry) {
         let at = entry.at_ms;
         destinations::hear(&mut self.mentions, at, &entry.kind);
+        self.registrations.hear(&entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -235,7 +239,10 @@ impl Story {
             EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
             EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
-            EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Apps { kept: Some(hash), registrations, .. } => {
+                self.documents.insert("apps", hash);
+                self.documents.extend(registrations.map(|hash| ("registrations", hash)));
+            }
             EntryKind::Users { kept: Some(hash), .. } => drop(self.documents.insert("users", hash)),
             EntryKind::User(event) => self.users.hear(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
@@ -441,6 +448,7 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
     story.check_documents(db)?;
+    story.registrations.check()?;
     story.check_changes(db)?;
     if !story.users.agrees(db)? {
         return Err(differs("users"));

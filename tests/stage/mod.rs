@@ -1,11 +1,12 @@
 //! Where apps are attacked: the real daemon, an app that is registered, and the user whom both the app and its attackers
 //! run as.
 #![allow(
+    dead_code,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "tests stop where they cannot go on"
+    reason = "tests stop where they cannot go on; not every test uses all of this"
 )]
 
 use std::io::{BufRead, BufReader, Write};

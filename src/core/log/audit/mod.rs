@@ -5,6 +5,7 @@
 //! it; what could not be shown, because the log did not hold the text for it, is listed apart.
 #![forbid(unsafe_code)]
 
+mod apps;
 mod changes;
 mod lives;
 mod people;
