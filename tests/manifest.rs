@@ -149,7 +149,7 @@ impl Desk {
 
     fn whole(&self, serial: u64, more: &str) -> String {
         let me = std::env::current_exe().unwrap();
-        let text = self.update(serial, &format!("path = {me:?}\nuid = {}\n{more}", own_uid()));
+        let text = self.update(serial, &format!("path = \"{}\"\nuid = {}\n{more}", me.display(), own_uid()));
         text.replace("[app]", "deployment = \"test-1\"\n[app]")
     }
 
@@ -228,7 +228,17 @@ fn what_is_wrong_with_a_manifest_is_named_written_down_and_changes_nothing() {
         assert_eq!(desk.shown()["serial"], 2, "{wanted}");
         assert_eq!(pays(&desk.daemon, nonce), "ok", "{wanted}: what was in force goes on");
     }
-    // Another app's manifest, signed by its own key, in this one's name; and this app's key over another app.
+    // What is no file is not waited for, and keeps nobody else out.
+    let beside = desk.daemon.home.join("apps.d");
+    std::fs::create_dir(beside.join("a.toml")).unwrap();
+    assert!(Command::new("mkfifo").arg(beside.join("b.toml")).status().unwrap().success());
+    std::fs::write(beside.join("c.toml"), [0xff, 0xfe]).unwrap();
+    std::fs::write(beside.join("README"), "nothing of ours").unwrap();
+    let reply = desk.daemon.operator().call("operator_reload", &json!({}));
+    let said = reply["result"]["manifests"].as_array().unwrap();
+    assert_eq!(said.iter().filter(|m| m["code"] == "manifest_form").count(), 4, "{reply}");
+    std::fs::remove_dir_all(&beside).unwrap();
+    std::fs::create_dir(&beside).unwrap();
     desk.put("test.toml", &good, &signed);
     let said = desk.said();
     assert_eq!((&said["in_force"], &said["serial"]), (&json!(true), &json!(4)), "{said}");

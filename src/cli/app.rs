@@ -66,13 +66,20 @@ struct Known {
     text: String,
     registered: Apps,
     memory: Memory,
+    /// Why the daemon did not tell.
+    alone: Option<String>,
 }
 
 fn read(config: &Config) -> Result<Known, Failure> {
     let text = read_text(&config.apps_file).map_err(Failure::plain)?;
-    let Ok(value) = client::call(&config.operator.path, "operator_appRegistrations", Value::Null) else {
-        let registered = Apps::parse(&text).map_err(Failure::plain)?;
-        return Ok(Known { text, registered, memory: Memory::default() });
+    let value = match client::call(&config.operator.path, "operator_appRegistrations", Value::Null) {
+        Ok(value) => value,
+        Err(why) => {
+            let registered = Apps::parse(&text).map_err(Failure::plain)?;
+            let alone =
+                Some(format!("the daemon did not say what is in force ({why}): this is what the file says"));
+            return Ok(Known { text, registered, memory: Memory::default(), alone });
+        }
     };
     let member = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let file = Apps::parse(&member("apps")).map_err(Failure::plain)?;
@@ -81,7 +88,13 @@ fn read(config: &Config) -> Result<Known, Failure> {
     })?;
     let signed = value.get("signed") == Some(&json!(true));
     let registered = memory.in_force(&file, signed).map_err(Failure::plain)?;
-    Ok(Known { text, registered, memory })
+    Ok(Known { text, registered, memory, alone: None })
+}
+
+/// What is registered, for doctor.
+pub(super) fn registered(config: &Config) -> Result<Apps, String> {
+    let known = read(config).map_err(|e| e.to_string())?;
+    Apps::parse(&known.text).map(|_| known.registered).map_err(|e| e.to_string())
 }
 
 impl Known {
@@ -177,7 +190,7 @@ fn update(config: &Config, id: &str, pid: Option<i32>, yes: bool) -> Result<Outp
         let why = "its libraries stand with their digests: name a process that runs it (--pid)";
         return Err(Failure::Usage(why.into()));
     }
-    let (mut new, notes) = apps::propose(apps::Choices {
+    let (mut new, mut notes) = apps::propose(apps::Choices {
         id: old.id.clone(),
         path: Some(old.path.clone()),
         pid,
@@ -190,6 +203,7 @@ fn update(config: &Config, id: &str, pid: Option<i32>, yes: bool) -> Result<Outp
         shape: old.eth_sign_transaction,
         chain: old.chain,
     })?;
+    notes.extend(known.alone.clone());
     if pid.is_none() {
         new.seccomp = old.seccomp;
     }
@@ -214,8 +228,8 @@ fn update(config: &Config, id: &str, pid: Option<i32>, yes: bool) -> Result<Outp
 }
 
 fn verify(config: &Config, pid: i32) -> Result<Output, Failure> {
-    let registered = read(config)?.registered;
-    let value = apps::verify(&registered, pid)?;
+    let known = read(config)?;
+    let value = apps::verify(&known.registered, pid)?;
     let rows: Vec<Vec<String>> = value
         .get("checks")
         .and_then(Value::as_array)
@@ -231,13 +245,14 @@ fn verify(config: &Config, pid: i32) -> Result<Output, Failure> {
             None => format!("refused, {}: {}", show::text(&told, "refused"), show::text(&told, "sentence")),
         }
     };
-    let text = format!(
+    let mut text = format!(
         "{} as {}\n{table}\nwith claviger_hello: {}\nwithout: {}",
         show::text(&value, "process"),
         show::text(&value, "app"),
         tell("with_hello"),
         tell("without_hello")
     );
+    known.alone.iter().for_each(|note| text.push_str(&format!("\nnote: {note}")));
     if value.get("accepted") == Some(&json!(true)) {
         Ok(Output { text, value })
     } else {

@@ -149,6 +149,8 @@ pub(super) fn take(config: &Config, host: &Host, texts: &mut Texts) -> Result<Ve
         Err(refusal) => return Ok(vec![Heard::of_file(&config.apps.manifests, refusal)]),
     };
     for (name, manifest) in manifests {
+        // Whatever stands in a directory is shown to people.
+        let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
         let shown = format!("{}/{name}.toml", config.apps.manifests.display());
         let about = manifest.as_ref().ok().and_then(|m| manifest::about(&m.text));
         let serial = about.map_or(0, |(_, serial)| serial);
@@ -174,8 +176,7 @@ pub(super) fn take(config: &Config, host: &Host, texts: &mut Texts) -> Result<Ve
                 Err(refusal)
             }
         };
-        let app: String = name.chars().take(64).collect();
-        heard.push(Heard { file: shown, app, serial, outcome });
+        heard.push(Heard { file: shown, app: name, serial, outcome });
     }
     Ok(heard)
 }
