@@ -219,8 +219,10 @@ pub(super) async fn at_start(
         Ok(memory) => texts.memory = memory,
         // Nobody is there to be told no: what was in force goes on.
         Err(refusal) => {
-            let kept = kept.ok_or_else(|| refusal.clone())?;
+            let backwards = matches!(refusal.code, Code::AppSerial | Code::AppSerialReused);
+            let kept = kept.filter(|_| backwards).ok_or_else(|| refusal.clone())?;
             (texts.apps, texts.memory) = (kept.apps, kept.memory);
+            tracing::error!("{} is not in force: {refusal}", config.apps_file.display());
             heard.push(Heard::of_file(&config.apps_file, refusal));
         }
     }

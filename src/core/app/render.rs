@@ -146,6 +146,25 @@ mod tests {
     use super::super::Apps;
     use super::*;
 
+    // [clause 8.2.4-n] test
+    #[test]
+    fn what_is_remembered_of_a_registration_is_the_digest_of_a_text_that_does_not_change() {
+        // A member that comes later is not written where it has its default: or every serial would look used.
+        let text = format!(
+            "[[app]]\nid = \"a\"\npath = \"/a\"\nsha256 = \"{}\"\nuid = 1\nserial = 2\n",
+            "00".repeat(32)
+        );
+        let reordered = format!(
+            "# why\n[[app]]\nuid = 1\nserial = 2\nlibs = \"root-owned\"\ntier = \"T1\"\npath = \"/a\"\nid = \"a\"\nsha256 = \"{}\"\n",
+            "00".repeat(32)
+        );
+        let app = |text: &str| Apps::parse(text).unwrap().all()[0].clone();
+        assert_eq!(app(&text).to_toml(), text);
+        assert_eq!(app(&text).digest(), sha256(text.as_bytes()));
+        assert_eq!(app(&reordered.replace("tier = \"T1\"\n", "")).digest(), app(&text).digest());
+        assert_ne!(app(&reordered).digest(), app(&text).digest());
+    }
+
     #[test]
     fn what_is_written_is_read_back_and_takes_the_place_of_what_was() {
         let text = "# apps\n\n[[app]]\nid = \"a\"\npath = \"/a\"\nsha256 = \"00\"\nuid = 1\n\n# the other\n[[app]]\nid = \"b\"\npath = \"/b\"\nsha256 = \"11\"\nuid = 2\n"
