@@ -65,6 +65,47 @@ fn a_required_fact_that_turns_bad_stops_signing_within_its_period_and_says_which
     daemon.verify_log();
 }
 
+// [clause 8.2.4-q] test
+#[test]
+fn a_payment_that_is_not_small_is_not_signed_by_an_old_look_at_the_machine() {
+    let mut daemon = Daemon::start();
+    let file = daemon.home.join("clavigerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let line = "fresh_from = [{ chain = \"eip155:1\", asset = \"native\", amount = \"50\" }]";
+    let device = format!("[device]\nevery_seconds = 600\nrequire = [\"own-config\"]\n{line}\n");
+    let config = format!("{config}\n{device}");
+    std::fs::write(&file, &config).unwrap();
+    daemon.restart();
+    let asks = |nonce, value| {
+        let words = json!({"transaction": daemon.tx(nonce, value)});
+        daemon.wallet().call("claviger_signPayment", &words)
+    };
+    assert_eq!(code(&asks(0, 50)), "ok");
+    std::fs::write(&file, format!("{config}# somebody was here\n")).unwrap();
+    assert_eq!(
+        code(&asks(1, 49)),
+        "ok",
+        "the newest sample is minutes old, and good enough for what is small"
+    );
+    let refused = asks(2, 50);
+    assert_eq!(code(&refused), "device_unfit", "this very payment");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("own-config"), "{refused}");
+    assert_eq!(code(&asks(3, 1)), "device_unfit", "what was found counts for all that follow");
+    // It stands in the log, with what was found on the disk and what is in force.
+    let log = cli_ok(&daemon.home, &["log", "show", "--from", "0", "--count", "1000"]);
+    let mut looks = log["entries"].as_array().unwrap().iter().filter(|e| e["kind"] == "device");
+    let facts = looks.next_back().unwrap()["facts"].as_array().unwrap().clone();
+    let own = facts.iter().find(|f| f["name"] == "own-config").unwrap();
+    let digest = |text: &str| hex::encode(claviger::core::units::sha256(text.as_bytes()));
+    let found = own["found"].as_str().unwrap();
+    let changed = digest(&format!("{config}# somebody was here\n"));
+    assert!(found.contains(&digest(&config)) && found.contains(&changed), "{found}");
+    std::fs::write(&file, &config).unwrap();
+    cli_ok(&daemon.home, &["device", "facts"]);
+    assert_eq!(code(&asks(2, 50)), "ok");
+    daemon.verify_log();
+}
+
 // [clause 8.2.4-f] test
 #[test]
 fn a_demand_that_this_machine_cannot_answer_is_refused_at_the_start_with_advice() {

@@ -736,3 +736,24 @@ fn operators_add_list_and_remove_users() {
         assert!(!good && said.contains(why), "{said}");
     }
 }
+
+// [clause 8.2.4-q] test
+#[test]
+fn nobody_types_a_pin_for_a_machine_that_is_not_as_it_must_be() {
+    let mut desk = Desk::start("");
+    let file = desk.daemon.home.join("clavigerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let config = format!("{config}\n[device]\nevery_seconds = 600\nrequire = [\"own-config\"]\n");
+    std::fs::write(&file, &config).unwrap();
+    desk.daemon.restart();
+    let mut app = desk.daemon.wallet();
+    desk.unlocks(&mut app);
+    std::fs::write(&file, format!("{config}# somebody was here\n")).unwrap();
+    let (mut other, before) = (desk.daemon.wallet(), desk.hashes());
+    assert_eq!(code(&desk.tries(&mut other, PIN)), "device_unfit", "the newest sample is minutes old");
+    assert_eq!(desk.hashes(), before, "the PIN was not even compared");
+    assert_eq!(code(&desk.pays(&mut app, 0, 1)), "device_unfit", "what was found counts for everybody");
+    std::fs::write(&file, &config).unwrap();
+    desk.unlocks(&mut other);
+    assert_eq!(code(&desk.pays(&mut other, 0, 1)), "ok");
+}

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::{Failure, Output, client, policy, show};
 use crate::config::{Config, PinSource, read_text};
-use crate::core::app::Apps;
 use crate::core::user::Users;
 use crate::service::{pin, start};
 
@@ -80,9 +79,8 @@ fn look(found: &mut Findings, config: &Config) {
         config.policy_file.display().to_string(),
         "read it with claviger policy check",
     );
-    let apps = read_text(&config.apps_file)
-        .map_err(|e| e.to_string())
-        .and_then(|t| Apps::parse(&t).map_err(|e| e.to_string()));
+    // What is in force where the daemon tells: a manifest may say more than the file.
+    let apps = super::app::registered(config);
     if let Some(apps) = found.judge("apps", apps, config.apps_file.display().to_string(), "mend apps.toml") {
         for app in apps.all() {
             match super::app::as_registered(app) {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::core::device::fresh::Fresh;
 use crate::core::device::{Demand, Demands, Name};
+use crate::core::payment::{Asset, Chain};
+use crate::core::units::parse_decimal;
 
 /// What is demanded of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,16 @@ pub struct DeviceConfig {
     pub pcrs: Vec<(u8, [u8; 32])>,
     /// The TPM that quotes.
     pub tpm: Option<String>,
+    /// Payments before which it is looked at anew.
+    pub fresh: Fresh,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFresh {
+    chain: Chain,
+    asset: Asset,
+    amount: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -37,6 +50,22 @@ pub(super) struct RawDevice {
     warn: Vec<Name>,
     #[serde(default)]
     ignore: Vec<Name>,
+    #[serde(default)]
+    fresh_from: Vec<RawFresh>,
+}
+
+fn fresh(raw: Vec<RawFresh>) -> Result<Fresh, String> {
+    let mut amounts = BTreeMap::new();
+    for RawFresh { chain, asset, amount } in raw {
+        let what = format!("device.fresh_from of {chain} {asset}");
+        let read = parse_decimal(&amount).ok_or_else(|| {
+            format!("{what}: {amount:?} must be a decimal number of base units below 2^256, as a string")
+        })?;
+        if amounts.insert((chain, asset), read).is_some() {
+            return Err(format!("{what} stands twice"));
+        }
+    }
+    Ok(Fresh(amounts))
 }
 
 fn digest(what: &str, text: &str) -> Result<[u8; 32], String> {
@@ -80,6 +109,7 @@ impl RawDevice {
             binary: self.binary.as_deref().map(|b| digest("device.binary", b)).transpose()?,
             pcrs,
             tpm: self.tpm,
+            fresh: fresh(self.fresh_from)?,
         })
     }
 }
@@ -103,6 +133,12 @@ mod tests {
             ("pcrs = { x = \"00\" }", "no PCR"),
             ("binary = \"xyz\"", "64 hex"),
             ("mood = 1", "unknown field"),
+            ("fresh_from = [{ chain = \"eip155:1\", asset = \"gold\", amount = \"1\" }]", "an asset is"),
+            ("fresh_from = [{ chain = \"eip155:1\", asset = \"native\", amount = \"much\" }]", "base units"),
+            (
+                "[[fresh_from]]\nchain = \"eip155:1\"\nasset = \"native\"\namount = \"1\"\n[[fresh_from]]\nchain = \"eip155:1\"\nasset = \"native\"\namount = \"2\"",
+                "twice",
+            ),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(why), "{why}: {error}");

@@ -6,6 +6,7 @@
 
 mod address;
 mod anchor;
+mod apps;
 mod backup;
 mod device;
 mod orders;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 
 use crate::wire::frame::Limits;
 pub use anchor::{AnchorConfig, AnchorMode};
+pub use apps::AppsConfig;
 pub use backup::{BackupConfig, VaultConfig};
 pub use orders::{Beacon, LatchPlace, OrdersConfig};
 pub use outside::{OutsideConfig, Sink, SyslogTo, Url, WitnessConfig};
@@ -123,6 +125,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// App file.
     pub apps_file: PathBuf,
+    /// Manifests beside it, and whether they must be signed.
+    pub apps: AppsConfig,
     /// Security policy of keys; the built-in one when absent.
     pub keys_file: Option<PathBuf>,
     /// The people who approve; nobody when absent.
@@ -160,6 +164,8 @@ struct Raw {
     policy_file: PathBuf,
     #[serde(default = "default_apps")]
     apps_file: PathBuf,
+    #[serde(default)]
+    apps: apps::RawApps,
     keys_file: Option<PathBuf>,
     authority_file: Option<PathBuf>,
     users_file: Option<PathBuf>,
@@ -311,6 +317,7 @@ impl Config {
             backup: raw.backup.map(|b| b.resolve(&base)).transpose()?,
             policy_file: at(raw.policy_file),
             device: raw.device.resolve()?,
+            apps: raw.apps.resolve(&base)?,
             apps_file: at(raw.apps_file),
             keys_file: raw.keys_file.map(at),
             authority_file: raw.authority_file.map(at),
@@ -395,6 +402,7 @@ mod tests {
             ("[metrics]\nlisten = \"0.0.0.0:9000\"\n", "loopback"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
             ("[anchor]\nmode = \"some\"\n", "anchor.mode"),
+            ("[apps]\nsigned = \"some\"\n", "apps.signed"),
             ("[anchor]\nentries = 0\n", "anchor.entries"),
             ("connector = \"https://127.0.0.1:12345\"\n", "token.connector"),
             ("connector = \"http://127.0.0.1\"\n", "token.connector"),

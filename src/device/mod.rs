@@ -7,6 +7,7 @@ mod read;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -29,6 +30,8 @@ pub struct Device {
     expected: Expected,
     config: PathBuf,
     config_at_start: Option<[u8; 32]>,
+    /// Files of rules, and SHA-256 of what is in force of each.
+    rules: Mutex<Vec<(PathBuf, [u8; 32])>>,
     /// SHA-256 of this program, read once: what runs does not change, its file may.
     binary: Result<[u8; 32], String>,
 }
@@ -53,8 +56,14 @@ impl Device {
             expected,
             config: config.to_owned(),
             config_at_start: file_digest(config).ok(),
+            rules: Mutex::default(),
             binary: file_digest(Path::new("/proc/self/exe")),
         }
+    }
+
+    /// Other rules are in force from now on.
+    pub fn in_force(&self, rules: Vec<(PathBuf, [u8; 32])>) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// All facts, in their order.
@@ -102,11 +111,38 @@ impl Device {
             Name::CpuFlaws => root.cpu_flaws(),
             Name::OwnBinary => self.own_binary(),
             Name::OwnConfig => match (self.config_at_start, file_digest(&self.config)) {
-                (Some(then), Ok(now)) if then == now => (Verdict::Pass, "as it was at the start".into()),
-                (Some(_), Ok(_)) => (Verdict::Fail, "was changed since the daemon started".into()),
+                (Some(then), Ok(now)) if then == now => {
+                    (Verdict::Pass, format!("sha256:{} as it was at the start", hex::encode(now)))
+                }
+                (Some(then), Ok(now)) => {
+                    let (then, now) = (hex::encode(then), hex::encode(now));
+                    let found =
+                        format!("sha256:{now} was changed since the daemon started with sha256:{then}");
+                    (Verdict::Fail, found)
+                }
                 (_, Err(e)) => (Verdict::Fail, e),
                 (None, Ok(_)) => (Verdict::Unknown, "could not be read at the start".into()),
             },
+            Name::OwnRules => self.own_rules(),
+        }
+    }
+
+    // [clause 8.2.4-q] what lies on the disk and is not in force shows while the daemon runs, not at the next reload
+    fn own_rules(&self) -> Found {
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let other = |(file, in_force): &(PathBuf, [u8; 32])| match file_digest(file) {
+            Ok(found) if found == *in_force => None,
+            Ok(found) => {
+                let (found, in_force) = (hex::encode(found), hex::encode(in_force));
+                Some(format!("{} is sha256:{found}, and sha256:{in_force} is in force", file.display()))
+            }
+            Err(e) => Some(e),
+        };
+        let others: Vec<String> = rules.iter().filter_map(other).collect();
+        match (rules.is_empty(), others.is_empty()) {
+            (true, _) => (Verdict::Unknown, "no rules are in force yet".into()),
+            (false, true) => (Verdict::Pass, "the files are what is in force".into()),
+            (false, false) => (Verdict::Fail, others.join("; ")),
         }
     }
 
@@ -150,6 +186,27 @@ mod tests {
             device.look().into_iter().find(|f| f.name == Name::OwnBinary).unwrap().verdict,
             Verdict::Pass
         );
+    }
+
+    // [clause 8.2.4-q] test
+    #[test]
+    fn a_file_that_is_not_what_is_in_force_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (policy, apps) = (dir.path().join("policy.toml"), dir.path().join("apps.toml"));
+        std::fs::write(&policy, "a").unwrap();
+        std::fs::write(&apps, "b").unwrap();
+        let device = Device::new(Path::new("/"), &policy, Expected::default());
+        let found = || device.look().into_iter().find(|f| f.name == Name::OwnRules).unwrap();
+        assert_eq!(found().verdict, Verdict::Unknown);
+        let of = |path: &PathBuf| (path.clone(), file_digest(path).unwrap());
+        device.in_force(vec![of(&policy), of(&apps)]);
+        assert_eq!(found().verdict, Verdict::Pass);
+        std::fs::write(&apps, "c").unwrap();
+        assert!(found().verdict == Verdict::Fail && found().found.contains("apps.toml is sha256:"));
+        device.in_force(vec![of(&policy), of(&apps)]);
+        assert_eq!(found().verdict, Verdict::Pass);
+        std::fs::remove_file(&policy).unwrap();
+        assert_eq!(found().verdict, Verdict::Fail);
     }
 
     #[test]

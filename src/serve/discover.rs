@@ -24,6 +24,8 @@ pub struct Method {
 const TX: (&str, bool, &str) =
     ("transaction", true, "transaction object with 0x quantities, or 0x bytes of the unsigned transaction");
 
+const APP: (&str, bool, &str) = ("name", true, "app id");
+
 /// The methods of `operator.sock`.
 pub const OPERATOR: &[Method] = &[
     Method { name: "rpc.discover", summary: "This document", params: &[], result: "OpenRPC document" },
@@ -256,6 +258,19 @@ pub const OPERATOR: &[Method] = &[
         result: "key",
     },
     Method { name: "operator_appList", summary: "Registered apps", params: &[], result: "array of apps" },
+    Method { name: "operator_appShow", summary: "One app, as it is in force", params: &[APP], result: "app" },
+    Method {
+        name: "operator_appRegistrations",
+        summary: "The file of apps in force, and what is remembered beside it",
+        params: &[],
+        result: "{apps, registrations, signed}",
+    },
+    Method {
+        name: "operator_appRevoke",
+        summary: "Takes an app out of service under its serial and every lower one",
+        params: &[APP, ("reason", true, "one line")],
+        result: "{app, revoked, serial}",
+    },
     Method {
         name: "operator_policyShow",
         summary: "The policy in force",

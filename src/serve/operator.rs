@@ -217,7 +217,7 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         | "operator_keyRotate"
         | "operator_userReset"
         | "operator_backupMake" => &[Act::Make],
-        "operator_userLock" | "operator_incidentOpen" => &[Act::Stop],
+        "operator_userLock" | "operator_incidentOpen" | "operator_appRevoke" => &[Act::Stop],
         "operator_incidentClose" => &[Act::Make],
         "operator_keyMove" => match to() {
             Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
@@ -372,6 +372,15 @@ impl Operator {
                     })
             }
             "operator_appList" => Ok(house.app_list()),
+            "operator_appShow" => {
+                let params: NamedParams = named(params)?;
+                house.app_shown(&params.name)
+            }
+            "operator_appRegistrations" => Ok(house.registrations()),
+            "operator_appRevoke" => {
+                let params: ResetParams = named(params)?;
+                house.revoke_app(&params.name, &params.reason, uid).await
+            }
             "operator_policyShow" => {
                 let rules = house.rules();
                 let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();

@@ -21,7 +21,7 @@ use crate::refusal::{Code, Refusal};
 use crate::service::operate;
 use crate::service::pending::Cancel;
 use crate::service::sign::{self, Asked, Payer, Signed};
-use crate::service::{Chunk, House, Peer};
+use crate::service::{Chunk, House, Key, Peer, Rules};
 use crate::wire::rpc::Request;
 
 /// Longest time that `claviger_waitRequest` waits, milliseconds.
@@ -233,7 +233,7 @@ impl Wallet {
 
     fn accounts(&self, app: &App) -> Vec<String> {
         let rules = self.house.rules();
-        let usable = |key: &crate::service::Key| rules.policy.may_use(&app.id, &key.record.name);
+        let usable = |key: &Key| may_use(&rules, app, key);
         self.house
             .keys()
             .all()
@@ -249,7 +249,7 @@ impl Wallet {
             .keys()
             .all()
             .iter()
-            .filter(|k| rules.policy.may_use(&app.id, &k.record.name))
+            .filter(|k| may_use(&rules, app, k))
             .map(|k| crate::service::keys::describe(&k.record))
             .collect()
     }
@@ -313,6 +313,13 @@ impl Wallet {
         });
         Ok(json!({"request": request.to_string(), "status": "pending"}))
     }
+}
+
+/// Whether policy and registration let an app use a key, as far as can be said before it asks.
+fn may_use(rules: &Rules, app: &App, key: &Key) -> bool {
+    let record = &key.record;
+    rules.policy.may_use(&app.id, &record.name)
+        && app.scope.permits(&app.id, &record.line, record.purpose).is_ok()
 }
 
 fn native(signed: &Signed) -> Value {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::caller::{Eyes, Peer, file_facts};
 use crate::core::app::facts::Host;
 use crate::core::app::judge::{Finding, Row, verdict};
-use crate::core::app::{App, Apps, Libs, ReplyShape, Seccomp};
+use crate::core::app::{App, Apps, Libs, ReplyShape, Scope, Seccomp};
+use crate::core::approval::sshsig::SshKey;
 use crate::core::payment::Chain;
 use crate::core::proof::Tier;
 use crate::core::units::{Name, Timestamp};
@@ -84,6 +85,9 @@ pub fn propose(choices: Choices) -> Result<(App, Vec<String>), Refusal> {
         revoked: false,
         eth_sign_transaction: choices.shape,
         chain: choices.chain,
+        scope: Scope::default(),
+        release_keys: Vec::new(),
+        unsigned: false,
         path,
     };
     if let Some(peer) = &peer {
@@ -200,5 +204,8 @@ pub fn describe(app: &App) -> Value {
         "serial": app.serial,
         "not_after": app.not_after.map(|t| t.to_string()),
         "revoked": app.revoked,
+        "scope": {"keys": app.scope.keys, "purposes": app.scope.purposes},
+        "release_keys": app.release_keys.iter().map(SshKey::fingerprint).collect::<Vec<_>>(),
+        "state": super::registry::state(app),
     })
 }

@@ -326,7 +326,7 @@ impl House {
         let people: Vec<String> = tally.yes.union(&tally.also).cloned().collect();
         let outcome = match &change.deed {
             Deed::Document { body, .. } => {
-                self.write_and_put(change.matter, body, change.uid).await.map(drop)
+                self.write_and_put(change.matter, body, change.uid, &people).await.map(drop)
             }
             Deed::Key { key, to, reason, .. } => {
                 let actor =

@@ -15,6 +15,7 @@ use super::user::Presence;
 use crate::caller::{Eyes, Peer};
 use crate::config::Config;
 use crate::core::app::Apps;
+use crate::core::app::memory::Memory;
 use crate::core::approval::Authority;
 use crate::core::key::policy::{KeyPolicy, LifeClock};
 use crate::core::key::{KeyRecord, Purpose, State};
@@ -147,8 +148,10 @@ pub struct Rules {
     pub policy_text: String,
     /// The registered apps.
     pub apps: Apps,
-    /// Their text.
+    /// The text of their file.
     pub apps_text: String,
+    /// What is remembered of each, and the manifests in force.
+    pub memory: Memory,
     /// The people who approve, where there are any.
     pub authority: Option<Arc<Authority>>,
     /// Their document.

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 mod anchor;
+mod announce;
 pub mod approvals;
 pub mod apps;
 pub mod backup;
@@ -31,6 +32,7 @@ pub mod pending;
 pub mod pin;
 mod reactivate;
 pub mod recover;
+mod registry;
 mod replay;
 pub mod report;
 pub mod rules;

@@ -15,7 +15,7 @@ use super::pending::Cancel;
 use super::user::Decoded;
 use super::{House, Key, Peer, Rules};
 use crate::core::approval::Needs;
-use crate::core::key::Operation;
+use crate::core::key::{KeyRecord, Operation};
 use crate::core::payment::Payment;
 use crate::core::payment::evm::UnsignedTx;
 use crate::core::policy::window::Debit;
@@ -139,14 +139,18 @@ async fn steps<D: Deed>(
     let timed = Timer::start(house);
     let vouched = vouch(peer, &rules, digest).await.inspect_err(|_| house.app_failed(peer))?;
     timed.stop(Stage::Caller);
+    let record = &deed.key().record;
+    in_scope(&rules, &vouched, record)?;
     let payment = deed.for_user().map(|(payment, _)| payment);
     let present = house.present(peer, &vouched, &deed.key().record.line, payment)?;
     let claim = present.claim().cloned();
+    if let Some(payment) = payment {
+        house.fresh_device(payment).await?;
+    }
 
     house.may_use(vouched.app(), &deed.key().record.line)?;
     let timed = Timer::start(house);
     cancel.begin()?;
-    let record = &deed.key().record;
     let (start, sealed) = house.keeper.begin(record, work, digest).map_err(|e| super::token_refusal(&e))?;
     let mut ask = ask(&deed, operation, request, &vouched, present, start);
     ask.authority = rules.authority.as_ref().map(|a| a.hash());
@@ -223,7 +227,9 @@ async fn release<D: Deed>(
     let Asker { peer, vouched, claim } = *asker;
     let timed = Timer::start(house);
     // By the rules of now: what was revoked meanwhile gets nothing.
-    still_vouched(peer, &house.rules(), vouched).await.inspect_err(|_| house.app_failed(peer))?;
+    let rules = house.rules();
+    in_scope(&rules, vouched, &deed.key().record)?;
+    still_vouched(peer, &rules, vouched).await.inspect_err(|_| house.app_failed(peer))?;
     house.still_here(peer, claim.map(|c| &c.user.name))?;
     timed.stop(Stage::Recheck);
 
@@ -250,6 +256,11 @@ async fn release<D: Deed>(
     let recorded = house.store.finish(reserved.request(), kept).await.map_err(|e| house.store_refusal(&e))?;
     timed.stop(Stage::Record);
     Ok(Signed::new(checked, &recorded, line.clone()))
+}
+
+/// The one place where a registration's scope is asked, before the policy is.
+fn in_scope(rules: &Rules, vouched: &Vouched, key: &KeyRecord) -> Result<(), Refusal> {
+    rules.apps.in_scope(vouched.app(), &key.line, key.purpose)
 }
 
 impl House {

@@ -13,7 +13,7 @@ use crate::core::log::entry::Entry;
 use crate::core::log::merkle::{Tail, leaf_hash};
 use crate::core::log::proof::{Bundle, inclusion};
 use crate::core::order::Scope;
-use crate::core::units::{Name, sha256};
+use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Pin;
 use crate::store::EntryKind;
@@ -177,28 +177,6 @@ impl House {
         })
     }
 
-    /// Registered apps.
-    #[must_use]
-    pub fn app_list(&self) -> Value {
-        let rules = self.rules();
-        let apps: Vec<Value> = rules
-            .apps
-            .all()
-            .iter()
-            .map(|a| {
-                let mut told = super::apps::describe(a);
-                if let Some(map) = told.as_object_mut() {
-                    let keys = self.keys().all();
-                    let names = keys.iter().map(|k| &k.record.name);
-                    let may: Vec<&Name> = names.filter(|k| rules.policy.may_use(&a.id, k)).collect();
-                    map.insert("keys".into(), json!(may));
-                }
-                told
-            })
-            .collect();
-        json!(apps)
-    }
-
     /// Entries of the log, as JSON or, `raw`, as they are, in base64; a negative `from` counts from the end.
     pub async fn log_show(&self, from: i64, count: u64, raw: bool) -> Result<Value, Refusal> {
         let size = self.store.log_head().size;
@@ -318,7 +296,9 @@ impl House {
         }
         let entry = EntryKind::operator(uid, "unlock", Value::Null);
         self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-        self.look_at_device().await;
+        if let Err(refusal) = self.look_at_device().await {
+            tracing::warn!("{refusal}");
+        }
         self.keeper.unlock(pin);
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -14,10 +14,12 @@ use super::file::books_beside;
 pub use super::file::parse_policy;
 pub use super::file::write_atomically;
 use super::ledger::PolicyLedger;
+use super::registry::{self, Heard};
 use super::{House, Rules};
 use crate::config::{Config, read_text};
 use crate::core::app::Apps;
 use crate::core::app::facts::Host;
+use crate::core::app::memory::Memory;
 use crate::core::approval::{Act, Authority, Deed, Matter};
 use crate::core::key::policy::{BUILT_IN, KeyPolicy};
 use crate::core::policy::books::Sources;
@@ -26,15 +28,17 @@ use crate::core::policy::{Policy, diff};
 use crate::core::units::sha256;
 use crate::core::user::Ended;
 use crate::refusal::{Code, Refusal};
-use crate::store::{EntryKind, Store, Text};
+use crate::store::Store;
 
 /// The five texts that say who may do what.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Texts {
     policy: String,
-    apps: String,
+    pub(super) apps: String,
+    /// What is remembered of apps, beside their text.
+    pub(super) memory: Memory,
     key_policy: String,
-    authority: Option<String>,
+    pub(super) authority: Option<String>,
     users: Option<String>,
 }
 
@@ -49,14 +53,12 @@ fn invalid(why: impl Into<String>) -> Refusal {
     Refusal::new(Code::PolicyInvalid, why)
 }
 
-fn read_authority(text: &str) -> Result<Authority, Refusal> {
+pub(super) fn read_authority(text: &str) -> Result<Authority, Refusal> {
     Authority::parse(text).map_err(|e| invalid(format!("authority: {e}")))
 }
 
-fn read_apps(text: &str, host: &Host) -> Result<Apps, Refusal> {
-    let apps = Apps::parse(text).map_err(|e| invalid(format!("apps: {e}")))?;
-    apps.within(|uid| host.reach(uid))?;
-    Ok(apps)
+pub(super) fn read_apps(text: &str) -> Result<Apps, Refusal> {
+    Apps::parse(text).map_err(|e| invalid(format!("apps: {e}")))
 }
 
 impl Texts {
@@ -66,6 +68,7 @@ impl Texts {
         Ok(Self {
             policy: text(&config.policy_file)?,
             apps: text(&config.apps_file)?,
+            memory: Memory::default(),
             key_policy: config.keys_file.as_deref().map_or_else(|| Ok(BUILT_IN.to_owned()), text)?,
             authority: config.authority_file.as_deref().map(text).transpose()?,
             users: config.users_file.as_deref().map(text).transpose()?,
@@ -82,17 +85,27 @@ impl Texts {
             store.document("authority").await.map_err(failed)?,
         );
         let users = store.document("users").await.map_err(failed)?.filter(|u| !u.is_empty());
-        Ok(match (policy, apps, key_policy) {
-            (Some(policy), Some(apps), Some(key_policy)) => {
-                Some(Self { policy, apps, key_policy, authority: authority.filter(|a| !a.is_empty()), users })
+        let (Some(policy), Some(apps), Some(key_policy)) = (policy, apps, key_policy) else {
+            return Ok(None);
+        };
+        let memory = match store.document("registrations").await.map_err(failed)? {
+            Some(text) => {
+                Memory::parse(&text).ok_or_else(|| invalid("what was kept of apps cannot be read"))?
             }
-            _ => None,
-        })
+            // Of a house that remembered nothing yet: it begins with what was in force last.
+            None => Memory::default().with_file(&read_apps(&apps)?, &[])?,
+        };
+        let authority = authority.filter(|a| !a.is_empty());
+        Ok(Some(Self { policy, apps, memory, key_policy, authority, users }))
     }
 
     /// Compiled, and held against each other.
     fn compile(self, config: &Config, host: &Host) -> Result<(Rules, KeyPolicy), Refusal> {
-        let apps = read_apps(&self.apps, host)?;
+        let apps = self
+            .memory
+            .in_force(&read_apps(&self.apps)?, config.apps.signed)
+            .map_err(|e| invalid(format!("apps: {e}")))?;
+        apps.within(|uid| host.reach(uid))?;
         let key_policy = KeyPolicy::parse(&self.key_policy).map_err(|e| invalid(format!("keys: {e}")))?;
         let authority = self.authority.as_deref().map(read_authority).transpose()?;
         let users = self.users.as_deref().map(super::user::read_document).transpose()?;
@@ -109,6 +122,7 @@ impl Texts {
             policy_text: self.policy,
             apps,
             apps_text: self.apps,
+            memory: self.memory,
             authority: authority.map(Arc::new),
             authority_text: self.authority,
             users: users.map(Arc::new),
@@ -124,7 +138,7 @@ impl Texts {
 fn settle(config: &Config, files: Texts, kept: Option<Texts>) -> Result<(Texts, Vec<Held>), Refusal> {
     let Some(kept) = kept else { return Ok((files, Vec::new())) };
     let mut held = Vec::new();
-    let mut settled = files.clone();
+    let mut settled = Texts { memory: kept.memory.clone(), ..files.clone() };
     let mut hold = |matter, text: String, why: &str| held.push(Held { matter, text, why: why.to_owned() });
     let ruling = kept.authority.as_deref().map(read_authority).transpose()?;
     let Some(ruling) = ruling else { return Ok((settled, held)) };
@@ -197,15 +211,29 @@ pub(super) async fn at_start(
     config: &Config,
     store: &Store,
     host: &Host,
-) -> Result<(Rules, KeyPolicy, Vec<String>), Refusal> {
-    let (texts, held) = settle(config, Texts::of_files(config)?, Texts::kept(store).await?)?;
+) -> Result<(Rules, KeyPolicy, Vec<String>, Vec<Heard>), Refusal> {
+    let kept = Texts::kept(store).await?;
+    let (mut texts, held) = settle(config, Texts::of_files(config)?, kept.clone())?;
+    let mut heard = Vec::new();
+    match registry::admitted(&texts, kept.as_ref().map(|kept| kept.apps.as_str()), &[]) {
+        Ok(memory) => texts.memory = memory,
+        // Nobody is there to be told no: what was in force goes on.
+        Err(refusal) => {
+            let backwards = matches!(refusal.code, Code::AppSerial | Code::AppSerialReused);
+            let kept = kept.filter(|_| backwards).ok_or_else(|| refusal.clone())?;
+            (texts.apps, texts.memory) = (kept.apps, kept.memory);
+            tracing::error!("{} is not in force: {refusal}", config.apps_file.display());
+            heard.push(Heard::of_file(&config.apps_file, refusal));
+        }
+    }
+    heard.extend(registry::take(config, host, &mut texts)?);
     let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
     let notes: Vec<String> = notes.collect();
     for note in &notes {
         tracing::warn!("{note}; claviger reload asks the people for it");
     }
     let (rules, key_policy) = texts.compile(config, host)?;
-    Ok((rules, key_policy, notes))
+    Ok((rules, key_policy, notes, heard))
 }
 
 impl House {
@@ -214,11 +242,12 @@ impl House {
         self.rules().authority.as_ref().is_some_and(|a| a.quorum(matter).is_some())
     }
 
-    fn texts(&self) -> Texts {
+    pub(super) fn texts(&self) -> Texts {
         let rules = self.rules();
         Texts {
             policy: rules.policy_text.clone(),
             apps: rules.apps_text.clone(),
+            memory: rules.memory.clone(),
             key_policy: rules.key_policy_text.clone(),
             authority: rules.authority_text.clone(),
             users: rules.users_text.clone(),
@@ -233,22 +262,27 @@ impl House {
     /// Reads all files again. On any error the old rules stay; what needs people is asked of them.
     pub async fn reload(&self, uid: u32) -> Result<Value, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
-        let (texts, held) = settle(&self.config, Texts::of_files(&self.config)?, Some(self.texts()))?;
+        let (mut texts, held) = settle(&self.config, Texts::of_files(&self.config)?, Some(self.texts()))?;
+        texts.memory = registry::admitted(&texts, Some(&self.rules().apps_text), &[])?;
+        let heard = registry::take(&self.config, self.eyes.host(), &mut texts)?;
         for held in &held {
             self.fits(held.matter, &held.text)?;
         }
         let before = self.key_policy().hash();
         let mut summary = self.put_in_force(texts, uid).await?;
+        self.write_heard(&heard, uid).await?;
         let mut asked = Vec::new();
         for held in &held {
             let change = self.ask_document(held.matter, &held.text, uid).await?;
             asked.push(json!({"matter": held.matter, "why": held.why, "change": change}));
         }
         let notes = held.iter().map(|h| format!("the {} file is not in force: {}", h.matter.as_str(), h.why));
+        let notes = notes.chain(heard.iter().filter_map(Heard::note));
         *self.differing.lock().unwrap_or_else(PoisonError::into_inner) = notes.collect();
         if let Some(map) = summary.as_object_mut() {
             map.insert("key_policy_changed".into(), json!(before != self.key_policy().hash()));
             map.insert("asked".into(), json!(asked));
+            map.insert("manifests".into(), heard.iter().map(Heard::told).collect());
         }
         Ok(summary)
     }
@@ -265,7 +299,7 @@ impl House {
             return Err(self.ask_refused(Matter::Policy, text, uid).await?);
         }
         self.permit(uid, &[Act::Run])?;
-        self.write_and_put(Matter::Policy, text, uid).await
+        self.write_and_put(Matter::Policy, text, uid, &[]).await
     }
 
     /// Checks an authority document, and puts it in force or asks the people for it.
@@ -277,7 +311,7 @@ impl House {
             return Err(self.ask_refused(Matter::Authority, text, uid).await?);
         }
         self.permit(uid, &[Act::Run])?;
-        self.write_and_put(Matter::Authority, text, uid).await
+        self.write_and_put(Matter::Authority, text, uid, &[]).await
     }
 
     /// The authority document in force.
@@ -301,7 +335,12 @@ impl House {
         let (rules, host) = (self.rules(), self.eyes.host());
         match matter {
             Matter::Policy => self.read_policy(text)?.within(&rules.apps, host),
-            Matter::Apps => read_apps(text, host)?.follows(&rules.apps),
+            Matter::Apps => {
+                let file = read_apps(text)?;
+                let memory = rules.memory.with_file(&file, &[])?;
+                let apps = memory.in_force(&file, false).map_err(|e| invalid(format!("apps: {e}")))?;
+                apps.within(|uid| host.reach(uid))
+            }
             _ => Ok(()),
         }
     }
@@ -351,8 +390,14 @@ impl House {
         hex::encode(sha256(self.text_in_force(matter).unwrap_or_default().as_bytes())) == hash
     }
 
-    /// Puts one document in force, and its file in step with it.
-    pub(super) async fn write_and_put(&self, matter: Matter, text: &str, uid: u32) -> Result<Value, Refusal> {
+    /// Puts one document in force, and its file in step with it. `by` are the people who agreed, where they did.
+    pub(super) async fn write_and_put(
+        &self,
+        matter: Matter,
+        text: &str,
+        uid: u32,
+        by: &[String],
+    ) -> Result<Value, Refusal> {
         let mut texts = self.texts();
         let file = match matter {
             Matter::Policy => {
@@ -361,6 +406,7 @@ impl House {
             }
             Matter::Apps => {
                 text.clone_into(&mut texts.apps);
+                texts.memory = registry::admitted(&texts, None, by)?;
                 Some(&self.config.apps_file)
             }
             Matter::KeyPolicy => {
@@ -380,8 +426,7 @@ impl House {
             }
         };
         // Nothing is written before it is known to be whole.
-        let (rules, _) = texts.clone().compile(&self.config, self.eyes.host())?;
-        rules.apps.follows(&self.rules().apps)?;
+        texts.clone().compile(&self.config, self.eyes.host())?;
         if let Some(path) = file {
             write_atomically(path, text.as_bytes()).map_err(|e| {
                 Refusal::new(Code::StoreFailed, format!("{} cannot be written: {e}", path.display()))
@@ -390,10 +435,9 @@ impl House {
         self.put_in_force(texts, uid).await
     }
 
-    async fn put_in_force(&self, texts: Texts, uid: u32) -> Result<Value, Refusal> {
+    pub(super) async fn put_in_force(&self, texts: Texts, uid: u32) -> Result<Value, Refusal> {
         let old = self.rules();
         let (rules, key_policy) = texts.compile(&self.config, self.eyes.host())?;
-        rules.apps.follows(&old.apps)?;
         let change = diff(&old.policy, &rules.policy);
         let (class, changed) = (change.class().to_string(), rules.policy.hash() != old.policy.hash());
         let as_before = self.keep_documents(Some(&old), &rules, &class, uid).await?;
@@ -413,82 +457,12 @@ impl House {
         });
         *self.key_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key_policy);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.rules_in_force().await;
         if !as_before {
             // [clause 8.2.3-f] whoever opened a session did so under other rules
             self.end_sessions(Ended::Rules);
         }
         tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
         Ok(summary)
-    }
-
-    /// Whether there was such a document before.
-    async fn was_kept(&self, name: &'static str) -> Result<bool, Refusal> {
-        let kept = self.store.document(name).await.map_err(|e| self.store_refusal(&e))?;
-        Ok(kept.is_some_and(|text| !text.is_empty()))
-    }
-
-    /// Writes down which documents come into force, and keeps their texts; all of them when there were none before. Says
-    /// whether everything is as it was.
-    pub(super) async fn keep_documents(
-        &self,
-        old: Option<&Rules>,
-        new: &Rules,
-        class: &str,
-        uid: u32,
-    ) -> Result<bool, Refusal> {
-        let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
-        let mut entries = Vec::new();
-        // People first: a policy's books are read with them.
-        let named = match old {
-            Some(old) => old.authority_text != new.authority_text,
-            None => new.authority_text.is_some() || self.was_kept("authority").await?,
-        };
-        if named {
-            // The absence of a document is the empty text.
-            let text = new.authority_text.clone().unwrap_or_default();
-            let people = new.authority.as_ref().map_or(0, |a| a.people().len());
-            entries.push((
-                EntryKind::Authority { hash: hash(&text), people, uid, kept: None },
-                "authority",
-                text,
-            ));
-        }
-        let named = match old {
-            Some(old) => old.users_text != new.users_text,
-            None => new.users_text.is_some() || self.was_kept("users").await?,
-        };
-        if named {
-            let text = new.users_text.clone().unwrap_or_default();
-            let users = new.users.as_ref().map_or(0, |u| u.all().len());
-            entries.push((EntryKind::Users { hash: hash(&text), users, uid, kept: None }, "users", text));
-        }
-        if old.is_none_or(|o| o.policy_text != new.policy_text || o.policy.hash() != new.policy.hash()) {
-            // An auditor reads the policy with the very books that it came into force with.
-            let mut books = Vec::new();
-            for book in &new.books {
-                let text = serde_json::to_string(book).map_err(|e| invalid(e.to_string()))?;
-                books.push(hash(&text));
-                self.store.keep_text("book", text).await.map_err(|e| self.store_refusal(&e))?;
-            }
-            let (of, length) = (new.policy.hash(), new.policy_text.len());
-            let entry = EntryKind::policy(of, length, uid, class.to_owned()).with_books(books);
-            entries.push((entry, "policy", new.policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.key_policy_text != new.key_policy_text) {
-            let entry = EntryKind::KeyPolicy { hash: hash(&new.key_policy_text), uid, kept: None };
-            entries.push((entry, "key-policy", new.key_policy_text.clone()));
-        }
-        if old.is_none_or(|o| o.apps_text != new.apps_text) {
-            let entry = EntryKind::apps(new.apps.hash(), new.apps.all().len(), uid);
-            entries.push((entry, "apps", new.apps_text.clone()));
-        }
-        let as_before = entries.is_empty();
-        for (entry, name, text) in entries {
-            self.store
-                .announce(Text { what: name, text }, entry)
-                .await
-                .map_err(|e| self.store_refusal(&e))?;
-        }
-        Ok(as_before)
     }
 }

@@ -114,6 +114,8 @@ pub async fn sign(
 pub async fn simulate(house: &House, app: &Name, tier: Tier, asked: Asked) -> Result<Value, Refusal> {
     let understood = understand(house, asked)?;
     let payment = json!(understood.payment);
+    let record = &understood.key.record;
+    house.rules().apps.in_scope(app, &record.line, record.purpose)?;
     let facts = understood.facts(app.clone(), tier, understood.to_sign.digest());
     let explanation = house.store.explain(Box::new(facts)).await.map_err(|e| house.store_refusal(&e))??;
     Ok(json!({"payment": payment, "decision": explanation}))

@@ -68,8 +68,10 @@ impl House {
             fs_magic: magic,
         })
         .map_err(|e| Refusal::new(store_code(&e), e.to_string()))?;
-        let device = super::device::DeviceWatch::start(&config, &config.file)?;
-        let (rules, key_policy, differing) = super::rules::at_start(&config, &store, eyes.host()).await?;
+        let (rules, key_policy, mut differing, heard) =
+            super::rules::at_start(&config, &store, eyes.host()).await?;
+        let device = super::device::DeviceWatch::start(&config, &rules)?;
+        differing.extend(heard.iter().filter_map(super::registry::Heard::note));
         store
             .swap_ledger(Box::new(PolicyLedger::new(Arc::clone(&rules.policy))))
             .await
@@ -136,6 +138,7 @@ impl House {
         house.store.append(entry).await.map_err(|e| house.store_refusal(&e))?;
         house.write_device_down().await;
         house.keep_documents(None, &in_force, "start", uid).await?;
+        house.write_heard(&heard, uid).await?;
         Ok(house)
     }
 

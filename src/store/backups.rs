@@ -81,7 +81,7 @@ impl Store {
         self.writer
             .submit(move |work| {
                 work.settled()?;
-                changes::document(work, &entry, name, &text)
+                changes::documents(work, &entry, &[(name, text)])
             })
             .await
     }

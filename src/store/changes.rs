@@ -222,13 +222,19 @@ pub(super) fn end(work: &mut Work, id: RequestId, state: ChangeState, why: &str)
     Ok(())
 }
 
-/// Appends the entry of a document that comes into force, and keeps its text.
-pub(super) fn document(work: &mut Work, kind: &EntryKind, name: &str, text: &str) -> Result<(), StoreError> {
+/// Appends the entry of documents that come into force together, and keeps their texts.
+pub(super) fn documents(
+    work: &mut Work,
+    kind: &EntryKind,
+    documents: &[(&'static str, String)],
+) -> Result<(), StoreError> {
     work.append(kind)?;
-    work.db.execute(
-        "INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)",
-        params![format!("document:{name}"), text.as_bytes()],
-    )?;
+    for (name, text) in documents {
+        work.db.execute(
+            "INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)",
+            params![format!("document:{name}"), text.as_bytes()],
+        )?;
+    }
     Ok(())
 }
 

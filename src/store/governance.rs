@@ -20,6 +20,7 @@ pub(super) fn governs(kind: &EntryKind) -> bool {
             | EntryKind::KeyPolicy { .. }
             | EntryKind::Authority { .. }
             | EntryKind::Apps { .. }
+            | EntryKind::Registration { .. }
             | EntryKind::Users { .. }
             | EntryKind::ChangeAsked { .. }
             | EntryKind::ChangeEnded { .. }

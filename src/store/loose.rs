@@ -77,6 +77,7 @@ fn before_the_token(kind: &EntryKind) -> bool {
         | E::Policy { .. }
         | E::KeyPolicy { .. }
         | E::Apps { .. }
+        | E::Registration { .. }
         | E::Authority { .. }
         | E::Users { .. }
         | E::User(UserEvent::Suspended { .. } | UserEvent::Closed { .. })

@@ -95,6 +95,8 @@ struct Story {
     signed: HashMap<[u8; 16], String>,
     /// Documents in force whose texts are kept: name and SHA-256.
     documents: BTreeMap<&'static str, String>,
+    /// What is remembered of apps.
+    registrations: beside::Registrations,
     /// Changes that are open: what people sign.
     changes: BTreeMap<String, String>,
     /// What stands against this device.
@@ -147,6 +149,7 @@ impl Story {
         let at = entry.at_ms;
         follow(&mut self.standing, &entry.kind);
         destinations::hear(&mut self.mentions, at, &entry.kind);
+        self.registrations.hear(&entry.kind);
         match entry.kind {
             EntryKind::KeyCreated {
                 key, algorithm, purpose, public, token_serial, reference, state, ..
@@ -214,7 +217,10 @@ impl Story {
             EntryKind::Policy { kept: Some(hash), .. } => drop(self.documents.insert("policy", hash)),
             EntryKind::KeyPolicy { kept: Some(hash), .. } => drop(self.documents.insert("key-policy", hash)),
             EntryKind::Authority { kept: Some(hash), .. } => drop(self.documents.insert("authority", hash)),
-            EntryKind::Apps { kept: Some(hash), .. } => drop(self.documents.insert("apps", hash)),
+            EntryKind::Apps { kept: Some(hash), registrations, .. } => {
+                self.documents.insert("apps", hash);
+                self.documents.extend(registrations.map(|hash| ("registrations", hash)));
+            }
             EntryKind::Users { kept: Some(hash), .. } => drop(self.documents.insert("users", hash)),
             EntryKind::User(event) => self.users.hear(event),
             EntryKind::ChangeAsked { change, text, .. } => drop(self.changes.insert(change, text)),
@@ -431,6 +437,7 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     story.check_debits(db, last_ms)?;
     story.check_nonces(db)?;
     story.check_documents(db)?;
+    story.registrations.check()?;
     story.check_changes(db)?;
     story.check_standing(db)?;
     if !story.users.agrees(db)? {

@@ -8,6 +8,8 @@ use rusqlite::types::Value as Cell;
 
 use super::tests::{ask, because, key, ready};
 use super::*;
+use crate::core::app::Apps;
+use crate::core::app::memory::Memory;
 use crate::core::approval::{Change, Deed, Matter, Needs, Quorum, Voice};
 use crate::core::key::{PublicKey, Purpose};
 use crate::core::log::checkpoint;
@@ -402,4 +404,63 @@ async fn entries_behind_the_seal_that_need_a_token_are_found_and_others_are_a_st
     store.close().await;
     drop(store);
     assert_eq!(verdict(dir.path()).await, Ok(()));
+}
+
+/// The registrations of an app under each of these serials, one after the other.
+async fn registered(store: &Store, serials: &[u64]) {
+    let mut memory = Memory::default();
+    for serial in serials {
+        let digest = "ab".repeat(32);
+        let text = format!(
+            "[[app]]\nid = \"pay\"\npath = \"/pay\"\nsha256 = \"{digest}\"\nuid = 7\nserial = {serial}\n"
+        );
+        let apps = Apps::parse(&text).unwrap();
+        memory = memory.with_file(&apps, &[]).unwrap_or_else(|_| {
+            // What the daemon itself would never write.
+            Memory::default().with_file(&apps, &[]).unwrap()
+        });
+        let beside = Some(("registrations", memory.render()));
+        let entry = EntryKind::apps(apps.hash(), 1, 0);
+        store.announce(Text { what: "apps", text, beside }, entry).await.unwrap();
+    }
+}
+
+// [clause 8.2.4-n] test
+#[tokio::test]
+async fn a_serial_that_was_in_force_is_sealed_with_the_rest_of_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path()).await;
+    let file = dir.path().join("state/claviger.db");
+    let store = Store::open(StoreConfig { dir: dir.path().join("state"), allow_volatile: true, fs_magic: 0 });
+    let store = store.unwrap();
+    store.settle(Some(sealer()), Vec::new()).await.unwrap();
+    registered(&store, &[3, 5]).await;
+    store.close().await;
+    drop(store);
+    Connection::open(&file).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    let kept = std::fs::read(&file).unwrap();
+    assert_eq!(verdict(dir.path()).await, Ok(()));
+    let where_it_is = "WHERE name = 'document:registrations'";
+    for change in [
+        format!("DELETE FROM meta {where_it_is}"),
+        format!("UPDATE meta SET value = CAST(replace(CAST(value AS TEXT), '5', '4') AS BLOB) {where_it_is}"),
+        format!("UPDATE meta SET value = x'7b7d' {where_it_is}"),
+    ] {
+        put_back(dir.path(), &kept);
+        let changed = Connection::open(&file).unwrap().execute(&change, []).unwrap();
+        assert_eq!(changed, 1, "{change}");
+        let found = verdict(dir.path()).await;
+        assert!(matches!(found, Err(StoreError::Tampered(_))), "{change}: {found:?}");
+    }
+    // Entries of apps may stand behind the seal: a start without a token writes them. They never forget.
+    for (serials, good) in [(&[6][..], true), (&[4][..], false)] {
+        put_back(dir.path(), &kept);
+        let store =
+            Store::open(StoreConfig { dir: dir.path().join("state"), allow_volatile: true, fs_magic: 0 });
+        let store = store.unwrap();
+        registered(&store, serials).await;
+        store.close().await;
+        drop(store);
+        assert_eq!(verdict(dir.path()).await.is_ok(), good, "{serials:?}");
+    }
 }

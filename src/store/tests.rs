@@ -56,7 +56,7 @@ pub(super) async fn ready(dir: &std::path::Path, max: u64) -> Store {
     store.swap_ledger(Box::new(Limit { max, spent: 0 })).await.unwrap();
     let text = "schema = 1".to_owned();
     let entry = EntryKind::policy(sha256(text.as_bytes()), text.len(), 0, "start".into());
-    store.announce(Text { what: "policy", text }, entry).await.unwrap();
+    store.announce(Text { what: "policy", text, beside: None }, entry).await.unwrap();
     // A second opening finds the key there.
     if store.keys().await.unwrap().is_empty() {
         store.insert_key(key("k", 1), 0).await.unwrap();

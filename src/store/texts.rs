@@ -14,6 +14,8 @@ pub struct Text {
     pub what: &'static str,
     /// The text.
     pub text: String,
+    /// Another that is in force with it, or neither of them.
+    pub beside: Option<(&'static str, String)>,
 }
 
 impl Store {
@@ -47,21 +49,23 @@ impl Store {
     /// the text at hand for the next start. All in one transaction.
     // [clause 8.7.1-e] an auditor needs no file that the daemon's machine may have lost or changed
     pub async fn announce(&self, text: Text, entry: EntryKind) -> Result<(), StoreError> {
-        let hash = hex::encode(sha256(text.text.as_bytes()));
-        let mut entries = Vec::new();
-        if !self.shared.holds_text(&hash) {
-            entries = EntryKind::documents(text.what, &text.text);
-        }
-        let entry = entry.keeping(hash.clone());
+        let both: Vec<(&'static str, String)> =
+            [(text.what, text.text)].into_iter().chain(text.beside).collect();
+        let hash = |text: &str| hex::encode(sha256(text.as_bytes()));
+        let hashes: Vec<String> = both.iter().map(|(_, text)| hash(text)).collect();
+        let fresh = both.iter().filter(|(_, text)| !self.shared.holds_text(&hash(text)));
+        let entries: Vec<EntryKind> =
+            fresh.flat_map(|(what, text)| EntryKind::documents(what, text)).collect();
+        let entry = entry.keeping(&hashes);
         self.writer
             .submit(move |work| {
                 for part in &entries {
                     work.append(part)?;
                 }
-                changes::document(work, &entry, text.what, &text.text)
+                changes::documents(work, &entry, &both)
             })
             .await?;
-        self.shared.keep_text(hash);
+        hashes.into_iter().for_each(|hash| self.shared.keep_text(hash));
         Ok(())
     }
 }

@@ -60,12 +60,20 @@ pub enum PolicyCommand {
 /// Apps.
 #[derive(Subcommand)]
 pub enum AppCommand {
-    /// Lists registered apps and the keys that each may use.
+    /// Lists registered apps: serial, who signed, until when, at which tier, how each stands, and its keys.
     List,
-    /// Shows one registration.
+    /// Shows one registration, as it is in force.
     Show {
         /// App id.
         id: String,
+    },
+    /// Takes an app out of service, at once: nothing under its serial or a lower one is in force again.
+    Revoke {
+        /// App id.
+        id: String,
+        /// One line, for those who read the log in years.
+        #[arg(long)]
+        reason: String,
     },
     /// Registers an executable, or what a process runs: prints what will be trusted; takes effect with the reload that
     /// follows.

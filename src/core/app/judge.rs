@@ -99,6 +99,10 @@ fn registration(app: &App, now: Timestamp) -> Finding {
     if app.revoked {
         return Finding::Bad(Code::AppRevoked, "the registration was revoked".into());
     }
+    if app.unsigned {
+        let why = "nobody has signed the registration, and this deployment wants a signature";
+        return Finding::Bad(Code::AppUnsigned, why.into());
+    }
     match app.not_after {
         Some(end) if now >= end => Finding::Bad(Code::AppExpired, format!("the registration ended at {end}")),
         _ => Finding::Good,

@@ -6,14 +6,18 @@
 pub mod facts;
 pub mod hello;
 pub mod judge;
+pub mod manifest;
+pub mod memory;
 mod parse;
 pub mod render;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::approval::sshsig::SshKey;
+use super::key::Purpose;
 use super::payment::Chain;
 use super::proof::Tier;
 use super::units::{Name, Timestamp};
@@ -52,6 +56,45 @@ pub enum Seccomp {
     Filter,
 }
 
+/// What of all that the policy permits it may ask for; what is absent is everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Lines of keys.
+    pub keys: Option<BTreeSet<Name>>,
+    /// Purposes of keys.
+    pub purposes: Option<BTreeSet<Purpose>>,
+}
+
+impl Scope {
+    /// Refuses a key that is outside.
+    // [clause 8.2.4-o] a registration narrows what its app gets, whatever the policy would permit
+    pub fn permits(&self, app: &Name, line: &Name, purpose: Purpose) -> Result<(), Refusal> {
+        let outside =
+            |what: String| Err(Refusal::new(Code::AppScope, format!("{app} is not registered for {what}")));
+        if self.keys.as_ref().is_some_and(|keys| !keys.contains(line)) {
+            return outside(format!("key {line}"));
+        }
+        if self.purposes.as_ref().is_some_and(|purposes| !purposes.contains(&purpose)) {
+            return outside(format!("keys of purpose {purpose}"));
+        }
+        Ok(())
+    }
+}
+
+/// Who stands behind a registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signer {
+    /// Whoever may write the file.
+    #[default]
+    File,
+    /// People who agreed on a change of the file.
+    Agreed(Vec<String>),
+    /// People who signed a manifest.
+    People(Vec<String>),
+    /// A release key that the registration names: its fingerprint.
+    Release(String),
+}
+
 /// One registered app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct App {
@@ -75,7 +118,7 @@ pub struct App {
     pub allow_jit: bool,
     /// Its system call filters.
     pub seccomp: Seccomp,
-    /// Counts up with each change of this registration; a reload that goes back is refused.
+    /// Counts up with each change of this registration; what goes back is refused. 0 when it was never numbered.
     pub serial: u64,
     /// When the registration ends.
     pub not_after: Option<Timestamp>,
@@ -85,6 +128,12 @@ pub struct App {
     pub eth_sign_transaction: ReplyShape,
     /// What `eth_chainId` answers, where the policy names more than one chain.
     pub chain: Option<Chain>,
+    /// What it may ask for.
+    pub scope: Scope,
+    /// Keys that sign its updates.
+    pub release_keys: Vec<SshKey>,
+    /// Nobody's signature stands behind it, and this deployment wants one: it gets nothing.
+    pub unsigned: bool,
 }
 
 impl App {
@@ -101,6 +150,7 @@ pub struct Apps {
     apps: Vec<App>,
     hash: [u8; 32],
     text: String,
+    signers: BTreeMap<Name, Signer>,
 }
 
 /// Why an app file was refused.
@@ -121,20 +171,8 @@ impl Apps {
             apps: parse::parse(text)?,
             hash: super::units::sha256(text.as_bytes()),
             text: text.to_owned(),
+            signers: BTreeMap::new(),
         })
-    }
-
-    /// Refuses a text in which the registration of an app goes back to an earlier one.
-    pub fn follows(&self, before: &Self) -> Result<(), Refusal> {
-        for app in &self.apps {
-            if let Some(old) = before.apps.iter().find(|old| old.id == app.id && old.serial > app.serial) {
-                return Err(Refusal::new(
-                    Code::PolicyInvalid,
-                    format!("the serial of app {} goes back from {} to {}", app.id, old.serial, app.serial),
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Refuses apps that ask for a tier that cannot be checked here. `reach` gives the highest for a user, or why not.
@@ -164,6 +202,23 @@ impl Apps {
     #[must_use]
     pub fn claimed(&self, path: &Path, uid: u32) -> Option<&App> {
         self.apps.iter().find(|a| a.path == path && a.uid == uid)
+    }
+
+    /// The app of this name.
+    #[must_use]
+    pub fn named(&self, id: &Name) -> Option<&App> {
+        self.apps.iter().find(|a| a.id == *id)
+    }
+
+    /// Refuses a key that is outside of what this app is registered for.
+    pub fn in_scope(&self, id: &Name, line: &Name, purpose: Purpose) -> Result<(), Refusal> {
+        self.named(id).map_or(Ok(()), |app| app.scope.permits(id, line, purpose))
+    }
+
+    /// Who stands behind a registration.
+    #[must_use]
+    pub fn signer(&self, id: &Name) -> Signer {
+        self.signers.get(id).cloned().unwrap_or_default()
     }
 
     /// All of them, as written.
@@ -223,9 +278,31 @@ mod tests {
         ] {
             assert!(Apps::parse(&text.replace(good, bad)).is_err(), "{bad}");
         }
-        let older = Apps::parse(&text.replace("serial = 4", "serial = 3")).unwrap();
-        assert!(apps.follows(&older).is_ok());
-        assert_eq!(older.follows(&apps).unwrap_err().code, Code::PolicyInvalid);
+    }
+
+    // [clause 8.2.4-o] test
+    #[test]
+    fn an_app_gets_no_key_and_no_purpose_that_it_is_not_registered_for() {
+        let scoped = |words: &str| {
+            let text = format!("{}[app.scope]\n{words}\n", text(&"ab".repeat(32)));
+            Apps::parse(&text)
+        };
+        let name = |text| Name::parse(text).unwrap();
+        let asked = |words: &str, line, purpose| {
+            let apps = scoped(words).unwrap();
+            apps.in_scope(&name("pay"), &name(line), purpose).map_err(|refusal| refusal.code)
+        };
+        let keys = "keys = [\"hot\"]";
+        assert_eq!(asked(keys, "hot", Purpose::Payment), Ok(()));
+        assert_eq!(asked(keys, "hot", Purpose::Encryption), Ok(()));
+        assert_eq!(asked(keys, "cold", Purpose::Payment), Err(Code::AppScope));
+        let both = "keys = [\"hot\"]\npurposes = [\"payment\"]";
+        assert_eq!(asked(both, "hot", Purpose::Payment), Ok(()));
+        assert_eq!(asked(both, "hot", Purpose::Encryption), Err(Code::AppScope));
+        assert_eq!(asked("keys = []", "hot", Purpose::Payment), Err(Code::AppScope));
+        assert_eq!(asked("", "any", Purpose::Random), Ok(()));
+        assert!(scoped("keys = [\"hot@2\"]").is_err(), "a generation is no line");
+        assert!(scoped("purposes = [\"fun\"]").is_err() && scoped("limits = []").is_err());
     }
 
     // [clause 8.2.4-d] test

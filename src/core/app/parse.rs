@@ -1,12 +1,14 @@
 //! Reads registrations. What the text means is said here; whether somebody may say it is another's question.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{App, AppsError, Libs, ReplyShape, Seccomp};
+use super::{App, AppsError, Libs, ReplyShape, Scope, Seccomp};
+use crate::core::approval::sshsig::SshKey;
+use crate::core::key::Purpose;
 use crate::core::payment::Chain;
 use crate::core::proof::Tier;
 use crate::core::units::{Name, Timestamp};
@@ -23,6 +25,13 @@ struct RawFile {
 enum RawLibs {
     Word(String),
     Exact(BTreeMap<PathBuf, String>),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawScope {
+    keys: Option<BTreeSet<Name>>,
+    purposes: Option<BTreeSet<Purpose>>,
 }
 
 #[derive(Deserialize)]
@@ -48,24 +57,55 @@ struct RawApp {
     #[serde(default)]
     eth_sign_transaction: ReplyShape,
     chain: Option<String>,
+    #[serde(default)]
+    scope: RawScope,
+    #[serde(default)]
+    release_keys: Vec<String>,
 }
+
+/// Most release keys of one app.
+const MOST_RELEASE_KEYS: usize = 16;
 
 pub(super) fn parse(text: &str) -> Result<Vec<App>, AppsError> {
     let raw: RawFile = toml::from_str(text).map_err(|e| AppsError::Syntax(e.to_string()))?;
     let mut apps: Vec<App> = Vec::new();
     for raw in raw.app {
-        let id = raw.id.clone();
-        let app = app(raw).map_err(|why| AppsError::Value(id.clone(), why))?;
-        let fail = |why| Err(AppsError::Value(id, why));
-        if apps.iter().any(|a| a.id == app.id) {
-            return fail("the id stands twice");
-        }
-        if apps.iter().any(|a| a.path == app.path && a.uid == app.uid && a.sha256 == app.sha256) {
-            return fail("another app has the same executable and user: they could not be told apart");
-        }
+        let app = named(raw)?;
+        apart(&apps, &app)?;
         apps.push(app);
     }
     Ok(apps)
+}
+
+fn named(raw: RawApp) -> Result<App, AppsError> {
+    let id = raw.id.clone();
+    app(raw).map_err(|why| AppsError::Value(id, why))
+}
+
+/// Two apps must be two.
+pub(super) fn apart(apps: &[App], app: &App) -> Result<(), AppsError> {
+    let fail = |why| Err(AppsError::Value(app.id.to_string(), why));
+    if apps.iter().any(|a| a.id == app.id) {
+        return fail("the id stands twice");
+    }
+    if apps.iter().any(|a| a.path == app.path && a.uid == app.uid && a.sha256 == app.sha256) {
+        return fail("another app has the same executable and user: they could not be told apart");
+    }
+    Ok(())
+}
+
+/// Reads one registration.
+pub(super) fn one(table: toml::Table) -> Result<App, AppsError> {
+    named(table.try_into().map_err(|e: toml::de::Error| AppsError::Syntax(e.message().to_owned()))?)
+}
+
+/// A registration as a table, for another to be laid over it.
+pub(super) fn table_of(app: &App) -> Option<toml::Table> {
+    let mut file: toml::Table = toml::from_str(&app.to_toml()).ok()?;
+    match file.remove("app")? {
+        toml::Value::Array(apps) => apps.into_iter().next()?.try_into().ok(),
+        _ => None,
+    }
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {
@@ -110,6 +150,15 @@ fn app(raw: RawApp) -> Result<App, &'static str> {
     if raw.unit.is_some() && raw.uid == 0 {
         return Err("an app with a unit runs under a user of its own, which root is not");
     }
+    if raw.scope.keys.iter().flatten().any(|key| key.line() != *key) {
+        return Err("scope.keys names lines of keys, and one of them is a generation");
+    }
+    if raw.release_keys.len() > MOST_RELEASE_KEYS {
+        return Err("release_keys are 16 at most");
+    }
+    let release_keys = raw.release_keys.iter().map(|line| SshKey::parse(line)).collect::<Result<_, _>>();
+    let release_keys = release_keys
+        .map_err(|_| "release_keys are public keys as ssh-keygen writes them: ed25519, ecdsa-256, or sk-")?;
     if raw.allow_jit && raw.tier.is_some_and(|tier| tier > Tier::T1) {
         return Err("an app that makes code while it runs (allow_jit) reaches T1 at most");
     }
@@ -129,5 +178,8 @@ fn app(raw: RawApp) -> Result<App, &'static str> {
         revoked: raw.revoked,
         eth_sign_transaction: raw.eth_sign_transaction,
         chain,
+        scope: Scope { keys: raw.scope.keys, purposes: raw.scope.purposes },
+        release_keys,
+        unsigned: false,
     })
 }

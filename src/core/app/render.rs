@@ -5,9 +5,14 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{App, Libs, ReplyShape, Seccomp};
+use crate::core::units::sha256;
 
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(values: impl Iterator<Item = String>) -> String {
+    format!("[{}]", values.collect::<Vec<_>>().join(", "))
 }
 
 fn path(path: &Path) -> String {
@@ -41,7 +46,16 @@ impl App {
             (self.eth_sign_transaction == ReplyShape::Object).then(|| quoted("object")),
         );
         also("chain", self.chain.map(|chain| quoted(&chain.to_string())));
+        let keys = self.release_keys.iter().map(|key| quoted(&key.line()));
+        also("release_keys", (!self.release_keys.is_empty()).then(|| list(keys)));
         members
+    }
+
+    fn scope(&self) -> Vec<(&'static str, String)> {
+        let keys = self.scope.keys.as_ref().map(|keys| list(keys.iter().map(|k| quoted(k.as_str()))));
+        let purposes = self.scope.purposes.as_ref();
+        let purposes = purposes.map(|all| list(all.iter().map(|p| quoted(&p.to_string()))));
+        [("keys", keys), ("purposes", purposes)].into_iter().filter_map(|(n, v)| Some((n, v?))).collect()
     }
 
     fn files(&self) -> Vec<(String, String)> {
@@ -53,11 +67,24 @@ impl App {
         }
     }
 
+    /// SHA-256 of what it says, however it is written.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(self.to_toml().as_bytes())
+    }
+
     /// The whole registration as TOML.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut text = String::from("[[app]]\n");
         for (name, value) in self.members() {
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        let scope = self.scope();
+        if !scope.is_empty() {
+            text.push_str("[app.scope]\n");
+        }
+        for (name, value) in scope {
             let _ = writeln!(text, "{name} = {value}");
         }
         if matches!(self.libs, Libs::Exact(_)) {
@@ -75,6 +102,7 @@ impl App {
         let lines = |app: &Self| -> Vec<String> {
             let members = app.members().into_iter().map(|(name, value)| format!("{name} = {value}"));
             members
+                .chain(app.scope().into_iter().map(|(name, value)| format!("scope.{name} = {value}")))
                 .chain(app.files().into_iter().map(|(file, digest)| format!("{file} = {digest}")))
                 .collect()
         };
@@ -118,6 +146,25 @@ mod tests {
     use super::super::Apps;
     use super::*;
 
+    // [clause 8.2.4-n] test
+    #[test]
+    fn what_is_remembered_of_a_registration_is_the_digest_of_a_text_that_does_not_change() {
+        // A member that comes later is not written where it has its default: or every serial would look used.
+        let text = format!(
+            "[[app]]\nid = \"a\"\npath = \"/a\"\nsha256 = \"{}\"\nuid = 1\nserial = 2\n",
+            "00".repeat(32)
+        );
+        let reordered = format!(
+            "# why\n[[app]]\nuid = 1\nserial = 2\nlibs = \"root-owned\"\ntier = \"T1\"\npath = \"/a\"\nid = \"a\"\nsha256 = \"{}\"\n",
+            "00".repeat(32)
+        );
+        let app = |text: &str| Apps::parse(text).unwrap().all()[0].clone();
+        assert_eq!(app(&text).to_toml(), text);
+        assert_eq!(app(&text).digest(), sha256(text.as_bytes()));
+        assert_eq!(app(&reordered.replace("tier = \"T1\"\n", "")).digest(), app(&text).digest());
+        assert_ne!(app(&reordered).digest(), app(&text).digest());
+    }
+
     #[test]
     fn what_is_written_is_read_back_and_takes_the_place_of_what_was() {
         let text = "# apps\n\n[[app]]\nid = \"a\"\npath = \"/a\"\nsha256 = \"00\"\nuid = 1\n\n# the other\n[[app]]\nid = \"b\"\npath = \"/b\"\nsha256 = \"11\"\nuid = 2\n"
@@ -132,6 +179,10 @@ mod tests {
         app.seccomp = Seccomp::Filter;
         app.eth_sign_transaction = ReplyShape::Object;
         app.chain = crate::core::payment::Chain::parse("eip155:1");
+        app.scope.keys = Some([crate::core::units::Name::parse("hot").unwrap()].into());
+        app.scope.purposes = Some([crate::core::key::Purpose::Payment].into());
+        let key = include_str!("../../../tests/vectors/sshsig/alice.pub");
+        app.release_keys = vec![crate::core::approval::sshsig::SshKey::parse(key).unwrap()];
         let new = put(&text, &app);
         let apps = Apps::parse(&new).unwrap();
         assert_eq!(apps.all()[0], app);

@@ -168,6 +168,12 @@ impl SshKey {
         matches!(self.kind, Kind::SkEd25519 { .. } | Kind::SkP256 { .. })
     }
 
+    /// As it stands in `authorized_keys`, without a comment.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{} {}", self.name(), STANDARD.encode(&self.blob))
+    }
+
     /// `SHA256:…`, as `ssh-keygen -l` prints it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -187,6 +193,12 @@ fn unarmoured(text: &str) -> Result<Vec<u8>, SshSigError> {
         .ok_or(SshSigError::Malformed("its armour is missing"))?;
     let digits: String = body.split_ascii_whitespace().collect();
     STANDARD.decode(digits).map_err(|_| SshSigError::Malformed("it is no base64"))
+}
+
+/// The armoured signatures of a file, where they stand one after the other.
+pub fn each_armoured(text: &str) -> impl Iterator<Item = &str> {
+    const END: &str = "-----END SSH SIGNATURE-----";
+    text.split_inclusive(END).map(str::trim).filter(|block| !block.is_empty())
 }
 
 /// Verifies an armoured signature over a message.

@@ -4,6 +4,7 @@
 //! wrongly, or that changed while the daemon runs. Only a TPM's quote, judged by another machine, is evidence.
 #![forbid(unsafe_code)]
 
+pub mod fresh;
 pub mod quote;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,7 @@ facts! {
     CpuFlaws "cpu-flaws" "update firmware and kernel until no flaw is marked Vulnerable under /sys/devices/system/cpu";
     OwnBinary "own-binary" "name the SHA-256 of the released clavigerd under device.binary, and restart after an update";
     OwnConfig "own-config" "find out who changed clavigerd.toml since the daemon started, and restart it";
+    OwnRules "own-rules" "see what is in force with claviger status and policy show, then mend the file, or claviger reload";
 }
 
 /// One fact.

@@ -135,7 +135,7 @@ pub enum EntryKind {
     },
     /// A text whose hash an entry after this announces; a long one in parts. It stands in the log once.
     Document {
-        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority`, `apps` or `users`.
+        /// `policy`, `book` (signed, as JSON), `key-policy`, `authority`, `apps`, `registrations` or `users`.
         what: String,
         /// SHA-256 of the whole text.
         hash: String,
@@ -150,13 +150,37 @@ pub enum EntryKind {
     Apps {
         /// SHA-256 of the text.
         hash: String,
-        /// How many.
+        /// How many are in force, manifests included.
         count: usize,
         /// Who.
         uid: u32,
         /// SHA-256 of its text, which is kept beside the log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept: Option<String>,
+        /// SHA-256 of what is remembered of each app, with the manifests in force: kept beside the log as well.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registrations: Option<String>,
+    },
+    /// A manifest came into force, an app was revoked, or a registration was refused.
+    Registration {
+        /// App, as far as it is known.
+        app: String,
+        /// Its serial; 0 where it is not known.
+        serial: u64,
+        /// `in-force`, `revoked` or `refused`.
+        how: String,
+        /// People, the fingerprint of a release key, or an operator.
+        by: String,
+        /// The file that it came in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
+        /// Refusal code, of what was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// In words.
+        sentence: String,
+        /// Who ran the daemon, or asked.
+        uid: u32,
     },
     /// A request was permitted and reserved; the token may sign from here on.
     Intent {

@@ -39,16 +39,19 @@ impl EntryKind {
         Self::Policy { hash: hex::encode(hash), bytes, uid, class, kept: None, books: Vec::new() }
     }
 
-    /// The same, of a document whose text is kept under this SHA-256.
+    /// The same, of a document whose text is kept under the first SHA-256; of apps, what is remembered under the second.
     #[must_use]
-    pub fn keeping(mut self, text: String) -> Self {
+    pub fn keeping(mut self, texts: &[String]) -> Self {
+        if let Self::Apps { registrations, .. } = &mut self {
+            *registrations = texts.get(1).cloned();
+        }
         if let Self::Policy { kept, .. }
         | Self::KeyPolicy { kept, .. }
         | Self::Authority { kept, .. }
         | Self::Apps { kept, .. }
         | Self::Users { kept, .. } = &mut self
         {
-            *kept = Some(text);
+            *kept = texts.first().cloned();
         }
         self
     }
@@ -91,7 +94,7 @@ impl EntryKind {
     /// See [`EntryKind::Apps`].
     #[must_use]
     pub fn apps(hash: [u8; 32], count: usize, uid: u32) -> Self {
-        Self::Apps { hash: hex::encode(hash), count, uid, kept: None }
+        Self::Apps { hash: hex::encode(hash), count, uid, kept: None, registrations: None }
     }
 
     /// See [`EntryKind::Failed`].

@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::super::units::{Address, Name, sha256};
 use super::finding::{Fault, fault};
+use crate::core::approval::sshsig::each_armoured;
 use crate::core::approval::{Authority, Needs, Shown, judge};
 
 /// SSHSIG namespace of a signed book.
@@ -231,7 +232,7 @@ fn verified(name: &Name, raw: RawSigned, sources: &Sources<'_>) -> Result<(Entri
     }
     let shown = Shown { text: read.text.clone(), needs };
     let mut people = BTreeSet::new();
-    for (at, armoured) in armoured(&read.signatures).enumerate() {
+    for (at, armoured) in each_armoured(&read.signatures).enumerate() {
         if at >= MOST_SIGNATURES {
             return Err(because(format!("{file}.sig has more than {MOST_SIGNATURES} signatures"), sign));
         }
@@ -260,12 +261,6 @@ fn verified(name: &Name, raw: RawSigned, sources: &Sources<'_>) -> Result<(Entri
         file,
     };
     Ok((book.entries, signed))
-}
-
-/// The armoured signatures of a file.
-fn armoured(text: &str) -> impl Iterator<Item = &str> {
-    const END: &str = "-----END SSH SIGNATURE-----";
-    text.split_inclusive(END).map(str::trim).filter(|block| !block.is_empty())
 }
 
 /// The digest of a policy: of its text alone, or of the text and every signed book.

@@ -32,7 +32,7 @@ impl House {
             return Err(self.ask_refused(Matter::Users, text, uid).await?);
         }
         self.permit(uid, &[Act::Make])?;
-        self.write_and_put(Matter::Users, text, uid).await
+        self.write_and_put(Matter::Users, text, uid, &[]).await
     }
 
     /// Lets a user enrol, or enrol anew: the PIN of before is worth nothing from now on, and tries begin anew.

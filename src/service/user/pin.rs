@@ -290,6 +290,7 @@ impl House {
             knock.and_then(|k| k.peer.peer().map(Arc::new)).ok_or_else(no_code)
         };
         app()?;
+        self.on_a_fit_device().await?;
         let proved = self.prove(peer, pin, "unlock").await?;
         // Looked for again: it may have left, or asked anew, while the PIN was compared.
         let connection = app()?;
@@ -305,6 +306,7 @@ impl House {
             let why = "PINs are not typed into apps here: claviger_requestUser gives a code for claviger user unlock";
             return Err(Refusal::new(Code::UserNeeded, why));
         }
+        self.on_a_fit_device().await?;
         let proved = self.prove(peer, pin, "unlock on wallet.sock").await?;
         self.open_session(peer, proved).await
     }

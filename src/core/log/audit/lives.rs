@@ -224,6 +224,11 @@ impl Lives {
     }
 
     /// A use of a key is reserved.
+    /// What a key is for, where the log said so.
+    pub(super) fn purpose(&self, key: &str) -> Option<Purpose> {
+        self.keys.get(key).and_then(|life| life.purpose)
+    }
+
     pub(super) fn used(
         &mut self,
         place: Place,

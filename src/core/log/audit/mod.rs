@@ -5,6 +5,7 @@
 //! it; what could not be shown, because the log did not hold the text for it, is listed apart.
 #![forbid(unsafe_code)]
 
+mod apps;
 mod changes;
 mod lives;
 mod people;
@@ -76,7 +77,7 @@ rules! {
     Strange "strange" "8.2.5-e" "after an operation that was not asked for nothing is signed until an operator has looked";
     Outcome "outcome" "8.7.1-d" "every use has one intent before it, and one outcome after it";
     Policy "policy" "8.7.1-c" "every use is permitted by the policy that was in force, within its limits and windows";
-    App "app" "8.2.4-a" "every use was asked for by an app that was registered";
+    App "app" "8.2.4-a" "every use was asked for by an app that was registered for it, and what was signed of apps was signed by who may";
     User "user" "8.2.3-d" "a key that has a user is used for that user alone, and while they are here";
     Nonce "nonce" "8.4.3-b" "one account nonce, one payment, counted once";
     Order "order" "8.2.1-a" "nothing is used and nothing released while an order stands against it";

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
-use super::super::super::app::{App, Apps};
 use super::super::super::key::Origin;
 use super::super::super::order::{Scope, Standing, against};
 use super::super::super::proof::Tier;
@@ -13,12 +12,13 @@ use super::super::super::units::{Name, Timestamp};
 use super::super::entry::{Entry, EntryKind};
 use super::super::mention::mentioned;
 use super::super::orders::follow;
+use super::apps::Registry;
 use super::changes::Changes;
 use super::lives::{Birth, Lives};
 use super::people::People;
 use super::present::Present;
 use super::spend::{Intent, Judged, Spend, act_of, operation};
-use super::texts::{InForce, Stood, Texts};
+use super::texts::{Stood, Texts};
 use super::{Findings, Place, Report, Rule};
 
 /// An intent that has no outcome for so long, while the log goes on, was left alone, milliseconds.
@@ -42,7 +42,7 @@ pub(super) struct Story {
     people: People,
     present: Present,
     changes: Changes,
-    apps: InForce<Apps>,
+    apps: Registry,
     open: BTreeMap<String, Open>,
     done: HashSet<String>,
     /// Where an operation stands that was not asked for, until an operator has looked.
@@ -106,11 +106,10 @@ impl Story {
                     self.texts.find(place, "key policy", &hash, found).map(|_| ())
                 });
             }
-            EntryKind::Apps { hash, .. } => {
-                self.apps.announce(place, &hash, || {
-                    let text = self.texts.find(place, "list of apps", &hash, found)?;
-                    Apps::parse(text).ok()
-                });
+            EntryKind::Apps { hash, registrations, .. } => {
+                let people = self.people.authorities.latest();
+                let named = (hash.as_str(), registrations.as_deref());
+                self.apps.announce(place, named, people, &mut self.texts, found);
             }
             EntryKind::Users { hash, .. } => self.present.announce(place, &hash, &mut self.texts, found),
             EntryKind::User(event) => self.present.hear(event),
@@ -199,6 +198,7 @@ impl Story {
             EntryKind::Stop {}
             | EntryKind::Ceremony { .. }
             | EntryKind::BackupMade { .. }
+            | EntryKind::Registration { .. }
             | EntryKind::Token { .. }
             | EntryKind::Device { .. }
             | EntryKind::Rows { .. }
@@ -239,17 +239,7 @@ impl Story {
         user: Option<String>,
         found: &mut Findings,
     ) {
-        // [clause 8.2.4-a] who asked stands in the list of that moment
-        if !self.apps.holds(place, |apps| apps.all().iter().any(|a| a.id.as_str() == intent.app)) {
-            let what = format!("{} was no registered app", intent.app);
-            found.breach(Rule::App, place.index, what);
-        } else if !self.apps.holds(place, |apps| {
-            let serves = |a: &App| a.id.as_str() == intent.app && !a.revoked && intent.tier >= a.least();
-            apps.all().iter().any(serves)
-        }) {
-            let what = format!("{} was revoked, or {:?} was less than its tier", intent.app, intent.tier);
-            found.breach(Rule::App, place.index, what);
-        }
+        self.apps.asked(place, &intent, self.lives.purpose(&intent.key), found);
         let used = self.lives.used(place, &intent.key, Some(operation(intent.act)), found);
         let judged = self.spend.judge(place, &intent, used.sweeping, found);
         let policy = match self.spend.rulings.at(place, &intent.policy) {
