@@ -82,7 +82,7 @@ codes! {
     AppSerialReused "app_serial_reused" -32602 Never "8.2.4-n" "another registration had this serial: raise it with each change";
     AppUnsigned "app_unsigned" 4100 Operator "8.2.4-m" "have the registration signed as a manifest, or agreed on by the quorum of [quorum.apps] (docs/apps.md)";
     AppScope "app_scope" 4001 Operator "8.2.4-o" "use a key that the app is registered for; scope in its registration says which";
-    ManifestForm "manifest_form" -32602 Never "8.2.4-m" "write schema = 1 and [app] with id, serial and sha256, as docs/apps.md shows, and sign it again";
+    ManifestForm "manifest_form" -32602 Never "8.2.4-m" "write schema = 1 and the table app with id, serial and sha256, as docs/apps.md shows, and sign it again";
     ManifestLines "manifest_lines" -32602 Never "8.2.4-m" "keep the file as it was signed: line ends are LF, without a byte order mark; look what changed it on its way";
     ManifestOther "manifest_other" -32602 Never "8.2.4-m" "the manifest of an app is NAME.toml of that app, for this deployment";
     ManifestUnsigned "manifest_unsigned" -32602 Operator "8.2.4-m" "sign it with ssh-keygen -Y sign -n clavigerd-app@v1, and put the signatures one after the other into NAME.toml.sig";
