@@ -6,6 +6,7 @@ mod anchor;
 pub mod approvals;
 pub mod apps;
 pub mod backup;
+pub mod balance;
 pub mod ceremony;
 pub mod changes;
 mod detail;

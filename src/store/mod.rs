@@ -8,9 +8,12 @@ mod approvals;
 mod ask;
 mod backups;
 mod changes;
+mod clock;
 mod debits;
 mod destinations;
+mod duties;
 mod error;
+mod job;
 mod keys;
 mod open;
 mod reserve;
@@ -89,6 +92,7 @@ pub struct Store {
     reader: Arc<Mutex<Connection>>,
     file: PathBuf,
     found: Arc<Found>,
+    live: clock::Live,
 }
 
 impl Store {
@@ -98,10 +102,10 @@ impl Store {
         let connection = schema::connect(&file)?;
         let reader = schema::connect_reader(&file)?;
         let (work, found) = Work::load(connection, lock)?;
-        let shared = work.shared();
+        let (shared, live) = (work.shared(), work.clock.live);
         let writer = WriterHandle::start(work)?;
         let reader = Arc::new(Mutex::new(reader));
-        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found) })
+        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found), live })
     }
 
     /// Puts another ledger in force; its counters are built from what was spent.
@@ -345,6 +349,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tamper_tests;
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod money;
 mod people;
 mod tree;
 mod users;
+mod waits;
 
 use std::collections::HashMap;
 
