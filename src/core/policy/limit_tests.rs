@@ -97,6 +97,7 @@ fn a_new_destination_waits_and_a_clock_set_back_makes_it_wait_longer() {
     // Where the log counts time, its dates alone say nothing: two hours by the clock, and one that went by.
     let counted = |ms: i64| {
         let mut w = known_at(NOON - 2 * hour);
+        assert!(w.history.elapsed.told(Timestamp(NOON - 3 * hour), 0));
         assert!(w.history.elapsed.told(Timestamp(NOON - 2 * hour + 1), 500));
         assert!(w.history.elapsed.told(Timestamp(NOON), 500 + ms));
         w
