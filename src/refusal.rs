@@ -110,6 +110,8 @@ codes! {
     KeyState "key_state" 4001 Operator "8.7.1-b" "what a key may do ends with its state; see claviger key show";
     KeyEdge "key_edge" 4001 Never "8.7.1-b" "a key's life goes one way; see claviger key show for where it is";
     KeyPolicyForbids "key_policy_forbids" 4001 Operator "8.7.1-f" "the key policy names what may be made; see config/keys.toml";
+    BalanceUnproven "balance_unproven" 4001 Operator "8.7.1-t" "hand in a signed statement that nothing is left (--evidence, --signature), or say why it may be destroyed all the same (--waive-balance)";
+    BalanceEvidence "balance_evidence" -32602 Never "8.7.1-t" "look at what the sentence names; the text of a statement stands in docs/governance.md";
     SweepOnly "sweep_only" 4001 Operator "8.7.1-b" "the key is at its end and pays only to what sweep.to in the policy lists";
     KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     ShareWrong "share_wrong" -32602 Never "8.2.2-b" "look at the word that is named, and at the sheet; nothing was kept of what was typed";
@@ -174,6 +176,7 @@ codes! {
     UserSuspended "user_suspended" 4100 Operator "8.2.3-e" "an operator must look into it: claviger user reset lets the user enrol anew";
     UserCode "user_code" -32602 Never "8.2.3-d" "ask for a new code: the app calls claviger_requestUser, the operator runs claviger user reset";
     UserUnprotected "user_unprotected" -32002 Operator "8.2.3-d" "PINs are kept under a key of the token: use a token that makes hmac-sha256 keys (claviger token check)";
+    DutiesUnacknowledged "duties_unacknowledged" 4001 Later "8.8-d" "read the duties with claviger duties show, and acknowledge them with claviger duties ack; an operator does it for an app, with --app";
     StepUpNeeded "step_up_needed" 4001 Later "8.2.3-g" "the user must confirm it: claviger user pending shows what; ask again with the same payload, or wait for the request";
     StepUpPeople "step_up_people" 4001 Operator "8.2.3-g" "above what one person confirms, the policy's rule must ask people (approve)";
     StepUpRefused "step_up_refused" 4001 Never "8.2.3-g" "the user refused this payment";

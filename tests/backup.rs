@@ -277,7 +277,17 @@ fn a_destroyed_key_stays_destroyed_whatever_is_brought_along() {
             .success()
     );
     let daemon = Daemon::on(&rig.home);
-    let words = ["key", "destroy", "hot", "--confirm", "hot", "--reason", "it was compromised"];
+    let words = [
+        "key",
+        "destroy",
+        "hot",
+        "--confirm",
+        "hot",
+        "--reason",
+        "it was compromised",
+        "--waive-balance",
+        "a test",
+    ];
     // A place of the vault that is away keeps the key from being called destroyed.
     let file = rig.at("site-b/vault.json");
     let text = std::fs::read(&file).unwrap();
@@ -609,7 +619,7 @@ fn a_daemon_that_dies_while_it_destroys_finishes_afterwards() {
         cli_ok(&rig.home, &["key", "create", &name]);
         let mut asking = Command::new(env!("CARGO_BIN_EXE_claviger"))
             .args(["--config", rig.home.join("clavigerd.toml").to_str().unwrap(), "key", "destroy", &name])
-            .args(["--confirm", &name, "--reason", "it is over"])
+            .args(["--confirm", &name, "--reason", "it is over", "--waive-balance", "a test"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -623,7 +633,8 @@ fn a_daemon_that_dies_while_it_destroys_finishes_afterwards() {
             if shown.contains("\"destroyed\"") {
                 break;
             }
-            cli(&rig.home, &["key", "destroy", &name, "--confirm", &name, "--reason", "it is over"]);
+            let words = ["--confirm", &name, "--reason", "it is over", "--waive-balance", "a test"];
+            cli(&rig.home, &[&["key", "destroy", &name], &words[..]].concat());
         }
         assert_eq!(cli_ok(&rig.home, &["key", "show", &name])["state"], "destroyed");
         assert_eq!(cli_ok(&rig.home, &["backup", "verify"])["ok"], true);

@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, POLICY, cli, cli_ok, code, keygen, own_uid, ssh_keygen_is_here, ssh_sign};
+use support::{
+    BOB, Daemon, POLICY, cli, cli_ok, code, fake_clock, keygen, own_uid, set_clock, ssh_keygen_is_here,
+    ssh_sign,
+};
 
 const REJECT: &str = "clavigerd-rejection@v1";
 
@@ -50,7 +53,10 @@ fn quorums(delay: &str) -> String {
 
 impl Board {
     fn start(quorums: &str, own_roles: &str) -> Self {
-        let mut daemon = Daemon::start();
+        Self::in_house(Daemon::start(), quorums, own_roles)
+    }
+
+    fn in_house(mut daemon: Daemon, quorums: &str, own_roles: &str) -> Self {
         let dir = daemon.home.join("people");
         std::fs::create_dir(&dir).unwrap();
         let text = document(&dir, &["alice", "bob", "carol"], quorums, own_roles);
@@ -253,8 +259,13 @@ fn stopping_a_key_is_cheap_and_starting_and_destroying_it_takes_people() {
         return;
     }
     let board = Board::start(&quorums("0s"), "\"operator\"");
-    let go =
-        |to: &str| board.asks("operator_keyMove", &json!({"name": "hot", "to": to, "reason": "a drill"}));
+    let go = |to: &str| {
+        let mut words = json!({"name": "hot", "to": to, "reason": "a drill"});
+        if to == "destroyed" {
+            words["waiver"] = json!("a drill");
+        }
+        board.asks("operator_keyMove", &words)
+    };
     assert_eq!(go("suspended").unwrap()["state"], "suspended");
     assert_eq!(board.pays(0, 1), "key_state");
     let resume = go("active").unwrap_err();
@@ -263,7 +274,12 @@ fn stopping_a_key_is_cheap_and_starting_and_destroying_it_takes_people() {
     assert_eq!(board.says("bob", &resume, None), "ok");
     assert_eq!(board.status(&resume), "made");
     assert_eq!(board.pays(0, 1), "ok");
+    let bare = json!({"name": "hot", "to": "destroyed", "reason": "a drill"});
+    let reply = board.daemon.operator().call("operator_keyMove", &bare);
+    assert_eq!(code(&reply), "balance_unproven", "{reply}");
     let destroy = go("destroyed").unwrap_err();
+    let text = board.shown(&destroy)["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("detail: balance: NOT LOOKED AT, waived by uid"), "{text}");
     assert_eq!(board.says("carol", &destroy, Some(REJECT)), "ok");
     assert_eq!(board.pays(1, 1), "ok");
     go("compromised").unwrap();
@@ -363,4 +379,175 @@ fn each_role_does_its_part_and_root_is_no_role() {
         let (_, log) = cli(&board.daemon.home, &["log", "show", "--from", "0", "--count", "1000"]);
         assert_eq!(log.contains("role_forbids"), role != "operator", "a refusal of {role} is in the log");
     }
+}
+
+const TWO_DAYS: i64 = 2 * 86_400;
+
+// [clause 8.8-c] test
+#[test]
+fn a_clock_that_is_set_ahead_shortens_no_delay() {
+    let daemon = Daemon::start();
+    if !ssh_keygen_is_here() || !fake_clock(&daemon.home) {
+        return;
+    }
+    let home = daemon.home.clone();
+    set_clock(&home, 0);
+    let named = [quorum("authority", 2, "0s"), quorum("policy", 2, "1h"), quorum("resume", 2, "3s")].concat();
+    let mut board = Board::in_house(daemon, &named, "\"operator\"");
+    let agreed = |board: &Board, change: &str| {
+        for who in ["alice", "bob"] {
+            assert_eq!(board.says(who, change, None), "ok");
+        }
+    };
+    let change = board.applies(&looser()).unwrap_err();
+    agreed(&board, &change);
+    let still_waits = |board: &Board| {
+        let shown = board.shown(&change);
+        assert_eq!(shown["status"], "agreed", "{shown}");
+        // However slow this machine is, no quarter of an hour went by.
+        assert!((2700..=3600).contains(&shown["waits_seconds"].as_i64().unwrap()), "{shown}");
+        assert_eq!(board.pays(0, 110), "over_limit");
+    };
+    still_waits(&board);
+    // Root sets the clock two days ahead: the delay is what it was.
+    set_clock(&home, TWO_DAYS);
+    std::thread::sleep(Duration::from_millis(1500));
+    still_waits(&board);
+    // Nor does a stop in order, and a start under such a clock.
+    board.daemon.stop();
+    set_clock(&home, 2 * TWO_DAYS);
+    board.daemon.restart();
+    still_waits(&board);
+    // Set back it stops payments, and lengthens nothing.
+    let go = |to: &str| board.asks("operator_keyMove", &json!({"name": "hot", "to": to, "reason": "x"}));
+    go("suspended").unwrap();
+    let resume = go("active").unwrap_err();
+    agreed(&board, &resume);
+    set_clock(&home, 0);
+    board.waits_for(&resume, "made");
+    assert_eq!(board.pays(0, 1), "clock_stepped");
+    set_clock(&home, 2 * TWO_DAYS);
+    assert_eq!(board.pays(0, 1), "ok");
+    let log = cli_ok(&home, &["log", "show", "--from", "0", "--count", "1000"]).to_string();
+    assert!(log.contains("\"elapsed\"") && log.contains("counted_ms"), "the log counts the time");
+    board.daemon.verify_log();
+}
+
+// [clause 8.8-c] test
+#[test]
+fn a_clock_that_is_set_ahead_makes_no_destination_known() {
+    let mut daemon = Daemon::start();
+    if !fake_clock(&daemon.home) {
+        return;
+    }
+    let home = daemon.home.clone();
+    set_clock(&home, 0);
+    daemon.restart();
+    let waits = |delay: &str| {
+        POLICY.replace("window =", &format!("new_destination = {{ delay = \"{delay}\" }}\nwindow ="))
+    };
+    let pays = |daemon: &Daemon| {
+        let words = json!({"transaction": daemon.tx(0, 1)});
+        code(&daemon.wallet().call("claviger_signPayment", &words)).to_owned()
+    };
+    daemon.apply(&waits("1h"));
+    assert_eq!(pays(&daemon), "destination_new", "{BOB} was never asked for");
+    set_clock(&home, TWO_DAYS);
+    assert_eq!(pays(&daemon), "destination_new", "two days by the clock, and hardly a second");
+    daemon.restart();
+    assert_eq!(pays(&daemon), "destination_new", "nor after a restart");
+    daemon.verify_log();
+}
+
+// [clause 8.8-c] test
+#[test]
+fn a_clock_that_is_set_ahead_destroys_no_key() {
+    let mut daemon = Daemon::start();
+    if !fake_clock(&daemon.home) {
+        return;
+    }
+    let home = daemon.home.clone();
+    cli_ok(&home, &["key", "deactivate", "hot", "--reason", "a drill"]);
+    set_clock(&home, TWO_DAYS);
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/keys.toml")).unwrap();
+    let text = text.replacen("destroy_within = \"30d\"", "destroy_within = \"1h\"", 1).replacen(
+        "destroy = \"alarm\"",
+        "destroy = \"by-itself\"",
+        1,
+    );
+    std::fs::write(home.join("keys.toml"), text).unwrap();
+    let config = std::fs::read_to_string(home.join("clavigerd.toml")).unwrap();
+    std::fs::write(home.join("clavigerd.toml"), format!("keys_file = \"keys.toml\"\n{config}")).unwrap();
+    // By the clock its time is over as soon as the daemon is there.
+    daemon.restart();
+    let state = || cli_ok(&home, &["key", "show", "hot"])["state"].as_str().unwrap().to_owned();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(state(), "deactivated");
+    daemon.verify_log();
+}
+
+// [clause 8.7.1-t] test
+#[test]
+fn a_payment_key_is_destroyed_when_somebody_who_is_named_found_nothing_in_its_account() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let observer = keygen(&daemon.home, "node", "ed25519");
+    let stranger = keygen(&daemon.home, "stranger", "ed25519");
+    assert_ne!(observer, stranger);
+    let named = format!("{}[[observer]]\nid = \"node\"\nkeys = [\"{observer}\"]\n", quorums("0s"));
+    let board = Board::in_house(daemon, &named, "\"operator\"");
+    let home = &board.daemon.home;
+    let observed = |minutes: u64| {
+        let out = std::process::Command::new("date")
+            .args(["-u", "-d", &format!("-{minutes} minutes"), "+%Y-%m-%dT%H:%M:%SZ"])
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    let statement = |minutes: u64, wei: &str| {
+        format!(
+            "clavigerd balance v1\ndeployment: test-1\nkey: hot\naccount: {}\nobserved: {}\nblock: eip155:1 21234567 0x{}\nbalance: eip155:1 native {wei}\n",
+            board.daemon.address,
+            observed(minutes),
+            "ab".repeat(32)
+        )
+    };
+    let destroys = |text: &str, who: &str, namespace: &str| -> (bool, String) {
+        std::fs::write(home.join("balance.txt"), text).unwrap();
+        let signature = ssh_sign(&home.join(who), namespace, text, &[]);
+        std::fs::write(home.join("balance.sig"), signature).unwrap();
+        let file = |name: &str| home.join(name).to_str().unwrap().to_owned();
+        let (text, signature) = (file("balance.txt"), file("balance.sig"));
+        let words = ["key", "destroy", "hot", "--confirm", "hot", "--reason", "a drill"];
+        cli(home, &[&words[..], &["--evidence", &text, "--signature", &signature]].concat())
+    };
+    let balance = "clavigerd-balance@v1";
+    for (text, who, namespace, says) in [
+        (statement(0, "1"), "node", balance, "1 base units of native"),
+        (statement(90, "0"), "node", balance, "counts for 60 minutes"),
+        (statement(0, "0").replace("key: hot", "key: cold"), "node", balance, "and not"),
+        (statement(0, "0"), "stranger", balance, "no observer"),
+        (statement(0, "0"), "people/alice", balance, "no observer"),
+        (statement(0, "0"), "node", "clavigerd-key@v1", "clavigerd-balance@v1"),
+    ] {
+        let (good, told) = destroys(&text, who, namespace);
+        assert!(!good && told.contains("balance_evidence") && told.contains(says), "{says}: {told}");
+    }
+    let (good, told) = destroys(&statement(0, "0"), "node", balance);
+    assert!(!good && told.contains("change_needed"), "{told}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let change = told["data"]["facts"]["request"].as_str().unwrap().to_owned();
+    let text = board.shown(&change)["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("detail: balance: nothing is left, says observer node"), "{text}");
+    assert!(text.contains("detail: balance: block 21234567 of eip155:1, 0xabab"), "{text}");
+    for who in ["alice", "bob"] {
+        assert_eq!(board.says(who, &change, None), "ok");
+    }
+    board.waits_for(&change, "made");
+    assert_eq!(cli_ok(home, &["key", "show", "hot"])["state"], "destroyed");
+    let log = cli_ok(home, &["log", "show", "--from", "0", "--count", "1000"]).to_string();
+    assert!(log.contains("\"balance\"") && log.contains("observer node"), "the statement is in the log");
+    board.daemon.verify_log();
 }

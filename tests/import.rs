@@ -206,7 +206,20 @@ fn a_wallet_moves_in(daemon: &mut Daemon, elsewhere: &[PathBuf]) {
     let (word, told) = again("login", &["--purpose", "authentication"]);
     assert_eq!(word, "key_exists", "{told}");
     assert!(told.contains("registered as old for payment"), "{told}");
-    cli_ok(&home, &["key", "destroy", "old", "--reason", "the funds have moved", "--confirm", "old"]);
+    cli_ok(
+        &home,
+        &[
+            "key",
+            "destroy",
+            "old",
+            "--reason",
+            "the funds have moved",
+            "--confirm",
+            "old",
+            "--waive-balance",
+            "a test",
+        ],
+    );
     for purpose in ["payment", "authentication"] {
         let (word, told) = again("back", &["--purpose", purpose]);
         assert_eq!(word, "key_tombstone", "{told}");

@@ -12,7 +12,11 @@ use support::{BOB, Client, Daemon, POLICY, cli, cli_ok, code};
 
 fn moved(daemon: &Daemon, to: &str) -> String {
     let mut operator = daemon.operator();
-    let reply = operator.call("operator_keyMove", &json!({"name": "hot", "to": to, "reason": "a test"}));
+    let mut words = json!({"name": "hot", "to": to, "reason": "a test"});
+    if to == "destroyed" {
+        words["waiver"] = json!("a test");
+    }
+    let reply = operator.call("operator_keyMove", &words);
     code(&reply).to_owned()
 }
 
@@ -73,7 +77,10 @@ fn a_key_does_what_its_state_allows_and_goes_one_way() {
     let (good, _) = cli(&daemon.home, &["key", "destroy", "hot", "--reason", "a test", "--confirm", "cold"]);
     assert!(!good);
     assert_eq!(state(&daemon, "hot"), "compromised");
-    cli_ok(&daemon.home, &["key", "destroy", "hot", "--reason", "a test", "--confirm", "hot"]);
+    cli_ok(
+        &daemon.home,
+        &["key", "destroy", "hot", "--reason", "a test", "--confirm", "hot", "--waive-balance", "a test"],
+    );
     let record = cli_ok(&daemon.home, &["key", "show", "hot"]);
     assert_eq!(record["state"], "destroyed");
     assert!(record["compromised"].is_string() && record["public_key"].is_string(), "{record}");

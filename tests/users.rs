@@ -757,3 +757,71 @@ fn nobody_types_a_pin_for_a_machine_that_is_not_as_it_must_be() {
     desk.unlocks(&mut other);
     assert_eq!(code(&desk.pays(&mut other, 0, 1)), "ok");
 }
+
+const DUTIES: &str =
+    "[duties]\ntext = \"Lock the screen. Report a loss at once.\"\nack = [\"users\", \"apps\"]\n";
+
+// [clause 8.8-d] test
+#[test]
+fn no_key_signs_for_whoever_has_not_acknowledged_the_duties() {
+    let mut desk = Desk::start(DUTIES);
+    let home = desk.daemon.home.clone();
+    let mut app = desk.daemon.wallet();
+    desk.unlocks(&mut app);
+    let refused = desk.pays(&mut app, 0, 1);
+    assert_eq!(code(&refused), "duties_unacknowledged", "{refused}");
+    let said = refused["error"]["message"].as_str().unwrap();
+    assert!(said.contains("user anna") && said.contains("claviger duties ack"), "{refused}");
+
+    let (good, shown) = typed(&desk.daemon, &["duties", "show"], "");
+    assert!(good && shown.contains("Report a loss at once."), "{shown}");
+    let (good, told) = typed(&desk.daemon, &["duties", "ack"], "not-her-pin\n");
+    assert!(!good && told.contains("user_wrong"), "{told}");
+    let hash = serde_json::from_str::<Value>(&shown).unwrap()["hash"].as_str().unwrap().to_owned();
+    let other = desk.user().call("user_acknowledge", &json!({"duties": "00".repeat(32), "pin": PIN}));
+    assert_eq!(code(&other), "approval_stale", "what was not read is not acknowledged");
+    let (good, told) = typed(&desk.daemon, &["duties", "ack"], &format!("{PIN}\n"));
+    assert!(good, "{told}");
+    let refused = desk.pays(&mut app, 0, 1);
+    assert_eq!(code(&refused), "duties_unacknowledged", "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("--app test"), "{refused}");
+    let nobody = desk.daemon.operator().call("operator_dutiesAck", &json!({"app": "x", "duties": hash}));
+    assert_eq!(code(&nobody), "app_unknown");
+    cli_ok(&home, &["duties", "ack", "--app", "test"]);
+    assert_eq!(code(&desk.pays(&mut app, 0, 1)), "ok");
+
+    // Who did and who did not is there for everybody whom the rules bind.
+    let rules = app.call("claviger_governance", &json!({}))["result"].clone();
+    let known = rules["duties"]["acknowledged"].to_string();
+    assert!(known.contains("user anna") && known.contains("app test"), "{rules}");
+    assert!(rules["duties"]["missing"].to_string().contains("app claviger-cli"), "{rules}");
+    assert_eq!(cli_ok(&home, &["policy", "show"])["duties"]["hash"], hash.as_str());
+    let acknowledged = desk.events("acknowledged");
+    assert_eq!(acknowledged.len(), 2, "{acknowledged:?}");
+    assert_eq!(acknowledged[0]["duties"], hash.as_str());
+    assert_eq!(acknowledged[0]["policy"], rules["policy"]);
+
+    // It stands after a restart; another text is read anew, another policy only where the document says so.
+    desk.daemon.restart();
+    let mut app = desk.daemon.wallet();
+    desk.unlocks(&mut app);
+    assert_eq!(code(&desk.pays(&mut app, 1, 1)), "ok");
+    desk.daemon.apply(&POLICY.replace("\"250\"", "\"240\""));
+    desk.unlocks(&mut app);
+    assert_eq!(code(&desk.pays(&mut app, 2, 1)), "ok");
+    let put = |head: &str| {
+        let file = home.join("next.toml");
+        std::fs::write(&file, document(&desk.device, head, own_uid())).unwrap();
+        cli_ok(&home, &["user", "apply", file.to_str().unwrap()]);
+    };
+    put(&format!("{DUTIES}again = \"policy\"\n"));
+    desk.unlocks(&mut app);
+    assert_eq!(code(&desk.pays(&mut app, 3, 1)), "duties_unacknowledged", "it was under another policy");
+    put(&DUTIES.replace("screen", "door"));
+    desk.unlocks(&mut app);
+    assert_eq!(code(&desk.pays(&mut app, 3, 1)), "duties_unacknowledged", "other words");
+    put(DUTIES);
+    desk.unlocks(&mut app);
+    assert_eq!(code(&desk.pays(&mut app, 3, 1)), "ok");
+    desk.daemon.verify_log();
+}

@@ -32,6 +32,7 @@ pub fn run(
                     };
                     let pick = |m| show::text(w, m);
                     let needs = format!("{} of {}", pick("quorum"), pick("of"));
+                    let rests = w.get("waits_seconds").and_then(Value::as_i64).map_or(String::new(), rest);
                     vec![
                         pick("request"),
                         pick("kind"),
@@ -40,11 +41,13 @@ pub fn run(
                         about,
                         needs,
                         pick("approved_by"),
+                        rests,
                         pick("expires"),
                     ]
                 })
                 .collect();
-            let heads = ["REQUEST", "KIND", "STATUS", "BY", "ABOUT", "NEEDS", "APPROVED BY", "EXPIRES"];
+            let heads =
+                ["REQUEST", "KIND", "STATUS", "BY", "ABOUT", "NEEDS", "APPROVED BY", "WAITS", "EXPIRES"];
             Ok(Output { text: show::table(&heads, &rows), value })
         }
         ApprovalCommand::Show { request } => {
@@ -59,6 +62,15 @@ pub fn run(
             Ok(Output { text: show::fields(&value), value })
         }
         ApprovalCommand::Reject(voice) => speak(&voice, "reject", ask),
+    }
+}
+
+/// What is left of a delay: `23h 59m`, `59m 30s`, `30s`.
+fn rest(seconds: i64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m {s}s"),
+        (h, m, _) => format!("{h}h {m}m"),
     }
 }
 

@@ -12,6 +12,7 @@ use clap_complete::Shell;
 pub use self::rules::{AppCommand, Enrol, PolicyCommand};
 use super::backup::{BackupCommand, Recover};
 use super::ceremony::CeremonyCommand;
+use super::duties::DutiesCommand;
 use super::incident::IncidentCommand;
 use super::order::OrderCommand;
 use super::user::UserCommand;
@@ -74,6 +75,9 @@ pub enum Command {
     /// Users: whose keys they are, sessions, confirmations.
     #[command(subcommand)]
     User(UserCommand),
+    /// What those who use keys answer for.
+    #[command(subcommand)]
+    Duties(DutiesCommand),
     /// The log.
     #[command(subcommand)]
     Log(LogCommand),
@@ -192,6 +196,15 @@ pub enum KeyCommand {
         /// The name once more: what is destroyed does not come back.
         #[arg(long)]
         confirm: String,
+        /// Of a payment key: a signed statement that nothing is left in its account.
+        #[arg(long, requires = "signature")]
+        evidence: Option<PathBuf>,
+        /// The signature over it, as ssh-keygen made it.
+        #[arg(long, requires = "evidence")]
+        signature: Option<PathBuf>,
+        /// Or why it is destroyed without one; those who decide read it.
+        #[arg(long, conflicts_with = "evidence")]
+        waive_balance: Option<String>,
     },
     /// Makes a successor and puts it in the key's place; apps go on by the same name.
     Rotate(Move),

@@ -11,8 +11,8 @@ use zeroize::Zeroize;
 
 use super::arguments::{Arguments, Command, Init, LogCommand, Payment, StateCommand, TokenCommand};
 use super::{
-    Failure, Output, app, approval, backup, ceremony, client, device, doctor, incident, key, log, order,
-    payment, policy, show, tpm, user, witness,
+    Failure, Output, app, approval, backup, ceremony, client, device, doctor, duties, incident, key, log,
+    order, payment, policy, show, tpm, user, witness,
 };
 use crate::config::{Config, PinSource, TokenConfig};
 use crate::service::init;
@@ -23,21 +23,20 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
     let config = || Config::load(&config_file).map_err(|e| Failure::Usage(e.to_string()));
     let operator = || config().map(|c| c.operator.path);
     let ask = |method: &str, params: Value| client::call(&operator()?, method, params);
+    let own = |method: &str, params: Value| {
+        let socket = config()?.user.map(|u| u.path);
+        let socket =
+            socket.ok_or_else(|| Failure::Usage("the configuration names no [user] socket".into()))?;
+        client::call(&socket, method, params)
+    };
     match arguments.command {
         Command::Init(choices) => set_up(choices),
         Command::Status { wait } => status(&operator()?, wait),
         Command::Key(command) => key::run(command, &operator, &ask),
         Command::Approval(command) => approval::run(command, &ask),
         Command::Authority(command) => approval::authority(command, &ask),
-        Command::User(command) => {
-            let own = |method: &str, params: Value| {
-                let socket = config()?.user.map(|u| u.path);
-                let socket = socket
-                    .ok_or_else(|| Failure::Usage("the configuration names no [user] socket".into()))?;
-                client::call(&socket, method, params)
-            };
-            user::run(command, &ask, &own)
-        }
+        Command::User(command) => user::run(command, &ask, &own),
+        Command::Duties(command) => duties::run(command, &ask, &own),
         Command::Token(TokenCommand::Inventory) => {
             let value = ask("operator_inventory", Value::Null)?;
             let text = show::fields(&value);
@@ -51,7 +50,7 @@ pub fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Policy(command) => policy::run(command, &config_file, &ask),
         Command::App(command) => app::run(command, &config, &ask),
         Command::Order(command) => order::run(command, &ask),
-        Command::Incident(command) => incident::run(command, &operator, &ask),
+        Command::Incident(command) => incident::run(command, operator, &ask),
         Command::Log(LogCommand::Show { from, count }) => log::show(&operator()?, from, count),
         Command::Log(LogCommand::Export { dir }) => log::export(&operator()?, &dir),
         Command::Log(LogCommand::Prove { index }) => {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{KeyCommand, Move};
 use super::{Failure, Output, import, show};
+use crate::config::read_text;
 
 /// Runs one command; `ask` calls the operator's socket.
 pub fn run(
@@ -35,14 +36,21 @@ pub fn run(
         KeyCommand::SweepOnly(of) => go(of, "sweep-only"),
         KeyCommand::Deactivate(of) => go(of, "deactivated"),
         KeyCommand::Compromise(of) => go(of, "compromised"),
-        KeyCommand::Destroy { of, confirm } => {
+        KeyCommand::Destroy { of, confirm, evidence, signature, waive_balance } => {
             if confirm != of.name {
                 return Err(Failure::Usage(format!(
                     "--confirm {confirm} is not {}: nothing was destroyed",
                     of.name
                 )));
             }
-            go(of, "destroyed")
+            // The very bytes that were signed: nothing is trimmed here.
+            let read =
+                |file: Option<PathBuf>| file.map(|f| read_text(&f).map_err(Failure::plain)).transpose();
+            let words = json!({
+                "name": of.name, "to": "destroyed", "reason": of.reason, "evidence": read(evidence)?,
+                "signature": read(signature)?, "waiver": waive_balance,
+            });
+            Ok(shown("", ask("operator_keyMove", words)?))
         }
         KeyCommand::Rotate(of) => {
             let value = ask("operator_keyRotate", json!({"name": of.name, "reason": of.reason}))?;

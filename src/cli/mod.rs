@@ -13,6 +13,7 @@ pub mod client;
 pub mod commands;
 pub mod device;
 mod doctor;
+pub mod duties;
 pub mod import;
 pub mod incident;
 pub mod key;

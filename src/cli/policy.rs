@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::arguments::PolicyCommand;
-use super::{Failure, Output, payment, show};
+use super::{Failure, Output, duties, payment, show};
 use crate::config::{Config, read_text};
 use crate::core::app::Apps;
 use crate::core::approval::Authority;
@@ -36,6 +36,9 @@ pub fn run(
                     part("signed_by"),
                     part("sha256")
                 ));
+            }
+            for line in value.get("duties").map(duties::told).unwrap_or_default().lines() {
+                head.push_str(&format!("# duties {line}\n"));
             }
             Ok(Output { text: format!("{head}{}", show::text(&value, "text")), value })
         }

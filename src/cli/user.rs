@@ -108,7 +108,7 @@ fn fields(value: Value) -> Output {
 }
 
 /// Asks for a PIN on the terminal; where there is none, reads a line of standard input.
-fn secret(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn secret(prompt: &str) -> Result<Zeroizing<String>, Failure> {
     let mut line = Zeroizing::new(String::new());
     if std::io::stdin().is_terminal() {
         *line = crate::service::read_hidden_line(prompt).map_err(Failure::plain)?;

@@ -7,6 +7,7 @@ pub mod app;
 pub mod approval;
 pub mod backup;
 pub mod device;
+pub mod elapsed;
 pub mod key;
 pub mod log;
 pub mod login;

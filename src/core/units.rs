@@ -44,6 +44,20 @@ impl Timestamp {
         midnight.to_string().starts_with(text).then_some(midnight)
     }
 
+    /// A moment written `2026-11-21T12:00:00Z`; `None` for what is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (day, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let mut parts = time.split(':').map(|part| {
+            let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| part.parse::<i64>().ok())?
+        });
+        let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+        let whole = parts.next().is_none() && hour < 24 && minute < 60 && second < 60;
+        let midnight = Self::parse_day(day)?;
+        whole.then(|| midnight.plus((hour * 3600 + minute * 60 + second) * 1000))
+    }
+
     /// This moment, `millis` later.
     #[must_use]
     pub fn plus(self, millis: i64) -> Self {

@@ -78,6 +78,9 @@ pub const OPERATOR: &[Method] = &[
             ("name", true, "key name"),
             ("to", true, "state"),
             ("reason", true, "one line, for those who read the log in years"),
+            ("evidence", false, "to destroy a payment key: a statement of its balance, with its signature"),
+            ("signature", false, "SSHSIG over it, namespace clavigerd-balance@v1"),
+            ("waiver", false, "or why there is none"),
         ],
         result: "key",
     },
@@ -97,7 +100,7 @@ pub const OPERATOR: &[Method] = &[
         name: "operator_governance",
         summary: "The rules in force, who approves, and how they came about",
         params: &[],
-        result: "{policy, key_policy, authority, approvals, history}",
+        result: "{policy, key_policy, authority, approvals, duties, history}",
     },
     Method {
         name: "operator_approvals",
@@ -152,6 +155,12 @@ pub const OPERATOR: &[Method] = &[
         summary: "Lets a user enrol, or enrol anew, with a code",
         params: &[("name", true, "user"), ("reason", true, "one line")],
         result: "{user, uid, code, expires}",
+    },
+    Method {
+        name: "operator_dutiesAck",
+        summary: "Acknowledges the duties for an app",
+        params: &[("app", true, "app"), ("duties", true, "their hash, as they were shown")],
+        result: "{who, duties, policy, entry}",
     },
     Method { name: "operator_userLock", summary: "Ends every session", params: &[], result: "{ended}" },
     Method {

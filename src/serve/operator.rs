@@ -18,6 +18,7 @@ use crate::core::proof::{RequestId, Tier};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Pin, SecretBytes};
+use crate::service::balance::Left;
 use crate::service::import::Import;
 use crate::service::sign::{self, Asked, Payer};
 use crate::service::{Chunk, House, Peer, keys};
@@ -97,6 +98,24 @@ struct MoveParams {
     name: String,
     to: String,
     reason: String,
+    evidence: Option<String>,
+    signature: Option<String>,
+    waiver: Option<String>,
+}
+
+impl MoveParams {
+    /// What is known of the account of a key that is to be destroyed.
+    fn left(&mut self) -> Result<Left, Refusal> {
+        let evidence = match (self.evidence.take(), self.signature.take()) {
+            (Some(text), Some(signature)) => Some((text, signature)),
+            (None, None) => None,
+            _ => {
+                let why = "a statement and the signature over it come together";
+                return Err(Refusal::new(Code::InvalidParams, why));
+            }
+        };
+        Ok(Left { evidence, waiver: self.waiver.take() })
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,6 +123,13 @@ struct MoveParams {
 struct ResetParams {
     name: String,
     reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DutiesParams {
+    app: String,
+    duties: String,
 }
 
 #[derive(Deserialize)]
@@ -230,7 +256,8 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         | "operator_usersApply"
         | "operator_changeWithdraw"
         | "operator_orderChallenge" => &[Act::Ask],
-        "operator_tokenCheck"
+        "operator_dutiesAck"
+        | "operator_tokenCheck"
         | "operator_unlock"
         | "operator_reload"
         | "operator_leaseRequest"
@@ -285,11 +312,12 @@ impl Operator {
             }
             "operator_keyImport" => house.import_key(imported(params)?, uid).await,
             "operator_keyMove" => {
-                let params: MoveParams = named(params)?;
+                let mut params: MoveParams = named(params)?;
+                let left = params.left()?;
                 let to = State::parse(&params.to).ok_or_else(|| {
                     Refusal::new(Code::InvalidParams, format!("there is no state {:?}", clip(&params.to)))
                 })?;
-                let record = house.move_key(&params.name, to, &params.reason, uid).await?;
+                let record = house.move_key(&params.name, to, &params.reason, left, uid).await?;
                 Ok(keys::describe(&record))
             }
             "operator_keyRotate" => {
@@ -324,6 +352,10 @@ impl Operator {
             "operator_userReset" => {
                 let params: ResetParams = named(params)?;
                 house.reset_user(&params.name, &params.reason, uid).await
+            }
+            "operator_dutiesAck" => {
+                let params: DutiesParams = named(params)?;
+                house.acknowledge_for(&params.app, &params.duties, uid).await
             }
             "operator_userLock" => house.lock_all(uid).await,
             "operator_governanceNews" => {
@@ -385,7 +417,8 @@ impl Operator {
                 let rules = house.rules();
                 let books: Vec<Value> = rules.policy.signed_books().iter().map(keys::describe_book).collect();
                 let hash = hex::encode(rules.policy.hash());
-                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books}))
+                let duties = house.duties_told();
+                Ok(json!({"hash": hash, "text": rules.policy_text, "books": books, "duties": duties}))
             }
             "operator_policyDiff" => {
                 let params: TextParams = named(params)?;

@@ -125,6 +125,13 @@ struct RequestParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct AcknowledgeParams {
+    duties: String,
+    pin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ConfirmParams {
     request: String,
     digest: String,
@@ -179,6 +186,11 @@ impl User {
                 house.unlock_user(peer, &params.code, pin(params.pin)?).await
             }
             "user_lock" => house.lock_user(peer).await,
+            "user_duties" => house.own_duties(peer),
+            "user_acknowledge" => {
+                let params: AcknowledgeParams = named(params)?;
+                house.acknowledge_own(peer, &params.duties, pin(params.pin)?).await
+            }
             "user_pending" => house.asked_of(peer),
             "user_show" => {
                 let params: RequestParams = named(params)?;

@@ -200,6 +200,7 @@ impl House {
                     .collect::<Vec<_>>()
             }),
             "not_in_force": self.differing(),
+            "duties": self.duties_told(),
             "pending": pending,
             "history": self.store.governance(),
         }))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ use crate::store::{ChangeState, Pending};
 
 /// How often it is looked whether a change may be carried out.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often it is written down how long the daemon was there: a crash takes no more than this from what was waited.
+const COUNT_EVERY: Duration = Duration::from_secs(600);
 /// How long people have to make up their minds, besides the delay.
 const PATIENCE_MS: i64 = 7 * 86_400_000;
 /// How often what is new is looked for, for those who wait.
@@ -36,9 +38,10 @@ pub(super) fn needed(change: &Value) -> Refusal {
     Refusal::new(Code::ChangeNeeded, why).with(change.clone())
 }
 
-fn describe(pending: &Pending, tally: Option<(BTreeSet<String>, BTreeSet<String>)>) -> Value {
+fn describe(pending: &Pending, tally: Option<(BTreeSet<String>, BTreeSet<String>)>, counted: i64) -> Value {
     let (yes, also) = tally.unwrap_or_default();
     let change = &pending.change;
+    let left = left(pending, counted);
     json!({
         "request": change.id,
         "kind": "change",
@@ -51,9 +54,23 @@ fn describe(pending: &Pending, tally: Option<(BTreeSet<String>, BTreeSet<String>
         "quorum_of_new": change.also.as_ref().map(|n| n.quorum),
         "approved_by_new": also,
         "delay_seconds": change.quorum.delay_ms / 1000,
-        "opens": pending.opens.map(|t| t.to_string()),
+        // As the clock stands: who sets it changes the date, and not what is left.
+        "opens": left.map(|ms| now().plus(ms).to_string()),
+        "waits_seconds": left.map(|ms| ms.saturating_add(999) / 1000),
         "expires": change.expires.to_string(),
     })
+}
+
+/// What is left of the delay of a change that was agreed on. A note that is no count of ours leaves all of it.
+fn left(pending: &Pending, counted: i64) -> Option<i64> {
+    let whole = pending.change.quorum.delay_ms;
+    let agreed = pending.state == ChangeState::Agreed;
+    agreed.then(|| noted(pending, counted).map_or(whole, |at| at.saturating_sub(counted).max(0)))
+}
+
+/// When the delay is over, as it was noted. No note is further away than the delay is long: one that is was a date.
+fn noted(pending: &Pending, counted: i64) -> Option<i64> {
+    pending.opens.filter(|at| *at <= pending.change.over_at(counted))
 }
 
 impl House {
@@ -96,7 +113,7 @@ impl House {
     }
 
     fn shown(&self, pending: &Pending) -> Value {
-        describe(pending, self.tallied(pending))
+        describe(pending, self.tallied(pending), self.store.counted())
     }
 
     /// Asks people for a change; gives the one that waits for the same deed.
@@ -165,6 +182,7 @@ impl House {
         key: &KeyRecord,
         to: State,
         reason: &str,
+        more: Vec<String>,
         uid: u32,
     ) -> Result<(), Refusal> {
         if self.rules().authority.as_ref().is_none_or(|a| a.quorum(matter).is_none()) {
@@ -176,10 +194,11 @@ impl House {
             return Err(Refusal::new(Code::KeyEdge, why));
         }
         let deed = Deed::Key { key: key.name.clone(), from: key.state, to, reason: reason.to_owned() };
-        let detail = vec![
+        let mut detail = vec![
             format!("{} {} key, account {}", key.public.algorithm(), key.purpose, key.account()),
             format!("made {}", key.created),
         ];
+        detail.extend(more);
         let change = self.ask(matter, deed, detail, uid).await?;
         Err(needed(&change))
     }
@@ -251,7 +270,7 @@ impl House {
             .await
             .map_err(|e| self.store_refusal(&e))??;
         tracing::info!(change = %id, person, yes, state = after.state.as_str(), "a voice was counted");
-        if after.opens.is_some_and(|at| at <= now()) {
+        if after.opens.is_some_and(|at| at <= self.store.counted()) {
             self.look_after_changes().await;
         }
         let now_is = self.store.change(id).await.map_err(|e| self.store_refusal(&e))?.unwrap_or(after);
@@ -283,6 +302,10 @@ impl House {
 
     /// Carries out what people agreed on and whose time has come; ends what is over.
     pub async fn look_after_changes(&self) {
+        // What the next start would have to believe is done in a state that the token has confirmed.
+        if self.trusted().is_err() {
+            return;
+        }
         let _one_at_a_time = self.changes.lock().await;
         let waiting = match self.open_changes().await {
             Ok(waiting) => waiting,
@@ -306,18 +329,22 @@ impl House {
         let at = self.life_now();
         // [clause 8.8-b] counted again, from the signatures, under the document in force, after the delay and before the end
         let tally = change.tally(authority, &pending.voices);
-        let opens = change.opens(&tally);
+        let agreed = change.is_agreed(&tally);
         if !self.still_stands(change) {
             let why = "what it started from is not in force any more: ask anew";
             return self.end(id, ChangeState::Stale, why.into()).await;
         }
-        match opens {
-            Some(opens) if at >= opens && !matches!(change.deed, Deed::Import { .. } | Deed::User { .. }) => {
-            }
-            _ if at >= change.expires => {
+        // What was agreed on before time was counted begins to be.
+        if agreed && noted(pending, self.store.counted()).is_none() {
+            self.store.begin_delay(change.clone()).await.map_err(|e| self.store_refusal(&e))?;
+            return Ok(());
+        }
+        let by_itself = !matches!(change.deed, Deed::Import { .. } | Deed::User { .. });
+        if !(agreed && by_itself && self.has_waited(pending).await?) {
+            if at >= change.expires {
                 return self.end(id, ChangeState::Expired, "its time is over".into()).await;
             }
-            _ => return Ok(()),
+            return Ok(());
         }
         // [clause 8.2.1-b] what people agreed on before does nothing on a device that was stopped; it waits, or expires
         if self.not_stopped().is_err() {
@@ -341,6 +368,17 @@ impl House {
             Err(refusal) if refusal.code.retry() == crate::refusal::Retry::Later => Err(refusal),
             Err(refusal) => self.end(id, ChangeState::Failed, refusal.to_string()).await,
         }
+    }
+
+    /// Whether the delay of a change is over; the log says so before the change is carried out.
+    // [clause 8.8-c] by the time that went by, while the daemon was there to hear a no
+    async fn has_waited(&self, pending: &Pending) -> Result<bool, Refusal> {
+        let counted = self.store.counted();
+        if noted(pending, counted).is_none_or(|at| at > counted) {
+            return Ok(false);
+        }
+        self.store.count().await.map_err(|e| self.store_refusal(&e))?;
+        Ok(true)
     }
 
     fn still_stands(&self, change: &Change) -> bool {
@@ -371,14 +409,15 @@ impl House {
             if pending.change.deed != deed || pending.change.expires <= now() {
                 continue;
             }
-            match pending.change.opens(&tally) {
-                Some(opens) if opens <= self.life_now() => return Ok(pending.change.request()),
-                Some(opens) => {
-                    let why = format!("change {} is agreed on, and rests until {opens}", pending.change.id);
-                    return Err(Refusal::new(Code::ChangeHeld, why));
-                }
-                None => return Err(needed(&self.shown(&pending))),
+            if !pending.change.is_agreed(&tally) {
+                return Err(needed(&self.shown(&pending)));
             }
+            if self.has_waited(&pending).await? {
+                return Ok(pending.change.request());
+            }
+            let left = left(&pending, self.store.counted()).unwrap_or_default().saturating_add(999) / 1000;
+            let why = format!("change {} is agreed on, and rests for another {left} s", pending.change.id);
+            return Err(Refusal::new(Code::ChangeHeld, why));
         }
         let change = self.ask(matter, deed, detail, uid).await?;
         Err(needed(&change))
@@ -394,8 +433,15 @@ impl House {
 
     /// Looks after changes until the daemon stops.
     pub async fn keep_changes(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
+        let mut counted = Instant::now();
         loop {
             self.look_after_changes().await;
+            if counted.elapsed() >= COUNT_EVERY {
+                counted = Instant::now();
+                if let Err(e) = self.store.count().await {
+                    tracing::error!("the time that went by could not be written down: {e}");
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 _ = stop.wait_for(|s| *s) => return,

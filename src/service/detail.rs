@@ -18,6 +18,7 @@ pub(super) fn authority_detail(old: Option<&Authority>, new: &Authority) -> Vec<
                 let (n, of, s) = (q.needs.quorum, &q.needs.of, q.delay_ms / 1000);
                 format!("quorum {}: {n} of {of}, then {s} s", m.as_str())
             }))
+            .chain(a.observers().map(|(id, key)| format!("observer {id}: states balances, key {key}")))
             .chain([format!("files_allowed {}", a.files_allowed), format!("deployment {}", a.deployment)])
             .collect()
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::core::elapsed::Elapsed;
 use crate::core::payment::Payment;
 use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, Windows};
@@ -177,6 +178,14 @@ impl Ledger for PolicyLedger {
 
     fn mention(&mut self, mention: &Mention) {
         self.windows.history.mention(mention);
+    }
+
+    fn elapsed(&mut self, elapsed: &Elapsed) {
+        self.windows.history.elapsed = elapsed.clone();
+    }
+
+    fn counted(&mut self, at: Timestamp, counted_ms: i64) {
+        self.windows.history.elapsed.told(at, counted_ms);
     }
 
     fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::balance::Left;
 use super::keys::{Successor, describe, now};
 use super::seal::is_own;
 use super::{House, token_refusal};
@@ -90,6 +91,7 @@ impl House {
         name: &str,
         to: State,
         reason: &str,
+        left: Left,
         uid: u32,
     ) -> Result<KeyRecord, Refusal> {
         let _one_at_a_time = self.changes.lock().await;
@@ -105,9 +107,12 @@ impl House {
         // [clause 8.8-b] stopping is cheap; starting again and destroying are for several people, where they say so
         match to {
             State::Active if key.state == State::Suspended => {
-                self.ask_for_key(Matter::Resume, &key, to, reason, uid).await?;
+                self.ask_for_key(Matter::Resume, &key, to, reason, Vec::new(), uid).await?;
             }
-            State::Destroyed => self.ask_for_key(Matter::Destroy, &key, to, reason, uid).await?,
+            State::Destroyed => {
+                let known = self.balance_known(&key, left, uid).await?;
+                self.ask_for_key(Matter::Destroy, &key, to, reason, known, uid).await?;
+            }
             _ => {}
         }
         self.take(&key, to, self.because(format!("operator {uid}"), reason)).await
@@ -269,7 +274,10 @@ impl House {
                     Some(Due::Overdue(at)) => self.warn(&key, 0, State::Destroyed, at).await,
                     Some(Due::Move(to)) if is_own(&key.line) => self.warn(&key, 0, to, now).await,
                     Some(Due::Move(to)) => self.go(&key, to, because).await.map(drop),
-                    Some(Due::Destroy) => self.destroy(&key, because).await.map(drop),
+                    Some(Due::Destroy) => match self.has_rested(&key, &policy).await {
+                        Ok(true) => self.destroy(&key, because).await.map(drop),
+                        other => other.map(drop),
+                    },
                 }
             };
             if let Err(refusal) = outcome {
@@ -279,6 +287,14 @@ impl House {
         let next = self.keys().all().iter().filter_map(|k| policy.end(&k.record)).map(|(at, _)| at.0).min();
         let until = next.map_or(i64::MAX, |at| at.saturating_sub(self.life_now().0));
         Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(SOONEST, EVERY)
+    }
+
+    /// Whether a key was at its end for as long as the policy leaves it there, by time that really went by.
+    // [clause 8.8-c] a clock that was set ahead destroys nothing
+    async fn has_rested(&self, key: &KeyRecord, policy: &KeyPolicy) -> Result<bool, Refusal> {
+        let Some((at, _)) = policy.end(key) else { return Ok(false) };
+        let need = at.0.saturating_sub(key.since.0);
+        self.store.has_waited(key.since, need).await.map_err(|e| self.store_refusal(&e))
     }
 
     async fn warn(&self, key: &KeyRecord, days: u32, to: State, at: Timestamp) -> Result<(), Refusal> {

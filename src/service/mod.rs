@@ -7,6 +7,7 @@ mod announce;
 pub mod approvals;
 pub mod apps;
 pub mod backup;
+pub mod balance;
 mod carriers;
 pub mod ceremony;
 pub mod changes;

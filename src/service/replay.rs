@@ -62,7 +62,9 @@ impl House {
             for bytes in page {
                 let entry = Entry::decode(&bytes)
                     .map_err(|e| Refusal::new(Code::StoreFailed, format!("an entry cannot be read: {e}")))?;
-                if let Some(past) = past(entry) {
+                if let EntryKind::Elapsed { counted_ms } = entry.kind {
+                    replay.counted(Timestamp(entry.at_ms), counted_ms);
+                } else if let Some(past) = past(entry) {
                     replay.next(past);
                 }
             }

@@ -184,6 +184,9 @@ impl House {
     /// The last words: a stop entry, a checkpoint over it, and everything closed.
     pub async fn finish(&self) {
         self.write_events().await;
+        if let Err(e) = self.store.count().await {
+            tracing::error!("the time that went by could not be written down: {e}");
+        }
         if let Err(e) = self.store.append(EntryKind::stop()).await {
             tracing::error!("the stop could not be written down: {e}");
         }

@@ -6,6 +6,7 @@ use std::any::Any;
 use serde_json::Value;
 
 use crate::core::approval::Needs;
+use crate::core::elapsed::Elapsed;
 use crate::core::key::Operation;
 use crate::core::payment::Chain;
 use crate::core::policy::Tripwire;
@@ -57,6 +58,10 @@ pub trait Ledger: Send + 'static {
     fn commit(&mut self, debit: &Debit);
     /// A destination was asked for.
     fn mention(&mut self, _mention: &Mention) {}
+    /// How much time went by between the dates of the log.
+    fn elapsed(&mut self, _elapsed: &Elapsed) {}
+    /// The log counted so much up to this date.
+    fn counted(&mut self, _at: Timestamp, _counted_ms: i64) {}
     /// Starts over from these rows.
     fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]);
     /// What was spent before this is not known: every window counts as full until it has passed by.

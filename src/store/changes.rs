@@ -79,8 +79,8 @@ pub struct Pending {
     pub change: Change,
     /// How far it is.
     pub state: ChangeState,
-    /// From when on it may be carried out.
-    pub opens: Option<Timestamp>,
+    /// When its delay is over, by the count of time ([`Store::counted`]).
+    pub opens: Option<i64>,
     /// What people said.
     pub voices: Vec<KeptVoice>,
 }
@@ -91,7 +91,7 @@ fn read(r: &Row<'_>) -> Result<Option<Pending>, rusqlite::Error> {
         Some(Pending {
             change: serde_json::from_str(&data).ok()?,
             state: ChangeState::ALL.into_iter().find(|s| s.as_str() == state)?,
-            opens: opens.map(Timestamp),
+            opens,
             voices: Vec::new(),
         })
     })())
@@ -126,16 +126,11 @@ pub(super) fn all_open(db: &Connection) -> Result<Vec<Pending>, StoreError> {
     Ok(all)
 }
 
-fn set(
-    work: &mut Work,
-    id: RequestId,
-    state: ChangeState,
-    opens: Option<Timestamp>,
-) -> Result<(), StoreError> {
+fn set(work: &mut Work, id: RequestId, state: ChangeState, opens: Option<i64>) -> Result<(), StoreError> {
     work.touched.insert(rows::change(id));
     work.db.execute(
         "UPDATE changes SET state = ?2, opens = ?3 WHERE id = ?1",
-        params![id.0.to_be_bytes(), state.as_str(), opens.map(|t| t.0)],
+        params![id.0.to_be_bytes(), state.as_str(), opens],
     )?;
     Ok(())
 }
@@ -202,13 +197,20 @@ pub(super) fn count(
     let (state, opens) = if !tally.no.is_empty() {
         end(work, id, ChangeState::Vetoed, &format!("{} said no", voice.person))?;
         (ChangeState::Vetoed, None)
-    } else if let Some(opens) = after.change.opens(&tally) {
-        set(work, id, ChangeState::Agreed, Some(opens))?;
-        (ChangeState::Agreed, Some(opens))
+    } else if after.change.is_agreed(&tally) {
+        (ChangeState::Agreed, Some(begin_delay(work, id, &after.change)?))
     } else {
         (ChangeState::Waiting, None)
     };
     Ok(Ok(Pending { state, opens, ..after }))
+}
+
+/// Enough have agreed: from here on the delay is counted. The count stands in the log behind the voice.
+fn begin_delay(work: &mut Work, id: RequestId, change: &Change) -> Result<i64, StoreError> {
+    work.count()?;
+    let opens = change.over_at(work.clock.told.total());
+    set(work, id, ChangeState::Agreed, Some(opens))?;
+    Ok(opens)
 }
 
 /// Ends a change, whatever became of it.
@@ -267,6 +269,12 @@ impl Store {
         authority: Arc<Authority>,
     ) -> Result<Result<Pending, Refusal>, StoreError> {
         self.writer.submit(move |work| count(work, id, yes, &voice, &signature, &authority)).await
+    }
+
+    /// Begins the delay of a change anew, that was agreed on before time was counted.
+    pub async fn begin_delay(&self, change: Change) -> Result<(), StoreError> {
+        let Some(id) = change.request() else { return Ok(()) };
+        self.writer.submit(move |work| begin_delay(work, id, &change).map(drop)).await
     }
 
     /// Ends a change.

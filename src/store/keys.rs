@@ -151,6 +151,7 @@ pub(super) fn go(
     })?;
     work.touched.insert(rows::key(name));
     work.states.insert(name.clone(), (to, false));
+    work.clock.due = true;
     Ok(Ok(()))
 }
 

@@ -8,8 +8,10 @@ mod approvals;
 mod ask;
 mod backups;
 mod changes;
+mod clock;
 mod debits;
 mod destinations;
+mod duties;
 mod error;
 mod governance;
 mod job;
@@ -94,6 +96,7 @@ pub struct Store {
     reader: Arc<Mutex<Connection>>,
     file: PathBuf,
     found: Arc<Found>,
+    live: clock::Live,
 }
 
 impl Store {
@@ -103,10 +106,10 @@ impl Store {
         let connection = schema::connect(&file)?;
         let reader = schema::connect_reader(&file)?;
         let (work, found) = Work::load(connection, lock)?;
-        let shared = work.shared();
+        let (shared, live) = (work.shared(), work.clock.live);
         let writer = WriterHandle::start(work)?;
         let reader = Arc::new(Mutex::new(reader));
-        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found) })
+        Ok(Self { writer: Arc::new(writer), shared, reader, file, found: Arc::new(found), live })
     }
 
     /// Puts another ledger in force; its counters are built from what was spent.
@@ -350,6 +353,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

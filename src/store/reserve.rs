@@ -42,7 +42,12 @@ struct Earlier {
 
 pub(super) fn reserve(work: &mut Work, ask: Ask) -> Result<Draft, StoreError> {
     work.settled()?;
-    match decide(work, &ask)? {
+    let mut way = decide(work, &ask)?;
+    // How long a destination is known is counted up to now before it is refused for that.
+    if way.as_ref().is_err_and(|r| r.code == Code::DestinationNew) && work.count_on()? {
+        way = decide(work, &ask)?;
+    }
+    match way {
         Ok(Way::Already { signature, request }) => Ok(Draft::Already { signature, request }),
         Ok(Way::Sign { verdict, debited, same }) => {
             // What people look at, or what was reserved before, is not measured against what is usual.

@@ -17,6 +17,7 @@ use super::open::OpenRequests;
 use super::schema::int;
 use super::seal::Found;
 use super::{EntryKind, StoreError, order, rows, users};
+use crate::core::elapsed::Elapsed;
 use crate::core::key::State;
 use crate::core::log::checkpoint;
 use crate::core::log::entry::Entry;
@@ -26,6 +27,7 @@ use crate::core::order::Standing;
 use crate::core::payment::{Asset, Payment};
 use crate::core::policy::window::LONGEST_MS;
 use crate::core::units::{Name, Timestamp, sha256};
+use crate::core::user::duties::Acknowledged;
 
 /// What was found of the log.
 pub(super) struct Told {
@@ -47,6 +49,10 @@ pub(super) struct Told {
     pub(super) tells_no_rows: bool,
     /// Hashes of the texts that it holds.
     pub(super) texts: HashSet<String>,
+    /// How long the daemon was there.
+    pub(super) elapsed: Elapsed,
+    /// Who acknowledged their duties.
+    pub(super) acknowledged: Acknowledged,
 }
 
 /// What is kept beside the log, and is held against it.
@@ -373,7 +379,9 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
     let mut heads = heads.into_iter().peekable();
     let (mut tree, mut story, mut last_ms) = (Frontier::default(), Story::default(), 0);
     let (mut governance, mut requests) = (VecDeque::new(), OpenRequests::default());
-    let (mut texts, mut behind) = (HashSet::new(), None);
+    let (mut texts, mut elapsed, mut acknowledged) =
+        (HashSet::new(), Elapsed::default(), Acknowledged::default());
+    let mut behind = None;
     let mut found = Found::default();
     let wanted = [Some(beside.edge.size()), beside.sealed, beside.anchored];
     let mut look = |tree: &Frontier, requests: &OpenRequests, found: &mut Found| {
@@ -422,6 +430,14 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
         {
             texts.insert(hash.clone());
         }
+        if let EntryKind::Elapsed { counted_ms } = entry.kind
+            && !elapsed.told(Timestamp(entry.at_ms), counted_ms)
+        {
+            return Err(open(format!("entry {} of the log counts time backwards", entry.seq)));
+        }
+        if let EntryKind::User(event) = &entry.kind {
+            acknowledged.hear(event);
+        }
         story.hear(entry);
     }
     if !look(&tree, &requests, &mut found) {
@@ -454,5 +470,17 @@ pub(super) fn read(db: &Connection, beside: &Beside) -> Result<Told, StoreError>
         return Err(differs("destinations that were asked for"));
     }
     let standing = story.standing;
-    Ok(Told { tree, last_ms, governance, standing, open: requests, found, accepted, tells_no_rows, texts })
+    Ok(Told {
+        tree,
+        last_ms,
+        governance,
+        standing,
+        open: requests,
+        found,
+        accepted,
+        tells_no_rows,
+        texts,
+        elapsed,
+        acknowledged,
+    })
 }

@@ -388,7 +388,15 @@ async fn entries_behind_the_seal_that_need_a_token_are_found_and_others_are_a_st
         by: vec!["mallory".into()],
         latch: None,
     });
-    for forged in [voice, lifts, state_entry("accepted"), state_entry("sealed")] {
+    // Nor does anybody shorten a wait, or say for somebody else what they read.
+    let elapsed = EntryKind::Elapsed { counted_ms: i64::MAX };
+    let read = EntryKind::User(crate::core::log::user::UserEvent::Acknowledged {
+        who: "user anna (uid 1)".into(),
+        uid: 1,
+        duties: "00".into(),
+        policy: "00".into(),
+    });
+    for forged in [voice, lifts, state_entry("accepted"), state_entry("sealed"), elapsed, read] {
         let found = unsealed(forged.clone()).await;
         assert!(matches!(found, Err(StoreError::Tampered(_))), "{forged:?}: {found:?}");
     }
@@ -396,6 +404,10 @@ async fn entries_behind_the_seal_that_need_a_token_are_found_and_others_are_a_st
     let store = Store::open(StoreConfig { dir: dir.path().join("state"), allow_volatile: true, fs_magic: 0 })
         .unwrap();
     assert!(matches!(store.reserve(ask(90, 1, 90, 1)).await, Err(StoreError::Frozen(_))));
+    let size = store.log_head().size;
+    store.count().await.unwrap();
+    assert_eq!(store.log_head().size, size, "time is not told in a log that was not confirmed");
+    assert!(!store.has_waited(Timestamp(0), 0).await.unwrap());
     assert!(matches!(store.wait_for_people(waits(9)).await, Err(StoreError::Frozen(_))));
     let back = store.move_key(Name::parse("k").unwrap(), State::Active, because()).await;
     assert!(matches!(back, Err(StoreError::Frozen(_))));

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock::Clock;
 use super::job::{Job, Task};
 use super::keys::{States, states};
 use super::open::OpenRequests;
@@ -28,6 +29,7 @@ use crate::core::order::Standing;
 use crate::core::policy::history::Mention;
 use crate::core::policy::window::{Debit, LONGEST_MS};
 use crate::core::units::{Address, Name, Timestamp};
+use crate::core::user::duties::Acknowledged;
 use crate::refusal::{Code, Refusal};
 
 /// Most jobs of one transaction.
@@ -54,6 +56,8 @@ pub(super) struct Shared {
     governance: Mutex<VecDeque<Value>>,
     /// Hashes of the texts that stand in the log.
     texts: Mutex<HashSet<String>>,
+    /// Who acknowledged their duties.
+    pub(super) acknowledged: Mutex<Acknowledged>,
 }
 
 impl Shared {
@@ -90,9 +94,11 @@ pub(super) struct Work {
     pub(super) refusals: HashMap<Name, VecDeque<Timestamp>>,
     /// Rows that the running transaction changed, and the log must tell of.
     pub(super) touched: BTreeSet<String>,
+    /// How long the daemon was there.
+    pub(super) clock: Clock,
     tree: Frontier,
     last_ms: i64,
-    ledger: Option<Box<dyn Ledger>>,
+    pub(super) ledger: Option<Box<dyn Ledger>>,
     /// When every window was last declared full.
     filled: Option<Timestamp>,
     seal: Option<Arc<SealKey>>,
@@ -122,8 +128,19 @@ impl Work {
             sealed: seal.map(|(size, ..)| size),
             anchored,
         };
-        let Told { tree, last_ms, governance, standing, open, found, accepted, tells_no_rows, texts } =
-            story::read(&db, &beside)?;
+        let Told {
+            tree,
+            last_ms,
+            governance,
+            standing,
+            open,
+            found,
+            accepted,
+            tells_no_rows,
+            texts,
+            elapsed,
+            acknowledged,
+        } = story::read(&db, &beside)?;
         let found = found.with_seal(seal).ok_or_else(|| wrong("what the seal is about"))?;
         let checkpointed: Option<i64> =
             db.query_row("SELECT max(size) FROM checkpoints", [], |r| r.get(0))?;
@@ -135,6 +152,7 @@ impl Work {
             busy_since: AtomicI64::new(0),
             governance: Mutex::new(governance),
             texts: Mutex::new(texts),
+            acknowledged: Mutex::new(acknowledged),
         });
         let states = states(&db)?;
         let mut work = Self {
@@ -144,6 +162,7 @@ impl Work {
             states,
             refusals: HashMap::new(),
             touched: BTreeSet::new(),
+            clock: Clock::go_on(elapsed),
             tree,
             last_ms,
             ledger: None,
@@ -204,7 +223,11 @@ impl Work {
 
     /// Appends to the log, inside the running transaction.
     pub(super) fn append(&mut self, kind: &EntryKind) -> Result<u64, StoreError> {
-        let (seq, now) = (self.tree.size(), self.now());
+        let (seq, mut now) = (self.tree.size(), self.now());
+        if let EntryKind::Elapsed { .. } = kind {
+            // Dated after all that stands before it.
+            now = now.max(Timestamp(self.last_ms).plus(1));
+        }
         let data = Entry::encode(seq, now, kind).map_err(StoreError::Failed)?;
         if data.len() > MAX_ENTRY {
             return Err(StoreError::Failed(format!(
@@ -217,6 +240,7 @@ impl Work {
             .execute(params![int(seq), data])?;
         self.tree.push(leaf_hash(&data));
         self.last_ms = now.0;
+        self.heard(kind, now);
         // Shown a moment before it is durable; what it announces comes into force only after.
         if governance::governs(kind) {
             let mut kept = self.shared.governance.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,7 +261,8 @@ impl Work {
     pub(super) fn debit(&mut self, debit: &Debit) -> Result<(), StoreError> {
         debits::insert(&self.db, debit)?;
         if let Some(to) = debit.to {
-            destinations::write(&self.db, &Mention { key: debit.key.clone(), to, at: debit.at })?;
+            let mention = Mention { key: debit.key.clone(), to, at: debit.at };
+            self.clock.due |= destinations::write(&self.db, &mention)?;
         }
         if let Some(ledger) = &mut self.ledger {
             ledger.commit(debit);
@@ -248,7 +273,7 @@ impl Work {
     /// A destination was asked for, and nothing was paid: it is known from now on.
     pub(super) fn mention(&mut self, key: &Name, to: Address) -> Result<(), StoreError> {
         let mention = Mention { key: key.clone(), to, at: self.entry_time() };
-        destinations::write(&self.db, &mention)?;
+        self.clock.due |= destinations::write(&self.db, &mention)?;
         if let Some(ledger) = &mut self.ledger {
             ledger.mention(&mention);
         }
@@ -256,6 +281,7 @@ impl Work {
     }
 
     pub(super) fn swap_ledger(&mut self, mut ledger: Box<dyn Ledger>) -> Result<(), StoreError> {
+        ledger.elapsed(&self.clock.told);
         ledger.rebuild(&self.debits()?, &destinations::all(&self.db)?);
         if let Some(at) = self.filled {
             ledger.fill(at);
@@ -277,7 +303,7 @@ impl Work {
     }
 
     pub(super) fn settle(&mut self, seal: Option<SealKey>, entries: &[EntryKind]) -> Result<(), StoreError> {
-        (self.seal, self.sealed, self.frozen) = (seal.map(Arc::new), 0, false);
+        (self.seal, self.sealed, self.frozen, self.clock.due) = (seal.map(Arc::new), 0, false, true);
         entries.iter().try_for_each(|entry| self.append(entry).map(drop))
     }
 
@@ -346,11 +372,13 @@ impl Work {
     fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let (tree, last_ms, standing) = (self.tree.clone(), self.last_ms, self.standing.clone());
         let before = (self.seal.clone(), self.sealed, self.frozen, self.filled);
+        let counts = self.clock.told.len();
         let outcome = (|| {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
             for job in jobs.iter_mut() {
                 job.run(self)?;
             }
+            self.count_what_is_due()?;
             self.tell_rows()?;
             self.renew_seal()?;
             // [clause 8.7.1-d] nobody is answered before this has returned
@@ -367,6 +395,7 @@ impl Work {
             (self.tree, self.last_ms, self.standing) = (tree, last_ms, standing);
             (self.seal, self.sealed, self.frozen, self.filled) = before;
             self.touched.clear();
+            self.clock.undo(counts);
             self.open.undo();
             // Without their states no key is usable.
             self.states = states(&self.db).unwrap_or_default();
@@ -381,6 +410,7 @@ impl Work {
         let Some(mut ledger) = self.ledger.take() else { return };
         match self.debits().and_then(|rows| Ok((rows, destinations::all(&self.db)?))) {
             Ok((rows, seen)) => {
+                ledger.elapsed(&self.clock.told);
                 ledger.rebuild(&rows, &seen);
                 if let Some(at) = self.filled {
                     ledger.fill(at);

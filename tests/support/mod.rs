@@ -208,14 +208,33 @@ impl Daemon {
     }
 }
 
+/// From the next start on the daemon in this house has a wall clock that [`set_clock`] sets. `false` where there is no C
+/// compiler to make it with.
+pub fn fake_clock(home: &Path) -> bool {
+    let library = home.join("clock.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    let good = made.is_ok_and(|status| status.success());
+    if !good {
+        eprintln!("skipped: there is no C compiler");
+    }
+    good
+}
+
+/// Sets that clock ahead by so many seconds, or back.
+pub fn set_clock(home: &Path, seconds: i64) {
+    let fresh = home.join("clock.new");
+    std::fs::write(&fresh, seconds.to_string()).unwrap();
+    std::fs::rename(fresh, home.join("clock")).unwrap();
+}
+
 fn spawn(home: &Path) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("daemon.log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_clavigerd"))
-        .arg("--config")
-        .arg(home.join("clavigerd.toml"))
-        .stderr(Stdio::from(log))
-        .spawn()
-        .unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clavigerd"));
+    if home.join("clock.so").exists() {
+        command.env("LD_PRELOAD", home.join("clock.so")).env("CLOCK_OFFSET", home.join("clock"));
+    }
+    command.arg("--config").arg(home.join("clavigerd.toml")).stderr(Stdio::from(log)).spawn().unwrap()
 }
 
 pub struct Client {

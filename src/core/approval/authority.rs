@@ -53,6 +53,8 @@ pub struct Authority {
     pub files_allowed: bool,
     people: Vec<Person>,
     keys: BTreeMap<String, (SshKey, usize)>,
+    /// Who may state what is left in an account: keys by fingerprint, with the observer's name.
+    observers: BTreeMap<String, (SshKey, String)>,
     revoked: BTreeSet<String>,
     quorums: BTreeMap<Matter, Quorum>,
     orders: Option<OrderTerms>,
@@ -69,6 +71,8 @@ struct Raw {
     revoked: Vec<String>,
     #[serde(default)]
     person: Vec<RawPerson>,
+    #[serde(default)]
+    observer: Vec<RawObserver>,
     #[serde(default)]
     quorum: BTreeMap<Matter, RawQuorum>,
     orders: Option<RawOrders>,
@@ -101,6 +105,14 @@ struct RawQuorum {
     delay: Option<String>,
 }
 
+/// Something outside that looks at chains; it decides nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawObserver {
+    id: String,
+    keys: Vec<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPerson {
@@ -116,6 +128,29 @@ struct RawPerson {
 fn is_word(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     !text.is_empty() && text.len() <= 64 && text.bytes().all(good)
+}
+
+/// Observers by their keys, none of which is a person's: who decides does not vouch for what they decide on.
+fn observers(
+    raw: Vec<RawObserver>,
+    people: &BTreeMap<String, (SshKey, usize)>,
+) -> Result<BTreeMap<String, (SshKey, String)>, String> {
+    let mut all: BTreeMap<String, (SshKey, String)> = BTreeMap::new();
+    for observer in raw {
+        let id = observer.id;
+        if !is_word(&id) || all.values().any(|(_, other)| *other == id) || observer.keys.is_empty() {
+            return Err(format!("observer {id:?}: one name of A-Z a-z 0-9 . _ -, once, with keys"));
+        }
+        for line in observer.keys {
+            let key = SshKey::parse(&line).map_err(|e| format!("observer {id}: {e}"))?;
+            let fingerprint = key.fingerprint();
+            let elsewhere = people.contains_key(&fingerprint);
+            if elsewhere || all.insert(fingerprint, (key, id.clone())).is_some() {
+                return Err(format!("observer {id} has a key that stands elsewhere too"));
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl Authority {
@@ -163,6 +198,7 @@ impl Authority {
             }
             people.push(Person { id, groups: person.groups.into_iter().collect(), uid: person.uid, roles });
         }
+        let observers = observers(raw.observer, &keys).map_err(AuthorityError)?;
         for fingerprint in &raw.revoked {
             if !fingerprint.starts_with("SHA256:") {
                 return error(format!(
@@ -177,6 +213,7 @@ impl Authority {
             files_allowed: raw.files_allowed,
             people,
             keys,
+            observers,
             revoked: raw.revoked.into_iter().collect(),
             quorums: BTreeMap::new(),
             orders: None,
@@ -311,6 +348,19 @@ impl Authority {
     pub fn person_of(&self, key: &SshKey) -> Option<&Person> {
         let (known, at) = self.keys.get(&key.fingerprint())?;
         if known == key { self.people.get(*at) } else { None }
+    }
+
+    /// Which observer's key it is.
+    #[must_use]
+    pub fn observer_of(&self, key: &SshKey) -> Option<&str> {
+        let (known, id) = self.observers.get(&key.fingerprint())?;
+        (known == key).then_some(id.as_str())
+    }
+
+    /// Observers, with the fingerprints of their keys that count.
+    pub fn observers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let counts = self.observers.iter().filter(|(f, _)| !self.is_revoked(f));
+        counts.map(|(fingerprint, (_, id))| (id.as_str(), fingerprint.as_str()))
     }
 
     /// Whether the key does not count any more.

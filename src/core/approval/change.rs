@@ -176,8 +176,8 @@ pub struct Tally {
     pub also: BTreeSet<String>,
     /// Who said no.
     pub no: BTreeSet<String>,
-    /// The voice that made it enough.
-    pub enough_at: Option<Timestamp>,
+    /// Whether that is enough.
+    pub enough: bool,
 }
 
 impl Change {
@@ -262,7 +262,7 @@ impl Change {
     #[must_use]
     pub fn tally(&self, authority: &Authority, voices: &[KeptVoice]) -> Tally {
         let mut tally =
-            Tally { yes: BTreeSet::new(), also: BTreeSet::new(), no: BTreeSet::new(), enough_at: None };
+            Tally { yes: BTreeSet::new(), also: BTreeSet::new(), no: BTreeSet::new(), enough: false };
         if hex::encode(authority.hash()) != self.authority {
             return tally;
         }
@@ -287,23 +287,26 @@ impl Change {
             } else {
                 tally.no.extend(old.or(young));
             }
-            let reached = |have: &BTreeSet<String>, needs: &Needs| {
-                u32::try_from(have.len()).is_ok_and(|n| n >= needs.quorum)
-            };
-            if tally.enough_at.is_none()
-                && reached(&tally.yes, &self.quorum.needs)
-                && self.also.as_ref().is_none_or(|n| reached(&tally.also, n))
-            {
-                tally.enough_at = Some(voice.at);
-            }
         }
+        let reached = |have: &BTreeSet<String>, needs: &Needs| {
+            u32::try_from(have.len()).is_ok_and(|n| n >= needs.quorum)
+        };
+        tally.enough = reached(&tally.yes, &self.quorum.needs)
+            && self.also.as_ref().is_none_or(|n| reached(&tally.also, n));
         tally
     }
 
-    /// From when on it may be carried out: enough voices, no veto, and the delay has passed.
+    /// Whether nothing but its delay stands before it: enough voices, and no veto.
     #[must_use]
-    pub fn opens(&self, tally: &Tally) -> Option<Timestamp> {
-        tally.enough_at.filter(|_| tally.no.is_empty()).map(|at| at.plus(self.quorum.delay_ms))
+    pub fn is_agreed(&self, tally: &Tally) -> bool {
+        tally.enough && tally.no.is_empty()
+    }
+
+    /// When its delay is over, if enough agree when so much was counted ([`crate::core::elapsed`]).
+    // [clause 8.8-c] the delay is a length of time that is counted, not a date
+    #[must_use]
+    pub fn over_at(&self, counted_ms: i64) -> i64 {
+        counted_ms.saturating_add(self.quorum.delay_ms)
     }
 }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod balance;
 pub mod change;
 pub mod role;
 pub mod sshsig;

@@ -37,6 +37,12 @@ pub enum EntryKind {
     },
     /// The daemon stopped in order.
     Stop {},
+    /// How long the daemon was there, all in all, on a clock that nobody sets: what waits for people to say no waits by
+    /// this, and is dated after all that stands before it.
+    Elapsed {
+        /// Milliseconds since the log began to count.
+        counted_ms: i64,
+    },
     /// A key was made, or taken over.
     KeyCreated {
         /// Name.
@@ -85,6 +91,27 @@ pub enum EntryKind {
         to: String,
         /// Who rotated it.
         actor: String,
+    },
+    /// What is known of what is left in the account of a payment key that somebody wants destroyed.
+    Balance {
+        /// Key.
+        key: String,
+        /// Its account.
+        account: String,
+        /// Who asked.
+        uid: u32,
+        /// Who states that nothing is left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// The statement.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        /// SSHSIG over it, armoured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
+        /// Why it is destroyed without such a statement.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waiver: Option<String>,
     },
     /// A key is being destroyed: it does nothing any more. The move that follows says that the token has let it go.
     KeyDestroying {

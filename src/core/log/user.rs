@@ -102,6 +102,17 @@ pub enum UserEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         authenticator: Option<String>,
     },
+    /// Somebody whom the duties bind acknowledged them.
+    Acknowledged {
+        /// Whom it is for: `user anna (uid 1000)`, `app pay (uid 998)`.
+        who: String,
+        /// Who said so, as the kernel reported it.
+        uid: u32,
+        /// SHA-256 of the text that they read.
+        duties: String,
+        /// SHA-256 of the policy in force then.
+        policy: String,
+    },
     /// They refused it.
     Refused {
         /// Request id.

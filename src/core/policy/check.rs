@@ -28,7 +28,7 @@ pub(super) enum At {
     PerTx,
     Count { limit: usize, count: u64 },
     Amount { limit: usize, used: U256 },
-    New { first: Option<Timestamp> },
+    New { first: Option<Timestamp>, from: Option<Timestamp> },
 }
 
 impl At {
@@ -214,13 +214,17 @@ fn new_destination(rule: &Rule, facts: &Facts<'_>, sums: &Sums<'_>) -> Result<()
         return Ok(());
     };
     let Some(to) = payment.effect.counterparty() else { return Ok(()) };
-    let first = sums.spent.history.first(facts.key, to);
-    if first.is_some_and(|first| sums.now >= first.plus(new.delay_ms)) {
+    let history = &sums.spent.history;
+    let first = history.first(facts.key, to);
+    // [clause 8.8-c] a clock that was set ahead makes no destination known
+    let waited = first.map(|first| history.elapsed.since(first, sums.now));
+    if waited.is_some_and(|ms| ms >= new.delay_ms) {
         return Ok(());
     }
     // A call that carries no amount may do anything: it is not small.
     let small = new.max.zip(payment.effect.debit()).is_some_and(|(max, (_, amount))| amount <= max);
-    if small { Ok(()) } else { Err(At::New { first }) }
+    let from = waited.map(|ms| sums.now.plus(new.delay_ms.saturating_sub(ms)));
+    if small { Ok(()) } else { Err(At::New { first, from }) }
 }
 
 /// How far a permit rule got before it stopped, in words.
@@ -349,11 +353,11 @@ fn told_of_payment(policy: &Policy, rule: &Rule, payment: &Payment, at: At) -> S
             });
             Stop { facts, ..plain(Code::WindowExceeded, why) }
         }
-        At::New { first } => {
+        At::New { first, from } => {
             let Some(new) = &rule.new_destination else { return no_words() };
             let delay = &new.delay_text;
-            let when = match first {
-                Some(first) => format!("allowed from {}", first.plus(new.delay_ms)),
+            let when = match from {
+                Some(from) => format!("allowed from {from}"),
                 None => format!("allowed {delay} after this request"),
             };
             let meanwhile = new
@@ -362,7 +366,7 @@ fn told_of_payment(policy: &Policy, rule: &Rule, payment: &Payment, at: At) -> S
             let why = format!("{} is new to this key: under rule {id} it is {when}{meanwhile}", to());
             let facts = json!({
                 "delay": delay, "first": first.map(|t| t.to_string()),
-                "from": first.map(|t| t.plus(new.delay_ms).to_string()),
+                "from": from.map(|t| t.to_string()),
                 "max": new.max.map(|m| m.to_string()),
             });
             Stop { facts, ..plain(Code::DestinationNew, why) }

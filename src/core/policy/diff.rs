@@ -2,7 +2,7 @@
 //! rule against all of the other policy; where it cannot prove a direction it says incomparable, never the milder word.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::super::units::Name;
 use super::cover::{In, apart, forbids_within, is_dead, permits_within};
 use super::rule::{Kind, Policy, Rule};
+use crate::core::approval::Needs;
 
 /// The direction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -213,11 +214,46 @@ pub fn diff(old: &Policy, new: &Policy) -> Diff {
     if old.tripwire != new.tripwire {
         changed("tripwire", !trips_as_soon(new, old), !trips_as_soon(old, new));
     }
-    // Naming an asset lets "*" cover it; names of addresses are for people only.
-    if !same_assets {
-        changed("assets", looser_assets, stricter_assets);
+    // Naming an asset lets "*" cover it.
+    let other = old.assets.iter().any(|(asset, info)| new.assets.get(asset).is_some_and(|now| now != info));
+    if !same_assets || other {
+        changed("assets", looser_assets || other, stricter_assets || other);
+    }
+    let (looser, stricter) = names(old, new);
+    if looser || stricter {
+        changed("names", looser, stricter);
+    }
+    let (looser, stricter) = signers(old, new);
+    if looser || stricter {
+        changed("books", looser, stricter);
     }
     Diff { changes }
+}
+
+/// Whether people are told more names of addresses than they were, or fewer; both, where one has another name. They approve
+/// by what they read: who renames an address, or a token's decimals, decides what they believe that they pay.
+// [clause 8.7.1-n] what approvers are shown is part of what a policy lets pass
+fn names(old: &Policy, new: &Policy) -> (bool, bool) {
+    let other = old.names.iter().any(|(a, name)| new.names.get(a).is_some_and(|now| now != name));
+    let without = |a: &Policy, b: &Policy| b.names.keys().any(|address| !a.names.contains_key(address));
+    (other || without(old, new), other || without(new, old))
+}
+
+/// Whether fewer people sign an address book than did, or more; both, where other people do.
+fn signers(old: &Policy, new: &Policy) -> (bool, bool) {
+    let of = |policy: &'_ Policy| -> BTreeMap<Name, Needs> {
+        policy.signed.iter().map(|book| (book.name.clone(), book.needs.clone())).collect()
+    };
+    let (before, after) = (of(old), of(new));
+    let all: BTreeSet<&Name> = before.keys().chain(after.keys()).collect();
+    all.into_iter().fold((false, false), |(looser, stricter), name| {
+        match (before.get(name), after.get(name)) {
+            (Some(a), Some(b)) if a.of == b.of => {
+                (looser || b.quorum < a.quorum, stricter || b.quorum > a.quorum)
+            }
+            _ => (true, true),
+        }
+    })
 }
 
 /// Whether the tripwire of `a` trips whenever that of `b` does: one that trips earlier, and remembers longer, stops more.

@@ -222,3 +222,86 @@ fn what_changes_nothing_is_said_to_change_nothing() {
         assert_eq!(diff(&with(&more, rules), &with(ETH_AND_USDC, rules)).class(), back, "{rules}");
     }
 }
+
+// [clause 8.7.1-n] test
+#[test]
+fn what_approvers_read_is_part_of_the_comparison() {
+    use Class::{Incomparable, Loosens, Tightens};
+    let with = |head: &str, assets: &str| Policy::parse(&format!("{head}{assets}{PAY}")).unwrap();
+    let before = with(HEAD, ETH_AND_USDC);
+    let eve = "\neve = \"0x3333333333333333333333333333333333333333\"";
+    for (what, head, assets, class) in [
+        (
+            "an address gets the name of another",
+            HEAD.replace("bob", "acme"),
+            ETH_AND_USDC.to_owned(),
+            Incomparable,
+        ),
+        (
+            "a book gets another name",
+            HEAD.replace("[books.others]", "[books.banks]"),
+            ETH_AND_USDC.to_owned(),
+            Incomparable,
+        ),
+        (
+            "decimals change",
+            HEAD.to_owned(),
+            ETH_AND_USDC.replace("decimals = 6", "decimals = 9"),
+            Incomparable,
+        ),
+        (
+            "a token gets the name of another",
+            HEAD.to_owned(),
+            ETH_AND_USDC.replace("assets.USDC", "assets.DAI"),
+            Incomparable,
+        ),
+        (
+            "an address that nobody may pay gets a name",
+            format!("{HEAD}[books.more]\nzoe = \"0x9999999999999999999999999999999999999999\"\n"),
+            ETH_AND_USDC.to_owned(),
+            Loosens,
+        ),
+        ("a name goes", HEAD.replace(eve, ""), ETH_AND_USDC.to_owned(), Tightens),
+    ] {
+        // The token's name stands in the rule as well.
+        let pay = if what.starts_with("a token") { PAY.replace("USDC", "DAI") } else { PAY.to_owned() };
+        let after = Policy::parse(&format!("{head}{assets}{pay}")).unwrap();
+        let found = diff(&before, &after);
+        assert_eq!(found.class(), class, "{what}: {found}");
+        let back = match class {
+            Loosens => Tightens,
+            Tightens => Loosens,
+            other => other,
+        };
+        assert_eq!(diff(&after, &before).class(), back, "back from: {what}");
+    }
+}
+
+// [clause 8.7.1-n] test
+#[test]
+fn fewer_signers_of_a_book_are_a_looser_policy() {
+    use Class::{Incomparable, Loosens, Neutral, Tightens};
+    let signed = |quorum: u32, of: &str| {
+        let mut policy = policy(PAY);
+        policy.signed.push(crate::core::policy::books::SignedBook {
+            name: Name::parse("others").unwrap(),
+            file: "others.book".into(),
+            digest: [0; 32],
+            version: 1,
+            entries: 2,
+            needs: Needs { quorum, of: of.into() },
+            people: BTreeSet::new(),
+        });
+        policy
+    };
+    let two = signed(2, "ops");
+    for (other, class) in [
+        (signed(2, "ops"), Neutral),
+        (signed(1, "ops"), Loosens),
+        (signed(3, "ops"), Tightens),
+        (signed(2, "risk"), Incomparable),
+        (policy(PAY), Incomparable),
+    ] {
+        assert_eq!(diff(&two, &other).class(), class);
+    }
+}

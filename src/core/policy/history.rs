@@ -1,8 +1,8 @@
 //! What a line of keys has done before: when each destination was first asked for, and what it usually pays.
 //!
 //! First mentions are kept for ever (the store keeps them, and the log tells them); amounts as far as the rows of the
-//! windows reach. A clock that is set back makes no destination older: the least time that was seen counts, and the
-//! store's clock never falls.
+//! windows reach. No clock that is set makes a destination older: how long ago it was asked for is what the log counted
+//! since ([`Elapsed`]), and not the difference of two dates.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use super::super::payment::{Asset, Chain};
 use super::super::units::{Address, Name, Timestamp, U256};
 use super::window::Debit;
+use crate::core::elapsed::Elapsed;
 
 /// Payments of one asset that say what is usual.
 const USUAL: usize = 20;
@@ -39,14 +40,18 @@ struct Line {
 
 /// What all keys have done.
 #[derive(Clone, Debug, Default)]
-pub struct History(HashMap<Name, Line>);
+pub struct History {
+    lines: HashMap<Name, Line>,
+    /// How much time went by between the dates of the log.
+    pub elapsed: Elapsed,
+}
 
 impl History {
     fn line(&mut self, key: &Name) -> &mut Line {
-        if !self.0.contains_key(key) {
-            self.0.insert(key.clone(), Line::default());
+        if !self.lines.contains_key(key) {
+            self.lines.insert(key.clone(), Line::default());
         }
-        self.0.entry(key.clone()).or_default()
+        self.lines.entry(key.clone()).or_default()
     }
 
     /// A destination was asked for.
@@ -84,19 +89,19 @@ impl History {
     /// When the destination was first asked for.
     #[must_use]
     pub fn first(&self, key: &Name, to: Address) -> Option<Timestamp> {
-        self.0.get(key)?.first.get(&to).copied()
+        self.lines.get(key)?.first.get(&to).copied()
     }
 
     /// How many destinations were first asked for after this moment.
     #[must_use]
     pub fn new_since(&self, key: &Name, since: Timestamp) -> usize {
-        self.0.get(key).map_or(0, |line| line.recent.iter().filter(|at| **at > since).count())
+        self.lines.get(key).map_or(0, |line| line.recent.iter().filter(|at| **at > since).count())
     }
 
     /// The largest of the last payments of the asset after this moment, when there are enough of them to say.
     #[must_use]
     pub fn largest(&self, key: &Name, asset: (Chain, Asset), since: Timestamp) -> Option<U256> {
-        let usual = self.0.get(key)?.usual.get(&asset)?;
+        let usual = self.lines.get(key)?.usual.get(&asset)?;
         let counted = || usual.iter().filter(|(at, _)| *at > since).map(|(_, amount)| *amount);
         if counted().count() < LEAST { None } else { counted().max() }
     }

@@ -68,6 +68,7 @@ fn a_rule_whose_tier_none_of_its_apps_can_reach_is_refused_at_load() {
 }
 
 // [clause 8.4.3-d] test
+// [clause 8.8-c] test
 #[test]
 fn a_new_destination_waits_and_a_clock_set_back_makes_it_wait_longer() {
     let hour = 3_600_000;
@@ -93,6 +94,19 @@ fn a_new_destination_waits_and_a_clock_set_back_makes_it_wait_longer() {
     assert_eq!(told(&w, 11, NOON), Ok("pay".into()));
     assert_eq!(told(&w, 11, NOON - 1), Err("destination_new"), "not a moment earlier");
     assert_eq!(told(&known_at(NOON + hour), 11, NOON), Err("destination_new"), "a mention of the future");
+    // Where the log counts time, its dates alone say nothing: two hours by the clock, and one that went by.
+    let counted = |ms: i64| {
+        let mut w = known_at(NOON - 2 * hour);
+        assert!(w.history.elapsed.told(Timestamp(NOON - 3 * hour), 0));
+        assert!(w.history.elapsed.told(Timestamp(NOON - 2 * hour + 1), 500));
+        assert!(w.history.elapsed.told(Timestamp(NOON), 500 + ms));
+        w
+    };
+    assert_eq!(told(&counted(hour), 11, NOON), Err("destination_new"));
+    assert_eq!(told(&counted(2 * hour - 1), 11, NOON), Err("destination_new"));
+    assert_eq!(told(&counted(2 * hour), 11, NOON), Ok("pay".into()));
+    let refusal = decision(&p, "app", "hot", &pay(bob(), 11), &counted(hour), NOON).unwrap_err();
+    assert_eq!(refusal.facts["from"], Timestamp(NOON + hour).to_string());
     let refusal = decision(&p, "app", "hot", &pay(bob(), 11), &known_at(NOON - hour), NOON).unwrap_err();
     assert_eq!(refusal.facts["from"], Timestamp(NOON + hour).to_string());
     // Of another key it says nothing, and without max nothing goes there.

@@ -66,6 +66,11 @@ impl<'a> Replay<'a> {
         Self { policy, windows: Windows::for_policy(policy), judged: 0, changed: Vec::new() }
     }
 
+    /// The log counted so much up to this date.
+    pub fn counted(&mut self, at: Timestamp, counted_ms: i64) {
+        self.windows.history.elapsed.told(at, counted_ms);
+    }
+
     /// The next payment, in the order of the log.
     pub fn next(&mut self, past: Past) {
         let facts = Facts {

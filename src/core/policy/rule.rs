@@ -338,6 +338,11 @@ impl Policy {
         self.tripwire
     }
 
+    /// Every asset that it names.
+    pub fn assets(&self) -> impl Iterator<Item = (Chain, Asset)> + '_ {
+        self.assets.keys().copied()
+    }
+
     /// Address books that people signed.
     #[must_use]
     pub fn signed_books(&self) -> &[SignedBook] {

@@ -255,7 +255,9 @@ impl Windows {
 
     /// Starts over from rows, oldest first, and from what destinations were first asked for.
     pub fn rebuild(&mut self, rows: &[Debit], seen: &[Mention]) {
+        let elapsed = std::mem::take(&mut self.history.elapsed);
         *self = Self { wanted: std::mem::take(&mut self.wanted), ..Self::default() };
+        self.history.elapsed = elapsed;
         for mention in seen {
             self.history.mention(mention);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::duties::{Duties, RawDuties};
 use super::fido2::Credential;
 use super::step::Limits;
 use super::throttle::MOST;
@@ -61,6 +62,8 @@ pub struct Users {
     /// Wrong PINs until a user is suspended.
     pub most_tries: u32,
     pin_on_wallet_socket: BTreeSet<String>,
+    /// What those who use keys must have acknowledged.
+    pub duties: Option<Duties>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +75,7 @@ struct Raw {
     most_tries: Option<u32>,
     #[serde(default)]
     pin_on_wallet_socket: Vec<Tier>,
+    duties: Option<RawDuties>,
     #[serde(default)]
     user: Vec<RawUser>,
 }
@@ -191,6 +195,8 @@ impl Users {
             within("hard_seconds", raw.hard_seconds.unwrap_or(43_200), 1, 86_400)?.saturating_mul(1000);
         let most_tries = raw.most_tries.unwrap_or(MOST);
         within("most_tries", most_tries.into(), 3, MOST.into())?;
+        let duties = raw.duties.map(RawDuties::read).transpose();
+        let duties = duties.map_err(|why| UsersError(format!("duties: {why}")))?;
         let mut users: Vec<Arc<User>> = Vec::new();
         let mut authenticators = BTreeSet::new();
         for raw in raw.user {
@@ -220,6 +226,7 @@ impl Users {
             hard_ms,
             most_tries,
             pin_on_wallet_socket: raw.pin_on_wallet_socket.iter().map(|t| format!("{t:?}")).collect(),
+            duties,
         })
     }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod duties;
 pub mod fido2;
 pub mod session;
 pub mod step;

@@ -44,6 +44,18 @@ pub const USER: &[Method] = &[
     },
     Method { name: "user_lock", summary: "Ends one's sessions", params: &[], result: "{user, ended}" },
     Method {
+        name: "user_duties",
+        summary: "The duties that come with one's keys, and whether one acknowledged them",
+        params: &[],
+        result: "{text, hash, ack, again, acknowledged, who}",
+    },
+    Method {
+        name: "user_acknowledge",
+        summary: "Acknowledges the duties that were shown",
+        params: &[("duties", true, "their hash, as it was shown"), ("pin", true, "PIN")],
+        result: "{who, duties, policy, entry}",
+    },
+    Method {
         name: "user_pending",
         summary: "Payments that wait for one's confirmation, as the daemon decoded them",
         params: &[],

@@ -63,7 +63,7 @@ pub const WALLET: &[Method] = &[
         name: "claviger_governance",
         summary: "The rules in force, who approves, and how they came about",
         params: &[],
-        result: "{policy, key_policy, authority, approvals, history}",
+        result: "{policy, key_policy, authority, approvals, duties, history}",
     },
     Method {
         name: "claviger_waitGovernance",

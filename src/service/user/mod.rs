@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod duties;
 mod manage;
 mod pin;
 
@@ -220,6 +221,7 @@ impl House {
         let rules = self.rules();
         let digest = *vouched.digest();
         let owner = rules.users.as_ref().and_then(|users| Some((users, users.of_line(line)?)));
+        self.duties_known(&rules, vouched.app(), owner.map(|(_, user)| &**user))?;
         let Some((users, user)) = owner else { return Ok(Present::assertion(digest, None)) };
         self.presence.touch(peer, &user.name, users)?;
         let confirmed = self.presence.confirmed(peer, &user.name, &digest).unwrap_or(Step::Session);

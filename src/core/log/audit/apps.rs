@@ -59,6 +59,11 @@ impl Registry {
         self.in_force.forget();
     }
 
+    /// Those of this name in the list that was announced last.
+    pub(super) fn named<'a>(&'a self, app: &'a str) -> impl Iterator<Item = &'a App> {
+        self.in_force.latest().into_iter().flat_map(Apps::all).filter(move |a| a.id.as_str() == app)
+    }
+
     // [clause 8.2.4-a] who asked stands in the list of that moment
     pub(super) fn asked(
         &self,

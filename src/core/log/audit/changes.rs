@@ -13,9 +13,28 @@ struct Asked {
     text: String,
     yes: BTreeSet<String>,
     no: bool,
+    delay: Delay,
+}
+
+/// How far the delay of a change is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Delay {
+    /// Not enough have agreed.
+    #[default]
+    Before,
+    /// They have; the count that stands next is its beginning.
+    Begins,
+    /// It runs from this count on.
+    From(i64),
 }
 
 impl Asked {
+    /// How long it waits, milliseconds.
+    fn waits(&self) -> i64 {
+        let seconds = self.field("then waits").and_then(|w| w.strip_suffix(" s")?.parse::<i64>().ok());
+        seconds.unwrap_or(0).saturating_mul(1000)
+    }
+
     fn field(&self, name: &str) -> Option<&str> {
         self.text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
     }
@@ -42,7 +61,7 @@ impl Changes {
     ) {
         let mut wrong = |what: String| found.breach(Rule::Governance, place.index, what);
         let known = Matter::ALL.into_iter().find(|m| m.as_str() == matter);
-        let asked = Asked { matter: known, text, yes: BTreeSet::new(), no: false };
+        let asked = Asked { matter: known, text, yes: BTreeSet::new(), no: false, delay: Delay::Before };
         if known.is_none() || asked.field("matter") != Some(matter) || asked.field("change") != Some(&change)
         {
             wrong(format!("the text of change {change} is of another change or matter"));
@@ -97,9 +116,28 @@ impl Changes {
             }
         }
         asked.no |= !yes;
+        let enough = asked.quorum().is_some_and(|(quorum, _)| asked.yes.len() >= quorum);
+        if asked.delay == Delay::Before && enough {
+            asked.delay = Delay::Begins;
+        }
     }
 
-    pub(super) fn ended(&mut self, place: Place, change: &str, how: &str, found: &mut Findings) {
+    /// The log counts so much.
+    pub(super) fn counted(&mut self, counted_ms: i64) {
+        for asked in self.0.values_mut().filter(|a| a.delay == Delay::Begins) {
+            asked.delay = Delay::From(counted_ms);
+        }
+    }
+
+    /// `counted` is what the log counts by then; nothing, where it counts no time yet.
+    pub(super) fn ended(
+        &mut self,
+        place: Place,
+        change: &str,
+        how: &str,
+        counted: Option<i64>,
+        found: &mut Findings,
+    ) {
         let mut wrong = |what: String| found.breach(Rule::Governance, place.index, what);
         let Some(asked) = self.0.remove(change) else {
             return wrong(format!("change {change} ended, and nobody had asked for it"));
@@ -110,6 +148,16 @@ impl Changes {
         let enough = asked.quorum().is_some_and(|(quorum, _)| quorum > 0 && asked.yes.len() >= quorum);
         if !enough || asked.no {
             wrong(format!("change {change} was made, and those whom it asks for had not agreed"));
+        }
+        // [clause 8.8-c] by what the log counts, and not by the dates of its entries
+        let waited = match (counted, asked.delay) {
+            (None, _) => i64::MAX,
+            (Some(counted), Delay::From(from)) => counted.saturating_sub(from),
+            (Some(_), _) => 0,
+        };
+        if enough && waited < asked.waits() {
+            let what = format!("change {change} was made after {waited} of {} ms", asked.waits());
+            found.breach(Rule::Delay, place.index, what);
         }
     }
 }

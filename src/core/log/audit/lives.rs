@@ -202,6 +202,11 @@ impl Lives {
         }
     }
 
+    /// Whether it is a payment key whose destruction begins just now.
+    pub(super) fn pays(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|life| life.purpose == Some(Purpose::Payment) && !life.destroying)
+    }
+
     // [clause 8.7.1-h] what is destroyed is not spoken of any more
     pub(super) fn destroying(&mut self, place: Place, key: &str, found: &mut Findings) {
         match self.keys.get_mut(key) {

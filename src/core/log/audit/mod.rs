@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apps;
+mod balance;
 mod changes;
 mod lives;
 mod people;
@@ -73,15 +74,18 @@ rules! {
     KeyPurpose "key-purpose" "8.7.2-a" "a key does what its purpose is";
     KeyRotation "key-rotation" "8.7.1-g" "a successor is of the same line and purpose, and takes over as its predecessor ends";
     KeyDestroyed "key-destroyed" "8.7.1-h" "a destruction is begun, then finished, and nothing follows it";
+    Balance "balance" "8.7.1-t" "before a payment key is destroyed somebody who is named states that nothing is left, or it is waived by name";
     SelfTest "self-test" "8.2.5-a" "a token was tried, and found fit, before its payment keys sign";
     Strange "strange" "8.2.5-e" "after an operation that was not asked for nothing is signed until an operator has looked";
     Outcome "outcome" "8.7.1-d" "every use has one intent before it, and one outcome after it";
     Policy "policy" "8.7.1-c" "every use is permitted by the policy that was in force, within its limits and windows";
     App "app" "8.2.4-a" "every use was asked for by an app that was registered for it, and what was signed of apps was signed by who may";
     User "user" "8.2.3-d" "a key that has a user is used for that user alone, and while they are here";
+    Duties "duties" "8.8-d" "whoever is to acknowledge the duties did so, by their text, before a key did something for them";
     Nonce "nonce" "8.4.3-b" "one account nonce, one payment, counted once";
     Order "order" "8.2.1-a" "nothing is used and nothing released while an order stands against it";
     Governance "governance" "8.8-b" "what takes several people was agreed on by them, over its very text, before it was made";
+    Delay "delay" "8.8-c" "what waits for people to say no waits as long as it is to, by time that the log counted; the count never falls";
     Approval "approval" "8.5.4-a" "who the policy asks for has signed the text of this payment: enough people, in time, once, and not who asked";
 }
 

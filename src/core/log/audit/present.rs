@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::super::units::Name;
 use super::super::super::user::Users;
+use super::super::super::user::duties::{self, Acknowledged, Whom};
 use super::super::user::UserEvent;
 use super::texts::{InForce, Texts};
 use super::{Findings, Place, Rule};
@@ -17,6 +18,7 @@ pub(super) struct Present {
     /// Open sessions, by user and app. A session that another took the place of has no end of its own, so that these
     /// may be too many and never too few.
     sessions: BTreeMap<(String, String), u64>,
+    acknowledged: Acknowledged,
 }
 
 impl Present {
@@ -43,6 +45,7 @@ impl Present {
     }
 
     pub(super) fn hear(&mut self, event: UserEvent) {
+        self.acknowledged.hear(&event);
         match event {
             UserEvent::Opened { user, app, .. } => {
                 let open = self.sessions.entry((user, app)).or_default();
@@ -54,6 +57,36 @@ impl Present {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What those who used a key answer for was acknowledged before. `app` is what the log calls it then, by each uid that
+    /// it is registered for.
+    // [clause 8.8-d] held against the text in force, which stands in the log
+    pub(super) fn answers(
+        &self,
+        place: Place,
+        app: &[String],
+        user: Option<&str>,
+        policy: &str,
+        found: &mut Findings,
+    ) {
+        let good = |users: &Option<Users>| {
+            let Some((users, duties)) = users.as_ref().and_then(|u| Some((u, u.duties.as_ref()?))) else {
+                return true;
+            };
+            let known = |who: &String| self.acknowledged.by(who, duties, policy);
+            let person =
+                user.and_then(|name| users.by_name(name)).map(|u| duties::user(u.name.as_str(), u.uid));
+            (!duties.of.contains(&Whom::Users) || person.as_ref().is_none_or(known))
+                && (!duties.of.contains(&Whom::Apps) || app.is_empty() || app.iter().any(known))
+        };
+        if !self.users.is_empty() && !self.users.holds(place, good) {
+            found.breach(
+                Rule::Duties,
+                place.index,
+                "somebody whom the duties bind had not acknowledged them",
+            );
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use serde_json::Value;
 
 use super::super::super::approval::{Authority, Needs};
+use super::super::super::elapsed::Elapsed;
 use super::super::super::key::Operation;
 use super::super::super::payment::{Chain, Effect, Payment};
 use super::super::super::policy::books::{BookFile, Sources};
@@ -83,6 +84,7 @@ pub(super) struct Spend {
     pub(super) rulings: InForce<Ruling>,
     debits: VecDeque<Debit>,
     mentions: Vec<Mention>,
+    elapsed: Elapsed,
     nonces: HashMap<(String, Chain, u64), Slot>,
     /// Which nonce a request holds until its outcome.
     holding: HashMap<String, (String, Chain, u64)>,
@@ -115,7 +117,7 @@ impl Spend {
         texts: &mut Texts,
         found: &mut Findings,
     ) {
-        let (debits, mentions) = (&self.debits, &self.mentions);
+        let (debits, mentions, elapsed) = (&self.debits, &self.mentions, &self.elapsed);
         self.rulings.announce(place, hash, || {
             let mut files = BTreeMap::new();
             for book in books {
@@ -127,6 +129,7 @@ impl Spend {
             match Policy::read(text, &Sources { files: Some(&files), authority }) {
                 Ok(policy) => {
                     let mut windows = Windows::for_policy(&policy);
+                    windows.history.elapsed = elapsed.clone();
                     mentions.iter().for_each(|mention| windows.history.mention(mention));
                     debits.iter().for_each(|debit| windows.add(debit));
                     Some(Ruling { policy, windows })
@@ -204,6 +207,20 @@ impl Spend {
             self.debit(place, app, line, intent.payment.as_ref(), found);
         }
         outcome
+    }
+
+    /// The log counts so much; `false` when that is less than it did.
+    pub(super) fn counted(&mut self, place: Place, counted_ms: i64) -> bool {
+        let at = Timestamp(place.ms);
+        for ruling in self.rulings.each() {
+            ruling.windows.history.elapsed.told(at, counted_ms);
+        }
+        self.elapsed.told(at, counted_ms)
+    }
+
+    /// How much time went by between the dates of the log.
+    pub(super) fn elapsed(&self) -> &Elapsed {
+        &self.elapsed
     }
 
     /// A destination was asked for, and refused for that alone.

@@ -7,12 +7,15 @@ use serde_json::Value;
 
 use super::super::super::key::Origin;
 use super::super::super::order::{Scope, Standing, against};
+use super::super::super::policy::Policy;
 use super::super::super::proof::Tier;
 use super::super::super::units::{Name, Timestamp};
+use super::super::super::user::duties;
 use super::super::entry::{Entry, EntryKind};
 use super::super::mention::mentioned;
 use super::super::orders::follow;
 use super::apps::Registry;
+use super::balance::{Balances, Known};
 use super::changes::Changes;
 use super::lives::{Birth, Lives};
 use super::people::People;
@@ -23,6 +26,9 @@ use super::{Findings, Place, Report, Rule};
 
 /// An intent that has no outcome for so long, while the log goes on, was left alone, milliseconds.
 const LEFT_MS: i64 = 3_600_000;
+
+/// Who the log says it is, when the key policy ends a key by itself.
+const BY_POLICY: &str = "key policy";
 
 /// A request that was reserved and has no outcome yet.
 struct Open {
@@ -42,6 +48,7 @@ pub(super) struct Story {
     people: People,
     present: Present,
     changes: Changes,
+    balances: Balances,
     apps: Registry,
     open: BTreeMap<String, Open>,
     done: HashSet<String>,
@@ -132,7 +139,22 @@ impl Story {
             EntryKind::KeyRestored { key, token_serial, .. } => {
                 self.lives.restored(place, &key, token_serial, found);
             }
-            EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
+            EntryKind::KeyDestroying { key, actor, .. } => {
+                // Older logs count no time, and know no statements; what the key policy does by itself was agreed on with it.
+                let asked = actor != BY_POLICY && !self.spend.elapsed().is_empty();
+                if asked && self.lives.pays(&key) {
+                    self.balances.destroying(place, &key, found);
+                }
+                self.lives.destroying(place, &key, found);
+            }
+            EntryKind::Balance { key, account, text, signature, waiver, .. } => {
+                let (statement, waived) = (text.zip(signature), waiver.is_some());
+                let known = Known { key: &key, account: &account, statement, waived };
+                let authority = self.people.authorities.latest();
+                let policy = self.spend.rulings.latest().map(|ruling| &ruling.policy);
+                let assets = policy.into_iter().flat_map(Policy::assets).collect();
+                self.balances.hear(place, known, authority, assets, found);
+            }
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
             EntryKind::Intent {
                 request,
@@ -168,7 +190,18 @@ impl Story {
             EntryKind::ChangeAsked { change, matter, text, .. } => {
                 self.changes.asked(place, change, &matter, text, found);
             }
-            EntryKind::ChangeEnded { change, how, .. } => self.changes.ended(place, &change, &how, found),
+            EntryKind::ChangeEnded { change, how, .. } => {
+                let elapsed = self.spend.elapsed();
+                let counted = (!elapsed.is_empty()).then(|| elapsed.total());
+                self.changes.ended(place, &change, &how, counted, found);
+            }
+            EntryKind::Elapsed { counted_ms } => {
+                if self.spend.counted(place, counted_ms) {
+                    self.changes.counted(counted_ms);
+                } else {
+                    found.breach(Rule::Delay, place.index, "the log counts time backwards");
+                }
+            }
             EntryKind::Voice { request, person, key, yes, signature } => {
                 self.people.voice(place, &request, (&person, &key, yes), &signature, found);
             }
@@ -255,6 +288,9 @@ impl Story {
                 self.people.check(place, &intent, approved_by, None, found);
             }
         }
+        let registered = self.apps.named(&intent.app);
+        let names: Vec<String> = registered.map(|a| duties::app(a.id.as_str(), a.uid)).collect();
+        self.present.answers(place, &names, user.as_deref(), &intent.policy, found);
         let away = self.present.used(place, &intent.key, &intent.app, user, found);
         // [clause 8.2.5-e] nothing comes of what was reserved after a strange operation
         let against = match self.strange {

@@ -13,6 +13,7 @@ mod orders;
 mod people;
 mod tree;
 mod users;
+mod waits;
 
 use std::collections::HashMap;
 
