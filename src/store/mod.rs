@@ -14,6 +14,7 @@ mod destinations;
 mod duties;
 mod error;
 mod governance;
+mod handle;
 mod job;
 mod keys;
 mod loose;
@@ -45,6 +46,7 @@ pub use approvals::{Waiting, WaitingState};
 pub use ask::{Ask, How, Kept, Ledger, NonceClaim, ReserveReply, Verdict};
 pub use changes::{ChangeState, Pending};
 pub use error::StoreError;
+use handle::WriterHandle;
 pub use keys::Because;
 pub use order::{HeardOrder, Lifted};
 use reserve::Draft;
@@ -52,7 +54,7 @@ pub use seal::{Found, RUN_INPUT, Seal, SealKey};
 pub use story::LOG_KEY;
 pub use texts::Text;
 pub use users::UserRow;
-use writer::{Shared, Work, WriterHandle};
+use writer::{Shared, Work};
 
 /// How to open the store.
 pub struct StoreConfig {

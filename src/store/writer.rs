@@ -10,10 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
-use super::job::{Job, Task};
+use super::job::Job;
 use super::keys::{States, states};
 use super::open::OpenRequests;
 use super::schema::int;
@@ -32,16 +31,10 @@ use crate::core::units::{Address, Name, Timestamp};
 use crate::core::user::duties::Acknowledged;
 use crate::refusal::{Code, Refusal};
 
-/// Most jobs of one transaction.
-const MOST_JOBS: usize = 512;
-/// Longest queue.
-const QUEUE: usize = 4096;
 /// A clock that goes back by more than this stops signing, milliseconds.
 const TOLERATED_MS: i64 = 2000;
-/// A batch that takes longer than this is a stuck disk.
-const STUCK_MS: i64 = 30_000;
 
-fn wall() -> i64 {
+pub(super) fn wall() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -50,9 +43,9 @@ fn wall() -> i64 {
 pub(super) struct Shared {
     head: Mutex<LogHead>,
     checkpointed: AtomicU64,
-    batches: AtomicU64,
-    jobs: AtomicU64,
-    busy_since: AtomicI64,
+    pub(super) batches: AtomicU64,
+    pub(super) jobs: AtomicU64,
+    pub(super) busy_since: AtomicI64,
     governance: Mutex<VecDeque<Value>>,
     /// Hashes of the texts that stand in the log.
     texts: Mutex<HashSet<String>>,
@@ -106,7 +99,7 @@ pub(super) struct Work {
     sealed: u64,
     /// Nothing is permitted: the log says that it can be compared with what the token knows, and it was not yet.
     frozen: bool,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// What stands against this device, by all orders in the log.
     pub(super) standing: Standing,
 }
@@ -185,7 +178,7 @@ impl Work {
         Arc::clone(&self.shared)
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) =
             LogHead { size: self.tree.size(), root: self.tree.root() };
     }
@@ -369,7 +362,7 @@ impl Work {
     }
 
     /// Runs jobs in one transaction. `Err` means that none of them happened.
-    fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    pub(super) fn batch(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let (tree, last_ms, standing) = (self.tree.clone(), self.last_ms, self.standing.clone());
         let before = (self.seal.clone(), self.sealed, self.frozen, self.filled);
         let counts = self.clock.told.len();
@@ -424,81 +417,4 @@ impl Work {
 
 fn saved(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?)
-}
-
-/// The way to the writer's thread.
-pub(super) struct WriterHandle {
-    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    shared: Arc<Shared>,
-}
-
-impl WriterHandle {
-    pub(super) fn start(mut work: Work) -> Result<Self, StoreError> {
-        let (jobs, mut inbox) = mpsc::channel::<Box<dyn Job>>(QUEUE);
-        let shared = work.shared();
-        let thread = std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || {
-                let mut batch = Vec::with_capacity(MOST_JOBS);
-                while inbox.blocking_recv_many(&mut batch, MOST_JOBS) > 0 {
-                    work.shared.busy_since.store(wall(), Ordering::Release);
-                    let outcome = work.batch(&mut batch);
-                    if outcome.is_ok() {
-                        work.publish();
-                        work.shared.batches.fetch_add(1, Ordering::Relaxed);
-                        work.shared.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    }
-                    for job in batch.drain(..) {
-                        job.deliver(outcome.clone());
-                    }
-                    work.shared.busy_since.store(0, Ordering::Release);
-                }
-            })
-            .map_err(|e| StoreError::Open(format!("the writer's thread cannot start: {e}")))?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shared })
-    }
-
-    pub(super) async fn submit<T, F>(&self, job: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Work) -> Result<T, StoreError> + Send + 'static,
-    {
-        let (tell, told) = oneshot::channel();
-        let sender =
-            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        let task = Box::new(Task::new(job, tell));
-        sender.try_send(task).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-        })?;
-        drop(sender);
-        told.await.map_err(|_| StoreError::Closed)?
-    }
-
-    pub(super) fn queued(&self) -> u64 {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.as_ref().map_or(0, |s| (s.max_capacity() - s.capacity()) as u64)
-    }
-
-    pub(super) fn alive(&self) -> bool {
-        let since = self.shared.busy_since.load(Ordering::Acquire);
-        let ended = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .is_none_or(std::thread::JoinHandle::is_finished);
-        !ended && (since == 0 || wall().saturating_sub(since) < STUCK_MS)
-    }
-
-    pub(super) async fn close(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
-        {
-            tracing::error!("the writer did not end in order");
-        }
-    }
 }

@@ -7,20 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-pub use super::format::Entry;
+use super::format;
+pub use super::format::{Entry, MAX_ENTRY};
 use super::orders::OrderEvent;
 use super::user::UserEvent;
-
-/// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
-pub const MAX_ENTRY: usize = 65_535;
-
-fn active() -> State {
-    State::Active
-}
-
-fn generated() -> Origin {
-    Origin::Generated
-}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,10 +48,10 @@ pub enum EntryKind {
         /// `CKA_ID`, hex.
         reference: String,
         /// Where it comes from, and what of its past is unproven.
-        #[serde(default = "generated")]
+        #[serde(default = "format::generated")]
         origin: Origin,
         /// The state that it begins in.
-        #[serde(default = "active")]
+        #[serde(default = "format::active")]
         state: State,
         /// Who asked.
         uid: u32,

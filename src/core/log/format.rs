@@ -4,9 +4,23 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::key::{Origin, State};
 use super::super::units::Timestamp;
 use super::cbor;
 use super::entry::EntryKind;
+
+/// Longest entry, bytes (C2SP tlog-tiles: a 16-bit length).
+pub const MAX_ENTRY: usize = 65_535;
+
+/// What entries did not say yet when keys could come from nowhere else.
+pub(super) fn generated() -> Origin {
+    Origin::Generated
+}
+
+/// Nor where every key began.
+pub(super) fn active() -> State {
+    State::Active
+}
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,7 +90,6 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::MAX_ENTRY;
     use super::*;
     use proptest::prelude::*;
 
