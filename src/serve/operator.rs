@@ -64,6 +64,15 @@ struct NamedParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct CopyParams {
+    name: String,
+    what: String,
+    place: String,
+    gone: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TextParams {
     text: String,
 }
@@ -203,6 +212,7 @@ fn acts_of(method: &str, params: &Value) -> &'static [Act] {
         | "operator_keyImport"
         | "operator_keyRotate"
         | "operator_userReset"
+        | "operator_keyCopy"
         | "operator_backupMake" => &[Act::Make],
         "operator_userLock" => &[Act::Stop],
         "operator_keyMove" => match to() {
@@ -372,6 +382,14 @@ impl Operator {
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_keyCopies" => {
+                let params: NamedParams = named(params)?;
+                house.key_copies(&params.name).await
+            }
+            "operator_keyCopy" => {
+                let CopyParams { name, what, place, gone } = named(params)?;
+                house.key_copy(&name, &what, &place, gone.as_deref(), uid).await
+            }
             "operator_backupList" => house.backup_list().await,
             "operator_backupMake" => {
                 let params: NamedParams = named(params)?;

@@ -26,6 +26,9 @@ use crate::token::keeper::Backend;
 use crate::token::pkcs11::{Place as Pkcs11Place, officer};
 use crate::token::{KeySpec, TokenError};
 
+/// Where trial keys stand: always there, so that what was left behind is found.
+const TRIALS: [&[u8; 16]; 2] = [b"claviger-trial-1", b"claviger-trial-2"];
+
 /// The refusal for a share, or a set of them. Says where, and never what was typed.
 #[must_use]
 pub fn share_refusal(error: &ShareError) -> Refusal {
@@ -276,13 +279,13 @@ impl House {
         by: KeyRef,
         wrapping: &SecretBytes<32>,
     ) -> Result<Vec<Algorithm>, Refusal> {
-        let pairs = self.keeper.profile().algorithms.clone().into_iter().filter(|a| a.is_pair());
+        self.clear_trials().await.map_err(|e| token_refusal(&e))?;
         let (mut able, mut why_not) = (Vec::new(), None);
-        for algorithm in pairs {
+        for algorithm in self.keeper.profile().algorithms.clone() {
             match self.prove_one(algorithm, by, wrapping).await {
                 Ok(()) => able.push(algorithm),
                 // A kind of key that the token does not wrap gets no bundle, and so is never active.
-                Err(e @ TokenError::Refused(_)) => why_not = Some(e),
+                Err(e @ (TokenError::Refused(_) | TokenError::Unsupported(_))) => why_not = Some(e),
                 Err(e) => return Err(token_refusal(&e)),
             }
         }
@@ -292,17 +295,29 @@ impl House {
         }
     }
 
+    /// Takes out of the token what a trial that was cut off left there.
+    // [clause 8.2.2-g] a key that nobody knows of does not stay in the token
+    pub(super) async fn clear_trials(&self) -> Result<(), TokenError> {
+        for reference in TRIALS.map(|id| KeyRef::from(*id)) {
+            if !matches!(self.keeper.find(reference).await, Ok(None)) {
+                self.keeper.destroy(reference).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn prove_one(
         &self,
         algorithm: Algorithm,
         by: KeyRef,
         wrapping: &SecretBytes<32>,
     ) -> Result<(), TokenError> {
-        let spec = || -> Result<KeySpec, TokenError> {
-            let reference = KeyRef::from(random::<16>().map_err(|e| TokenError::Gone(e.sentence))?);
-            Ok(KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose: Purpose::Payment })
+        let spec = |id: &[u8; 16]| {
+            let reference = KeyRef::from(*id);
+            let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap_or(Purpose::Payment);
+            KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose }
         };
-        let (there, back) = (spec()?, spec()?);
+        let [there, back] = TRIALS.map(spec);
         let (one, two) = (there.reference, back.reference);
         let tried = async {
             let public = self.keeper.make_for_backup(there, by).await?;
@@ -310,7 +325,7 @@ impl House {
             // Read here as well: a form of the vendor's own would come back into this very token, and nowhere else.
             if pkcs8::unwrap(algorithm, wrapping, &wrapped).is_none() {
                 let why = "what the token wraps is not PKCS#8 under RFC 5649: no other program could open it";
-                return Err(TokenError::Unsupported(why.into()));
+                return Err(TokenError::Corrupt(why.into()));
             }
             let came = self.keeper.unwrap_from_backup(back, by, wrapping, public, wrapped).await?;
             self.keeper.prove_possession(two, public).await?;

@@ -127,7 +127,7 @@ impl House {
         let reference = fresh_reference()?;
         let Successor { name, line, generation } = successor;
         let spec = KeySpec { reference, label: name.to_string(), algorithm, purpose };
-        let public = match self.leaves_under(purpose)? {
+        let public = match self.leaves_under(&line, purpose)? {
             None => self.keeper.generate(spec).await,
             Some(by) => self.keeper.make_for_backup(spec, by).await,
         }
@@ -174,7 +174,7 @@ impl House {
         // What may be gone, or is to go, is no sign of the token.
         let there = |r: &&KeyRecord| r.state != State::Destroyed && !r.destroying;
         self.keeper.expect_keys(records.iter().filter(there).map(|r| (r.reference, r.public)).collect());
-        let keys = Arc::new(Keys::prepare(records)?);
+        let keys = Arc::new(Keys::prepare(records, &self.keys())?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
@@ -201,18 +201,34 @@ impl House {
         if head.size == 0 || self.store.checkpointed_size() >= head.size {
             return Ok(false);
         }
-        let body = checkpoint::body(origin, head.size, &head.root);
-        let raw = self.keeper.sign_checkpoint(&key.record, &body).await.map_err(|e| token_refusal(&e))?;
-        let to_sign = ToSign::Message(body.clone().into_bytes());
+        let note = self.note_by(&key, &checkpoint::body(origin, head.size, &head.root)).await?;
+        self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
+        Ok(true)
+    }
+
+    async fn note_by(&self, key: &super::Key, text: &str) -> Result<String, Refusal> {
+        let raw = self.keeper.sign_checkpoint(&key.record, text).await.map_err(|e| token_refusal(&e))?;
+        let to_sign = ToSign::Message(text.as_bytes().to_vec());
         let _checked = key.verifier()?.check(&to_sign, &raw).map_err(|e| {
             Refusal::new(
                 Code::SignatureInvalid,
-                format!("the token's signature under the log's head does not verify: {e}"),
+                format!("the token's signature by the key of the log does not verify: {e}"),
             )
         })?;
-        let note = checkpoint::note(&body, origin, key.record.public.as_bytes(), &raw);
-        self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
-        Ok(true)
+        Ok(crate::core::log::checkpoint::note(
+            text,
+            &self.config.log.origin,
+            key.record.public.as_bytes(),
+            &raw,
+        ))
+    }
+
+    /// A text of the daemon's own, signed by the key of the log (C2SP signed-note). Its first line says what it is, and is
+    /// no log's name.
+    pub(super) async fn sign_note(&self, text: &str) -> Result<String, Refusal> {
+        self.confirm().await?;
+        let key = self.log_key(0).await?;
+        self.note_by(&key, text).await
     }
 
     /// The verifier key of the log, as C2SP signed-note writes it.

@@ -8,6 +8,8 @@ pub mod apps;
 pub mod backup;
 pub mod ceremony;
 pub mod changes;
+pub mod checkup;
+pub mod destroy;
 mod detail;
 pub mod device;
 mod file;

@@ -8,6 +8,7 @@ mod approvals;
 mod ask;
 mod backups;
 mod changes;
+mod copies;
 mod debits;
 mod destinations;
 mod error;
@@ -37,6 +38,7 @@ use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use ask::{Ask, How, Kept, Ledger, NonceClaim, ReserveReply, Verdict};
+pub use backups::Restored;
 pub use changes::{ChangeState, Pending};
 pub use error::StoreError;
 pub use keys::Because;
@@ -345,6 +347,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod copies_tests;
 #[cfg(test)]
 mod tamper_tests;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
+use super::copies::CopyEvent;
 pub use super::format::Entry;
 use super::user::UserEvent;
 
@@ -413,6 +414,15 @@ pub enum EntryKind {
         /// The places.
         vaults: Vec<String>,
     },
+    /// Something about a copy of a key.
+    KeyCopy(CopyEvent),
+    /// A key is destroyed, and all its copies with it.
+    Certificate {
+        /// Key.
+        key: String,
+        /// What is certified, word by word.
+        text: String,
+    },
     /// A key came back from a bundle, and signed in its token.
     KeyRestored {
         /// Key.
@@ -429,6 +439,9 @@ pub enum EntryKind {
         bundle: String,
         /// Who restored it.
         uid: u32,
+        /// The old token may be in other hands: the key sweeps, and is never active again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        sweep_only: bool,
     },
     /// Something that somebody must look into: an export that stays behind, a witness that refuses.
     Alarm {

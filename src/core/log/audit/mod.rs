@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+mod copies;
 mod lives;
 mod people;
 mod present;

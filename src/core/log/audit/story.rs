@@ -9,6 +9,7 @@ use super::super::super::app::{App, Apps};
 use super::super::super::key::Origin;
 use super::super::super::proof::Tier;
 use super::super::super::units::Timestamp;
+use super::super::copies::CopyEvent;
 use super::super::entry::{Entry, EntryKind};
 use super::super::mention::mentioned;
 use super::changes::Changes;
@@ -125,9 +126,15 @@ impl Story {
                 self.lives.rotated(place, &line, &from, &to, found);
             }
             EntryKind::LockDestroyed { key, .. } => self.lives.shredded(place, &key, found),
-            EntryKind::KeyRestored { key, token_serial, .. } => {
-                self.lives.restored(place, &key, token_serial, found);
+            EntryKind::KeyRestored { key, token_serial, sweep_only, .. } => {
+                self.lives.restored(place, &key, (token_serial, sweep_only), found);
             }
+            EntryKind::BackupMade { key, .. } => self.lives.backed(&key),
+            EntryKind::KeyCopy(event) => {
+                self.report.alarms += u64::from(matches!(event, CopyEvent::Overdue { .. }));
+                self.lives.copy(place, event, found);
+            }
+            EntryKind::Certificate { key, text } => self.lives.certified(place, &key, &text, found),
             EntryKind::KeyDestroying { key, .. } => self.lives.destroying(place, &key, found),
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
             EntryKind::Intent {
@@ -188,7 +195,6 @@ impl Story {
             EntryKind::Alarm { .. } => self.report.alarms += 1,
             EntryKind::Stop {}
             | EntryKind::Ceremony { .. }
-            | EntryKind::BackupMade { .. }
             | EntryKind::Token { .. }
             | EntryKind::Device { .. }
             | EntryKind::Rows { .. }
@@ -291,6 +297,7 @@ impl Story {
 
     /// What is said at the end.
     pub(super) fn end(self, found: &mut Findings) -> Report {
+        self.lives.end(found);
         let last = self.last.map_or(0, |p| p.ms);
         for (request, open) in &self.open {
             if last.saturating_sub(open.place.ms) > LEFT_MS {

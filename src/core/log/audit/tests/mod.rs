@@ -6,6 +6,7 @@
     reason = "tests stop where they cannot go on"
 )]
 
+mod copies;
 mod lives;
 mod money;
 mod people;
