@@ -99,6 +99,7 @@ codes! {
     SweepOnly "sweep_only" 4001 Operator "8.7.1-b" "the key is at its end and pays only to what sweep.to in the policy lists";
     KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     ShareWrong "share_wrong" -32602 Never "8.2.2-b" "look at the word that is named, and at the sheet; nothing was kept of what was typed";
+    ShareOther "share_other" 4001 Operator "8.2.2-b" "look for the sheet of the ceremony in force; one of another ceremony opens no bundle that was made for this one";
     SharesLacking "shares_lacking" 4001 Operator "8.2.2-a" "call more custodians of this very quorum, or take the share out that does not belong";
     QuorumMissing "quorum_missing" 4001 Operator "8.2.2-b" "backups are switched on and nobody could open one: hold a ceremony first, claviger ceremony init";
     QuorumExists "quorum_exists" -32602 Never "8.2.2-b" "a quorum is in force and was not touched";

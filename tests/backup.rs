@@ -56,6 +56,26 @@ fn a_lost_token_comes_back_from_shares_and_bundles() {
     let shares = rig.ceremony(&["--group", "2/3"], true).unwrap();
     assert_eq!(shares.len(), 3);
     assert!(rig.ceremony(&[], false).unwrap_err().contains("quorum_exists"));
+    // A custodian looks alone whether the sheet is still the one.
+    let check = |words: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_claviger"))
+            .args(["--json", "ceremony", "check-share", rig.at("media-a/quorum.json").to_str().unwrap()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{words}").unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.success(), String::from_utf8(out.stdout).unwrap())
+    };
+    let (good, told) = check(&shares[1]);
+    let value: Value = serde_json::from_str(&told).unwrap();
+    assert!(good && value["share"] == 2 && value["epoch"] == 1, "{told}");
+    assert!(!told.contains(shares[1].split(' ').nth(9).unwrap()), "{told}");
+    let mut wrong: Vec<&str> = shares[1].split(' ').collect();
+    wrong.swap(20, 21);
+    assert!(check(&wrong.join(" ")).1.contains("share_wrong"));
 
     let mut daemon = Daemon::on(&rig.home);
     daemon.set_up("hot");

@@ -193,7 +193,7 @@ fn lose_all_and_come_back(count: usize) {
         for (at, (_, address)) in (1_u64..).zip(&accounts) {
             let tx = json!({"from": address, "to": BOB, "value": "0x1", "gas": "0x5208", "nonce": format!("{at:#x}"),
                 "maxFeePerGas": "0x3b9aca00", "maxPriorityFeePerGas": "0x1", "chainId": "0x1"});
-            let signed = ask(&mut wallet, "eth_signTransaction", &json!([tx]));
+            let signed = ask(&mut wallet, "claviger_signPayment", &json!({"transaction": tx}));
             assert_eq!(payer(&tx, signed["raw"].as_str().unwrap()), address.to_lowercase());
         }
         let opened = ask(

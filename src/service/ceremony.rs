@@ -40,6 +40,22 @@ pub fn share_refusal(error: &ShareError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
+/// Holds one share against what its ceremony wrote down: nothing of it is told but where it stands and its commitment.
+// [clause 8.2.2-b] the sheet in the bag is looked at without anybody coming together
+pub fn check_share(quorum: &str, words: &str) -> Result<Value, Refusal> {
+    let quorum: Quorum = serde_json::from_str(quorum)
+        .map_err(|_| Refusal::new(Code::InvalidParams, "the file is no quorum.json of a ceremony"))?;
+    let share = Share::parse(words).map_err(|e| share_refusal(&e))?;
+    let commitment = quorum.is_share(&share).map_err(|e| Refusal::new(Code::ShareOther, e.to_string()))?;
+    Ok(json!({
+        "epoch": quorum.epoch,
+        "quorum": quorum.recipient().map(|r| hex::encode(r.id())),
+        "group": u16::from(share.group) + 1,
+        "share": u16::from(share.member) + 1,
+        "commitment": commitment,
+    }))
+}
+
 /// The identity that shares give.
 pub fn identity_of(shares: &[Share]) -> Result<Identity, Refusal> {
     let secret = combine(shares, b"").map_err(|e| share_refusal(&e))?;
@@ -55,7 +71,8 @@ pub fn identity_of(shares: &[Share]) -> Result<Identity, Refusal> {
 impl House {
     /// Waits until the token is there and was tried; for commands that open the house by themselves.
     pub async fn settled(&self) -> Result<(), Refusal> {
-        for _ in 0..400 {
+        // A busy machine takes its time with a module's worker.
+        for _ in 0..1200 {
             let tried = !matches!(self.keeper.fitness(), crate::token::keeper::Fitness::Untried);
             // Nothing is done in a state directory that the token has not confirmed.
             match self.confirm().await {

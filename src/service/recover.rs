@@ -218,9 +218,16 @@ impl House {
         };
         let wrapped = opened.unlock(lock).map_err(|e| invalid(e.to_string()))?;
         let reference = reference_of(&public);
-        // What a run that was cut off put there is no key of the register's: it comes in anew.
-        if !matches!(self.keeper.find(reference).await, Ok(None)) {
-            self.keeper.destroy(reference).await.map_err(refused)?;
+        match self.keeper.find(reference).await {
+            Ok(None) => {}
+            Err(e) if e.is_no_verdict() => return Err(refused(e)),
+            // What stands there by leave of the register is not touched, whatever it is.
+            _ if known.as_ref().is_some_and(|k| k.reference == reference) => {
+                let why = format!("the token holds something else in the place of key {}", head.key);
+                return Err(Refusal::new(Code::KeyExists, why));
+            }
+            // What a run that was cut off put there, half a pair too, is no key of the register's: it comes in anew.
+            Ok(Some(_)) | Err(_) => self.keeper.destroy(reference).await.map_err(refused)?,
         }
         let spec = KeySpec {
             reference,

@@ -288,6 +288,7 @@ mod tests {
     }
 
     // [clause 8.7.1-s] test
+    // [clause 8.7.1-p] test
     #[tokio::test(flavor = "multi_thread")]
     async fn wherever_a_crash_strikes_no_lock_is_lost_and_none_comes_back() {
         let dir = tempfile::tempdir().unwrap();
@@ -328,6 +329,20 @@ mod tests {
         // What was destroyed gets no lock again, from nobody.
         apply(&places, |t| t.put(id(1), SecretBytes::copy_of(&[1; 32]))).await.unwrap();
         assert_eq!((knows(a, 1).await, knows(a, 3).await), ("gone", "nothing"));
+
+        // A place that is away keeps no other from letting go, and follows when it is back.
+        let there = fs::read(&b.file).unwrap();
+        fs::remove_file(&b.file).unwrap();
+        let told = destroy(&places, id(2), Timestamp(10)).await;
+        assert!(told[0].1.is_ok() && told[1].1.is_err(), "the second is away");
+        assert_eq!(knows(a, 2).await, "gone");
+        assert!(look(&places).await.is_err(), "what is away might know of more");
+        fs::write(&b.file, there).unwrap();
+        assert_eq!(knows(b, 2).await, "lock");
+        assert!(matches!(look(&places).await.unwrap().find(id(2)), Found::Gone(_)));
+        assert!(destroy(&places, id(2), Timestamp(11)).await.iter().all(|(_, outcome)| outcome.is_ok()));
+        assert_eq!((knows(a, 2).await, knows(b, 2).await), ("gone", "gone"));
+        let now = fs::read(&a.file).unwrap();
 
         // A lost file is no empty vault, and a changed one is none at all.
         fs::remove_file(&a.file).unwrap();

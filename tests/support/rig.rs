@@ -179,7 +179,7 @@ pub fn again_with_softhsm(name: &str) -> bool {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
     let again = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env("SOFTHSM2_CONF", &conf)
         .status()
         .unwrap();

@@ -82,7 +82,11 @@ pub const LONGEST: usize = 256;
 /// Whether a wrapped key of this algorithm can have this length.
 #[must_use]
 pub fn may_be(algorithm: Algorithm, length: usize) -> bool {
-    if algorithm.is_pair() { length % 8 == 0 && (56..=LONGEST).contains(&length) } else { length == 40 }
+    if algorithm.is_pair() {
+        length.is_multiple_of(8) && (56..=LONGEST).contains(&length)
+    } else {
+        length == 40
+    }
 }
 
 /// Wraps by RFC 5649.

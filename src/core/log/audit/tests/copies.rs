@@ -155,7 +155,7 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
                                 .replace("copies: 2", "copies: 1")
                                 .replace("- medium plate (aa): z, daemon: so\n", "")
                         ),
-                    )
+                    );
                 },
                 "key-destroyed",
                 "does not say",
@@ -167,7 +167,7 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
                         "certificate",
                         "text",
                         json!(text().replace("plate (aa): z, daemon: so", "plate (aa): z, daemon: no")),
-                    )
+                    );
                 },
                 "key-destroyed",
                 "does not say",
