@@ -115,6 +115,7 @@ codes! {
     SweepOnly "sweep_only" 4001 Operator "8.7.1-b" "the key is at its end and pays only to what sweep.to in the policy lists";
     KeyUnprotected "key_unprotected" 4001 Never "8.2.5-a" "only keys that cannot be read, cannot leave the token and do one thing are taken over; make a new key";
     ShareWrong "share_wrong" -32602 Never "8.2.2-b" "look at the word that is named, and at the sheet; nothing was kept of what was typed";
+    ShareOther "share_other" 4001 Operator "8.2.2-b" "look for the sheet of the ceremony in force; one of another ceremony opens no bundle that was made for this one";
     SharesLacking "shares_lacking" 4001 Operator "8.2.2-a" "call more custodians of this very quorum, or take the share out that does not belong";
     QuorumMissing "quorum_missing" 4001 Operator "8.2.2-b" "backups are switched on and nobody could open one: hold a ceremony first, claviger ceremony init";
     QuorumExists "quorum_exists" -32602 Never "8.2.2-b" "a quorum is in force and was not touched";
@@ -123,6 +124,9 @@ codes! {
     BundleInvalid "bundle_invalid" -32602 Never "8.2.2-c" "take another copy of the bundle; claviger backup verify compares all of them with the register";
     VaultFailed "vault_failed" 4001 Operator "8.7.1-s" "look at the place of the vault that is named: its file, its token, its PIN; then ask again";
     KeyShredded "key_shredded" 4001 Never "8.7.1-s" "the key was destroyed with all its backups; it cannot come back, and that is what was wanted";
+    CopiesLeft "copies_left" 4001 Operator "8.7.1-p" "claviger key copies shows what is left of the key and by when it has to go; give a receipt for what is out of the daemon's reach";
+    CopyUnknown "copy_unknown" -32602 Never "8.7.1-p" "claviger key copies lists what is known: name kind and place as they stand there";
+    CopyReachable "copy_reachable" -32602 Never "8.7.1-p" "the daemon destroys this copy by itself, and looks that it is gone: mend what keeps it from that";
     PaymentMalformed "payment_malformed" -32602 Never "8.4.3-a" "send a complete legacy, EIP-2930 or EIP-1559 transaction with known fields only";
     ChainUnknown "chain_unknown" 4001 Operator "8.4.3-a" "the policy names no such chain";
     ContractCreation "contract_creation" 4001 Operator "8.4.3-a" "contract creation is not a payment; no rule allows it";

@@ -188,7 +188,7 @@ pub enum KeyCommand {
     Deactivate(Move),
     /// Says that a key is, or may be, in other hands: it does nothing any more.
     Compromise(Move),
-    /// Destroys a key in the token, for good.
+    /// Destroys a key for good, with every copy: what the daemon reaches at once, the rest by its time.
     Destroy {
         /// Which, and why.
         #[command(flatten)]
@@ -205,6 +205,30 @@ pub enum KeyCommand {
         /// Or why it is destroyed without one; those who decide read it.
         #[arg(long, conflicts_with = "evidence")]
         waive_balance: Option<String>,
+    },
+    /// Gives a receipt for a copy that is gone and that the daemon does not reach.
+    DestroyReceipt {
+        /// The key.
+        name: String,
+        /// token, vault, bundle or medium, as `claviger key copies` lists it.
+        #[arg(long, default_value = "medium")]
+        what: String,
+        /// Where it was, as it is listed there.
+        #[arg(long)]
+        place: String,
+        /// How it was destroyed, and who saw it.
+        #[arg(long)]
+        how: String,
+    },
+    /// Where a key is, by when each copy has to be gone, and what says that it is.
+    Copies {
+        /// The key.
+        name: String,
+    },
+    /// Prints the signed certificate of a key that is destroyed.
+    Certificate {
+        /// The key.
+        name: String,
     },
     /// Makes a successor and puts it in the key's place; apps go on by the same name.
     Rotate(Move),

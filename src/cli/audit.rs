@@ -10,8 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use super::{print, show};
+use crate::core::key::copies;
 use crate::core::log::audit::{Finding, Holdings, Report, audit};
-use crate::core::log::checkpoint::{NoteKey, cosigners};
+use crate::core::log::checkpoint::{Note, NoteKey, cosigners};
 use crate::core::log::entry::Entry;
 use crate::core::log::proof::Bundle;
 
@@ -42,6 +43,18 @@ enum Command {
     Log(LogWords),
     /// Checks what `claviger log prove` printed: that one entry is in the log.
     Proof(ProofWords),
+    /// Checks what `claviger key certificate` printed: that a key was destroyed, with every copy.
+    Certificate(CertificateWords),
+}
+
+/// What a certificate is held against.
+#[derive(Args)]
+struct CertificateWords {
+    /// The certificate.
+    file: PathBuf,
+    /// File with the log's verifier key, from a place that you trust.
+    #[arg(long, required = true)]
+    key: Vec<PathBuf>,
 }
 
 /// What a proof is held against.
@@ -209,12 +222,36 @@ fn proof(words: &ProofWords) -> Result<(String, Value), String> {
     Ok((text, value))
 }
 
+/// Checks a certificate of destruction.
+// [clause 8.7.1-p] it is worth what the key of the log is worth, without the daemon
+fn certificate(words: &CertificateWords) -> Result<(String, Value), String> {
+    let text = read(&words.file)?;
+    let keys = keys(&words.key, false)?;
+    let failed = |why: &str| {
+        (format!("the certificate does NOT verify: {why}"), json!({"verified": false, "why": why}))
+    };
+    let Ok(note) = Note::parse(&text) else { return Ok(failed("it is no signed note")) };
+    if !keys.iter().any(|key| copies::told(note.text, "log") == Some(key.name()) && key.signed(&note)) {
+        return Ok(failed("no key that was given signed it, or it is about another log"));
+    }
+    if !copies::is_certificate(note.text) {
+        return Ok(failed("what is signed is no certificate of destruction"));
+    }
+    let said = |name: &str| copies::told(note.text, name).unwrap_or_default();
+    let value = json!({
+        "verified": true, "log": said("log"), "key": said("key"), "public": said("public"),
+        "destroyed": said("destroyed"), "copies": said("copies"),
+    });
+    Ok((format!("the certificate verifies\n\n{}", note.text), value))
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
     let Arguments { json, command } = Arguments::parse();
     let outcome = match &command {
         Command::Proof(words) => proof(words),
+        Command::Certificate(words) => certificate(words),
         Command::Log(words) => log(words).map(|report| told(&report, words.strict)),
     };
     let (text, value) = match outcome {

@@ -3,6 +3,8 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -13,11 +15,12 @@ use super::{Failure, Output, show};
 use crate::core::backup::slip39::{Share, ShareError};
 use crate::refusal::Code;
 use crate::service::ceremony::{identity_of, share_refusal};
+use crate::service::recover::{Manner, Progress};
 
 /// Backups.
 #[derive(Subcommand)]
 pub enum BackupCommand {
-    /// Which payment keys have a bundle.
+    /// Which keys have a bundle.
     List,
     /// Makes a fresh bundle of a key.
     Make {
@@ -26,6 +29,14 @@ pub enum BackupCommand {
     },
     /// Holds every copy of every bundle, and every place of the vault, against the register.
     Verify,
+    /// Tells of a medium that holds the bundle of a key: it has to be gone before the key is called destroyed.
+    Note {
+        /// The key.
+        name: String,
+        /// What it is and where, for those who have to find it in years.
+        #[arg(long)]
+        place: String,
+    },
 }
 
 /// Recovery.
@@ -37,6 +48,32 @@ pub struct Recover {
     /// File with the PIN of the token's security officer, where only that one makes keys trusted (PKCS#11).
     #[arg(long)]
     so_pin_file: Option<PathBuf>,
+    /// The old token may be in other hands: payment keys that come back pay to what sweep.to lists, and are never active.
+    #[arg(long)]
+    sweep_only: bool,
+}
+
+/// How far a recovery is, on standard error: one line that changes at a terminal, and one now and then elsewhere.
+fn teller() -> impl Fn(Progress) + Sync {
+    let (began, at_terminal) = (Instant::now(), std::io::stderr().is_terminal());
+    let last = Mutex::new(began);
+    move |Progress { done, of, restored }| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = if at_terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
+        if done < of && last.elapsed() < pause {
+            return;
+        }
+        *last = Instant::now();
+        let seconds = began.elapsed().as_secs_f64().max(0.001);
+        let rate = f64::from(u32::try_from(done).unwrap_or(u32::MAX)) / seconds;
+        let left = f64::from(u32::try_from(of.saturating_sub(done)).unwrap_or(u32::MAX)) / rate;
+        let line = format!("{done} of {of} bundles, {restored} restored, {rate:.1}/s, {left:.0} s left");
+        if at_terminal {
+            eprint!("\r\x1b[K{line}{}", if done == of { "\n" } else { "" });
+        } else {
+            eprintln!("{line}");
+        }
+    }
 }
 
 /// Runs one command; `ask` calls the operator's socket.
@@ -59,6 +96,11 @@ pub fn run(
         BackupCommand::Make { name } => {
             let value = ask("operator_backupMake", json!({"name": name}))?;
             Ok(Output { text: format!("made and verified\n{}", show::fields(&value)), value })
+        }
+        BackupCommand::Note { name, place } => {
+            let words = json!({"name": name, "what": "medium", "place": place});
+            let value = ask("operator_keyCopy", words)?;
+            Ok(Output { text: "noted".into(), value })
         }
         BackupCommand::Verify => {
             let value = ask("operator_backupVerify", Value::Null)?;
@@ -147,7 +189,8 @@ pub fn recover(words: Recover, config_file: &Path) -> Result<Output, Failure> {
             &shares,
             &files,
             officer.as_ref(),
-            uid,
+            (Manner { sweep_only: words.sweep_only }, uid),
+            &teller(),
         ))?)
     })();
     close(&mut opened);
@@ -161,7 +204,7 @@ pub fn recover(words: Recover, config_file: &Path) -> Result<Output, Failure> {
             let key = b.get("key").cloned().unwrap_or_default();
             vec![
                 show::text(b, "file"),
-                show::text(b, "restored"),
+                if b.get("there") == Some(&json!(true)) { "there".into() } else { show::text(b, "restored") },
                 show::text(&key, "name"),
                 show::text(&key, "account"),
                 show::text(b, "sentence"),
@@ -169,9 +212,11 @@ pub fn recover(words: Recover, config_file: &Path) -> Result<Output, Failure> {
         })
         .collect();
     let table = show::table(&["FILE", "RESTORED", "KEY", "ACCOUNT", "WHY NOT"], &table);
-    let (restored, of) = (show::text(&value, "restored"), show::text(&value, "of"));
+    let count = |name: &str| value.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let (restored, there, of) = (count("restored"), count("there"), count("of"));
+    let next = if words.sweep_only { "sweep-only" } else { "activate" };
     let text = format!(
-        "{table}\n{restored} of {of} came back; each signed a challenge in the token, and is suspended until people start it again: claviger key activate NAME"
+        "{table}\n{restored} of {of} came back, {there} were there already; each signed a challenge in the token, and is suspended until people start it again: claviger key {next} NAME"
     );
-    if restored == of { Ok(Output { text, value }) } else { Err(Failure::Refused(text, value)) }
+    if restored + there == of { Ok(Output { text, value }) } else { Err(Failure::Refused(text, value)) }
 }

@@ -14,7 +14,7 @@ use super::{Failure, Output, show};
 use crate::config::{Config, PinSource};
 use crate::core::backup::slip39::Scheme;
 use crate::secret::Pin;
-use crate::service::ceremony::Ceremony;
+use crate::service::ceremony::{Ceremony, check_share};
 use crate::service::{House, init};
 
 /// Wrong readings of one sheet that are forgiven.
@@ -27,6 +27,11 @@ const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
 pub enum CeremonyCommand {
     /// Draws the secret, gives it out in shares, proves them, and switches backups on. The daemon is stopped meanwhile.
     Init(Held),
+    /// Looks whether a share is still the one that its ceremony gave out. Needs no daemon, no token and nobody else.
+    CheckShare {
+        /// `quorum.json`, from any backup directory.
+        quorum: PathBuf,
+    },
     /// Makes an embedded token for one place of the vault, where no other token is at hand.
     Vault {
         /// Its directory, best on a medium of its own.
@@ -75,6 +80,19 @@ pub fn run(command: CeremonyCommand, config_file: &Path) -> Result<Output, Failu
             let outcome = hold(&house, held);
             close(&mut house);
             outcome
+        }
+        CeremonyCommand::CheckShare { quorum } => {
+            let text = std::fs::read_to_string(&quorum)
+                .map_err(|e| Failure::Usage(format!("{}: {e}", quorum.display())))?;
+            let words = if std::io::stdin().is_terminal() {
+                let words = crate::service::read_hidden_line("the share (nothing is shown): ");
+                Zeroizing::new(words.map_err(Failure::plain)?)
+            } else {
+                read_line()?
+            };
+            let value = check_share(&text, &words)?;
+            let said = "it is the one; compare the commitment with the sheet, and with the log";
+            Ok(Output { text: format!("{said}\n{}", show::fields(&value)), value })
         }
         CeremonyCommand::Vault { directory, pin_file } => {
             let value = init::make_embedded(&directory, &pin_file)?;

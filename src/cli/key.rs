@@ -43,6 +43,7 @@ pub fn run(
                     of.name
                 )));
             }
+            let name = of.name.clone();
             // The very bytes that were signed: nothing is trimmed here.
             let read =
                 |file: Option<PathBuf>| file.map(|f| read_text(&f).map_err(Failure::plain)).transpose();
@@ -50,7 +51,32 @@ pub fn run(
                 "name": of.name, "to": "destroyed", "reason": of.reason, "evidence": read(evidence)?,
                 "signature": read(signature)?, "waiver": waive_balance,
             });
-            Ok(shown("", ask("operator_keyMove", words)?))
+            let mut value = ask("operator_keyMove", words)?;
+            let copies = ask("operator_keyCopies", json!({"name": name}))?;
+            let text = format!("{}{}", show::fields(&value), copies_told(&copies));
+            if let Some(map) = value.as_object_mut() {
+                map.insert("copies".into(), copies.get("copies").cloned().unwrap_or_default());
+            }
+            Ok(Output { text, value })
+        }
+        KeyCommand::DestroyReceipt { name, what, place, how } => {
+            let words = json!({"name": name, "what": what, "place": place, "gone": how});
+            let value = ask("operator_keyCopy", words)?;
+            Ok(Output { text: copies_told(&value), value })
+        }
+        KeyCommand::Copies { name } => {
+            let value = ask("operator_keyCopies", json!({"name": name}))?;
+            Ok(Output { text: copies_told(&value), value })
+        }
+        KeyCommand::Certificate { name } => {
+            let value = ask("operator_keyCopies", json!({"name": name}))?;
+            match value.get("certificate").and_then(Value::as_str) {
+                Some(text) => Ok(Output { text: text.to_owned(), value: json!({"certificate": text}) }),
+                None => Err(Failure::Refused(
+                    format!("copies of key {name} are left, or it is not destroyed\n{}", copies_told(&value)),
+                    value,
+                )),
+            }
         }
         KeyCommand::Rotate(of) => {
             let value = ask("operator_keyRotate", json!({"name": of.name, "reason": of.reason}))?;
@@ -78,4 +104,20 @@ pub fn run(
         }
         KeyCommand::Show { name } => Ok(shown("", ask("operator_keyShow", json!({"name": name}))?)),
     }
+}
+
+/// A table of copies, and what follows from it.
+fn copies_told(value: &Value) -> String {
+    let copies: Vec<&Value> = value.get("copies").and_then(Value::as_array).into_iter().flatten().collect();
+    let cells = ["what", "place", "due", "overdue", "gone", "by", "how"];
+    let rows: Vec<Vec<String>> =
+        copies.iter().map(|c| cells.iter().map(|m| show::text(c, m)).collect()).collect();
+    let table = show::table(&["WHAT", "PLACE", "DUE", "OVERDUE", "GONE", "BY", "HOW"], &rows);
+    let left = copies.iter().filter(|c| c.get("gone").is_none_or(Value::is_null)).count();
+    let said = match (value.get("destroying") == Some(&json!(true)), left) {
+        (true, _) => format!("being destroyed: {left} of {} copies are left", copies.len()),
+        (false, 0) => format!("destroyed: all of {} copies are gone", copies.len()),
+        (false, _) => format!("{} copies", copies.len()),
+    };
+    format!("{table}\n{said}\n")
 }

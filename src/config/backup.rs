@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::TokenConfig;
 use super::token::RawToken;
+use crate::core::key::policy::length;
 
 /// A place of the vault.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct BackupConfig {
     pub directories: Vec<PathBuf>,
     /// Places of the vault, at least two.
     pub vaults: Vec<VaultConfig>,
+    /// How often all of it is looked over, milliseconds.
+    pub verify_ms: i64,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +40,7 @@ pub(super) struct RawBackup {
     directories: Vec<PathBuf>,
     #[serde(default)]
     vault: Vec<RawVault>,
+    verify: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +84,12 @@ impl RawBackup {
             let token = vault.token.map(|t| t.resolve(base, "backup.vault.token")).transpose()?;
             vaults.push(VaultConfig { name: vault.name, file, token });
         }
-        Ok(BackupConfig { directories: self.directories.into_iter().map(|d| base.join(d)).collect(), vaults })
+        let verify_ms = length("backup.verify", self.verify.as_deref().unwrap_or("24h"))?;
+        if verify_ms == 0 {
+            return Err("backup.verify = 0 would do nothing else than look at backups".into());
+        }
+        let directories = self.directories.into_iter().map(|d| base.join(d)).collect();
+        Ok(BackupConfig { directories, vaults, verify_ms })
     }
 }
 
@@ -102,6 +111,7 @@ mod tests {
             read(&[head, &vault("a", "a.vault"), &vault("b", "/mnt/b.vault"), other].concat()).unwrap();
         assert_eq!(good.directories, [PathBuf::from("/etc/claviger/b")]);
         assert_eq!(good.vaults[1].file, PathBuf::from("/mnt/b.vault"));
+        assert_eq!(good.verify_ms, 86_400_000);
         for (text, word) in [
             ([head, &vault("a", "a"), other].concat(), "two places"),
             (["enabled = true\n", &vault("a", "a"), &vault("b", "b"), other].concat(), "directories"),
@@ -110,6 +120,7 @@ mod tests {
             ([head, &vault("a", "a"), &vault("b", "a"), other].concat(), "twice"),
             ([head, &vault("a", "a"), &vault("b c", "b"), other].concat(), "no name"),
             (head.replace("true", "false"), "settled"),
+            (["verify = \"0h\"\n", head, &vault("a", "a"), &vault("b", "b"), other].concat(), "nothing else"),
         ] {
             assert!(read(&text).unwrap_err().contains(word), "{text}");
         }

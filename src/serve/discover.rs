@@ -242,6 +242,18 @@ pub const OPERATOR: &[Method] = &[
         result: "{equal, strangers, missing, objects, keys}",
     },
     Method {
+        name: "operator_keyCopies",
+        summary: "Where a key is, by when each copy has to be gone, and the signed certificate when all are",
+        params: &[("name", true, "key name")],
+        result: "{key, state, destroying, copies, certificate}",
+    },
+    Method {
+        name: "operator_keyCopy",
+        summary: "Tells of a medium that holds a bundle of the key, or gives a receipt for a copy out of reach",
+        params: &[("name", true, ""), ("what", true, "kind"), ("place", true, ""), ("gone", false, "how")],
+        result: "as operator_keyCopies",
+    },
+    Method {
         name: "operator_backupList",
         summary: "Which payment keys have a bundle",
         params: &[],

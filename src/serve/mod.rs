@@ -1,7 +1,8 @@
 //! Listeners, limits, dispatch, metrics. Knows `service` and `wire`; decides nothing about money.
 #![forbid(unsafe_code)]
 
-pub mod connection;
+mod acts;
+mod connection;
 pub mod daemon;
 pub mod discover;
 pub mod listener;

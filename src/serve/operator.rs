@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::acts::acts_of;
 use super::connection::Handler;
 use super::{clip, discover, named, note_unreadable, serve_listed};
 use crate::core::approval::Act;
@@ -61,6 +62,15 @@ struct KeyParams {
 #[serde(deny_unknown_fields)]
 struct NamedParams {
     name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CopyParams {
+    name: String,
+    what: String,
+    place: String,
+    gone: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -231,39 +241,6 @@ struct PapersParams {
 #[serde(deny_unknown_fields)]
 struct ScopeParams {
     scope: Option<String>,
-}
-
-/// What kind of act a method is, for the table of roles: one of these must be allowed.
-fn acts_of(method: &str, params: &Value) -> &'static [Act] {
-    let to = || params.get("to").and_then(Value::as_str).and_then(State::parse);
-    match method {
-        "operator_keyCreate"
-        | "operator_keyAdopt"
-        | "operator_keyImport"
-        | "operator_keyRotate"
-        | "operator_userReset"
-        | "operator_backupMake" => &[Act::Make],
-        "operator_userLock" | "operator_incidentOpen" | "operator_appRevoke" => &[Act::Stop],
-        "operator_incidentClose" => &[Act::Make],
-        "operator_keyMove" => match to() {
-            Some(State::Active | State::Destroyed) => &[Act::Make, Act::Ask],
-            _ => &[Act::Stop],
-        },
-        // A voice is worth what its signature is worth; whoever asks for things may carry it here.
-        "operator_orderReactivate" | "operator_approve" => &[Act::Speak, Act::Ask],
-        "operator_policyApply"
-        | "operator_authorityApply"
-        | "operator_usersApply"
-        | "operator_changeWithdraw"
-        | "operator_orderChallenge" => &[Act::Ask],
-        "operator_dutiesAck"
-        | "operator_tokenCheck"
-        | "operator_unlock"
-        | "operator_reload"
-        | "operator_leaseRequest"
-        | "operator_backupVerify" => &[Act::Run],
-        _ => &[Act::Look],
-    }
 }
 
 impl Operator {
@@ -459,6 +436,14 @@ impl Operator {
             }
             "operator_logHead" => house.log_head_signed().await,
             "operator_tokenCheck" => house.token_check(uid).await,
+            "operator_keyCopies" => {
+                let params: NamedParams = named(params)?;
+                house.key_copies(&params.name).await
+            }
+            "operator_keyCopy" => {
+                let CopyParams { name, what, place, gone } = named(params)?;
+                house.key_copy(&name, &what, &place, gone.as_deref(), uid).await
+            }
             "operator_backupList" => house.backup_list().await,
             "operator_backupMake" => {
                 let params: NamedParams = named(params)?;

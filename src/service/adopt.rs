@@ -62,6 +62,7 @@ impl House {
         if purpose == Purpose::Payment {
             self.keeper.fit_for_payments().map_err(refused)?;
         }
+        self.not_shredded(&public).await?;
         let past = self.keeper.past(reference).await.map_err(refused)?;
         let unprotected =
             |why: &str| Err(Refusal::new(Code::KeyUnprotected, format!("the key {reference} {why}")));

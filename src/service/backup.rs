@@ -1,7 +1,7 @@
 //! Backups: made without anybody coming together, verified before a key may be used, destroyed with the key. [clause 8.2.2]
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,15 +9,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::keys::now;
+use super::seal::is_own;
 use super::vault::{self, Place};
 use super::{House, token_refusal};
 use crate::config::{BackupConfig, Config};
 use crate::core::backup::age::RANDOM;
 use crate::core::backup::bundle::{self, Head, Wrapping, lock_mark};
+use crate::core::backup::pkcs8;
 use crate::core::backup::quorum::{Quorum, mixed, wrap_reference};
 use crate::core::backup::vault::{Found, LockId};
+use crate::core::key::copies::{CopyKind, KeyCopy};
+use crate::core::key::policy::Backup;
 use crate::core::key::{KeyRecord, KeyRef, Purpose, State};
-use crate::core::units::sha256;
+use crate::core::units::{Name, Timestamp, sha256};
 use crate::refusal::{Code, Refusal};
 use crate::secret::SecretBytes;
 use crate::store::{EntryKind, Store};
@@ -134,10 +138,19 @@ impl House {
             .ok_or_else(|| Refusal::new(Code::QuorumMissing, "no quorum has come together yet"))
     }
 
-    /// Under which key a new key of this purpose may leave the token; `None` when it shall not.
+    /// Whether the key policy wants keys of this line and purpose backed up. The daemon's own keys are there before any
+    /// quorum is, and a new register begins with new ones.
+    fn wants_backup(&self, line: &Name, purpose: Purpose) -> bool {
+        let policy = self.key_policy();
+        !is_own(line)
+            && line.as_str() != super::user::PEPPER
+            && policy.rule(purpose).is_some_and(|rule| rule.backup == Backup::BeforeUse)
+    }
+
+    /// Under which key a new key of this line may leave the token; `None` when it shall not.
     // [clause 8.2.2-d] whether a key may leave is settled when it is made
-    pub(super) fn leaves_under(&self, purpose: Purpose) -> Result<Option<KeyRef>, Refusal> {
-        if self.backup.is_none() || purpose != Purpose::Payment {
+    pub(super) fn leaves_under(&self, line: &Name, purpose: Purpose) -> Result<Option<KeyRef>, Refusal> {
+        if self.backup.is_none() || !self.wants_backup(line, purpose) {
             return Ok(None);
         }
         let quorum = self.backup_quorum()?;
@@ -155,7 +168,7 @@ impl House {
         wrapping.into_iter().chain(roots).collect()
     }
 
-    async fn bundle_of(&self, key: &KeyRecord) -> Result<Option<Made>, Refusal> {
+    pub(super) async fn bundle_of(&self, key: &KeyRecord) -> Result<Option<Made>, Refusal> {
         let text = self.store.bundle(key.name.clone()).await.map_err(|e| self.store_refusal(&e))?;
         text.map(|t| serde_json::from_str(&t)).transpose().map_err(|e| {
             Refusal::new(
@@ -165,10 +178,10 @@ impl House {
         })
     }
 
-    /// Sees to it that a payment key has a bundle of the quorum in force, made and verified.
-    // [clause 8.2.2-e] no payment key is active before it can be restored
+    /// Sees to it that a key has a bundle of the quorum in force, made and verified.
+    // [clause 8.2.2-e] no key is active before it can be restored, where the key policy asks for that
     pub(super) async fn ensure_backed_up(&self, key: &KeyRecord) -> Result<(), Refusal> {
-        if self.leaves_under(key.purpose)?.is_none() {
+        if self.leaves_under(&key.line, key.purpose)?.is_none() {
             return Ok(());
         }
         if self.bundle_of(key).await?.is_some_and(|m| self.backup_quorum().is_ok_and(|q| q.epoch == m.epoch))
@@ -209,7 +222,7 @@ impl House {
             token_serial: key.token_serial.clone(),
             epoch: quorum.epoch,
             quorum: hex::encode(recipient.id()),
-            wrapping: Wrapping::Pkcs8Kwp,
+            wrapping: Wrapping::of(key.public.algorithm()),
             made_ms: now().0,
         };
         let coins = zeroize::Zeroizing::new(random::<RANDOM>()?);
@@ -224,7 +237,7 @@ impl House {
         // The token cannot unwrap by itself, and shall not: that this wrapping comes back was proved when the quorum was
         // there. RFC 5649 makes the same of the same key, so that a second wrapping shows what came out.
         let second = self.keeper.wrap_for_backup(key.reference, by).await.map_err(refused)?;
-        if *inner != second || second.len() % 8 != 0 || !(56..=256).contains(&second.len()) {
+        if *inner != second || !pkcs8::may_be(key.public.algorithm(), second.len()) {
             return Err(invalid("what came out of the bundle is not what the token wraps"));
         }
         let made = Made {
@@ -234,6 +247,7 @@ impl House {
             lock: lock_mark(&lock),
             made_ms: head.made_ms,
         };
+        self.mark_directories(&quorum)?;
         for dir in &backups.config.directories {
             let path = dir.join(&made.file);
             let failed = |e: std::io::Error| invalid(format!("{} was not written: {e}", path.display()));
@@ -247,7 +261,41 @@ impl House {
         Ok(json!({"key": key.name, "epoch": made.epoch, "bundle": made.bundle, "file": made.file}))
     }
 
+    /// The files of a bundle, one in each directory.
+    pub(super) fn bundles_of(&self, made: &Made) -> Result<Vec<KeyCopy>, Refusal> {
+        let directories = self.backups()?.config.directories.iter();
+        let copy = |dir: &PathBuf| {
+            let place = dir.join(&made.file).to_string_lossy().into_owned();
+            KeyCopy::new(CopyKind::Bundle, place, made.bundle.clone(), Timestamp(made.made_ms))
+        };
+        Ok(directories.map(copy).collect())
+    }
+
+    /// Every directory says whose bundles it holds: so that an empty mount point is not taken for it.
+    fn mark_directories(&self, quorum: &Quorum) -> Result<(), Refusal> {
+        let text = serde_json::to_string(quorum).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+        for dir in &self.backups()?.config.directories {
+            let path = dir.join(QUORUM_FILE);
+            if !path.is_file() {
+                vault::replace(&path, format!("{text}\n").as_bytes())
+                    .map_err(|e| invalid(format!("{} was not written: {e}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down that there is a bundle, and where.
     pub(super) async fn register_bundle(&self, key: &KeyRecord, made: &Made) -> Result<(), Refusal> {
+        let (entry, data, copies) = self.bundle_entry(key, made)?;
+        self.store.put_bundle(key.name.clone(), entry, data, copies).await.map_err(|e| self.store_refusal(&e))
+    }
+
+    /// What is written down of a bundle: its entry, what the register keeps, and its copies.
+    pub(super) fn bundle_entry(
+        &self,
+        key: &KeyRecord,
+        made: &Made,
+    ) -> Result<(EntryKind, String, Vec<KeyCopy>), Refusal> {
         let backups = self.backups()?;
         let entry = EntryKind::BackupMade {
             key: key.name.to_string(),
@@ -258,7 +306,14 @@ impl House {
             copies: backups.config.directories.len(),
         };
         let data = serde_json::to_string(made).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-        self.store.put_bundle(key.name.clone(), entry, data).await.map_err(|e| self.store_refusal(&e))
+        let mut copies = self.bundles_of(made)?;
+        copies.extend(
+            backups
+                .vaults()
+                .into_iter()
+                .map(|name| KeyCopy::new(CopyKind::Vault, name, made.lock.clone(), Timestamp(made.made_ms))),
+        );
+        Ok((entry, data, copies))
     }
 
     /// The lock of a key, durable in every place of the vault before it locks anything.
@@ -281,22 +336,6 @@ impl House {
         }
     }
 
-    /// Destroys the lock of a key in every place; done again, it does no harm.
-    // [clause 8.7.1-s] a key is not called destroyed before every place of the vault has let its lock go
-    pub(super) async fn shred(&self, key: &KeyRecord) -> Result<(), Refusal> {
-        let Some(backups) = &self.backup else { return Ok(()) };
-        if key.purpose != Purpose::Payment || backups.quorum().is_none() {
-            return Ok(());
-        }
-        let _turn = backups.turn.lock().await;
-        let (id, at) = (LockId::of(&key.public), now());
-        vault::apply(&backups.places, |table| table.destroy(id, at)).await?;
-        let entry = EntryKind::LockDestroyed { key: key.name.to_string(), vaults: backups.vaults() };
-        self.store.append(entry).await.map_err(|e| self.store_refusal(&e))?;
-        tracing::info!(key = %key.name, "the lock of its bundles was destroyed in every place of the vault");
-        Ok(())
-    }
-
     /// Once after each start: what a crash left half done in the vault is brought to its end.
     pub(super) async fn settle_vault(&self) {
         let Some(backups) = &self.backup else { return };
@@ -314,12 +353,15 @@ impl House {
         }
     }
 
-    fn backed_up(&self) -> Vec<KeyRecord> {
-        let wanted = |k: &KeyRecord| k.purpose == Purpose::Payment && k.state != State::Destroyed;
+    /// Keys that shall have a bundle.
+    pub(super) fn backed_up(&self) -> Vec<KeyRecord> {
+        let wanted = |k: &KeyRecord| {
+            k.state != State::Destroyed && !k.destroying && self.wants_backup(&k.line, k.purpose)
+        };
         self.keys().all().iter().map(|k| k.record.clone()).filter(wanted).collect()
     }
 
-    /// Which payment keys have a bundle.
+    /// Which keys have a bundle.
     pub async fn backup_list(&self) -> Result<Value, Refusal> {
         let quorum = self.backup_quorum()?;
         let mut rows = Vec::new();
@@ -332,7 +374,7 @@ impl House {
                 "epoch": made.as_ref().map(|m| m.epoch),
                 "file": made.as_ref().map(|m| &m.file),
                 "bundle": made.as_ref().map(|m| &m.bundle),
-                "at": made.as_ref().map(|m| crate::core::units::Timestamp(m.made_ms).to_string()),
+                "at": made.as_ref().map(|m| Timestamp(m.made_ms).to_string()),
             }));
         }
         Ok(json!({
@@ -351,58 +393,8 @@ impl House {
         let key = self.backed_up().into_iter().find(|k| k.name.as_str() == name && !k.destroying);
         let key = key.ok_or_else(|| {
             let shown: String = name.chars().take(64).collect();
-            Refusal::new(
-                Code::KeyUnknown,
-                format!("there is no payment key {shown:?} that could be backed up"),
-            )
+            Refusal::new(Code::KeyUnknown, format!("there is no key {shown:?} that is backed up here"))
         })?;
         self.back_up(&key).await
-    }
-
-    /// Holds every copy of every bundle against the register, and every place of the vault against the locks.
-    // [clause 8.2.2-e] a copy that is missing, cut or changed is found before it is needed
-    pub async fn backup_verify(&self) -> Result<Value, Refusal> {
-        let backups = self.backups()?;
-        self.backup_quorum()?;
-        let _turn = backups.turn.lock().await;
-        let mut tables = Vec::new();
-        for place in &backups.places {
-            place.connected().await;
-            tables.push((place.name.clone(), place.read().await));
-        }
-        let mut rows = Vec::new();
-        for key in self.backed_up() {
-            let made = self.bundle_of(&key).await?;
-            let mut wrong: Vec<String> = Vec::new();
-            if let Some(made) = &made {
-                wrong.extend(backups.config.directories.iter().filter_map(|d| compare(d, made)));
-                let id = LockId::of(&key.public);
-                for (place, table) in &tables {
-                    match table {
-                        Ok(Some((_, table))) => match table.find(id) {
-                            Found::Lock(lock) if lock_mark(lock) == made.lock => {}
-                            _ => wrong.push(format!("the vault at {place} does not hold its lock")),
-                        },
-                        Ok(None) => wrong.push(format!("the vault at {place} does not exist")),
-                        Err(refusal) => wrong.push(refusal.sentence.clone()),
-                    }
-                }
-            } else {
-                wrong.push("it has no bundle".to_owned());
-            }
-            rows.push(json!({"key": key.name, "ok": wrong.is_empty(), "wrong": wrong}));
-        }
-        let ok = rows.iter().all(|r| r.get("ok") == Some(&json!(true)));
-        Ok(json!({"ok": ok, "keys": rows}))
-    }
-}
-
-/// What is wrong with the copy in a directory.
-fn compare(dir: &Path, made: &Made) -> Option<String> {
-    let path: PathBuf = dir.join(&made.file);
-    match std::fs::read(&path) {
-        Ok(bytes) if hex::encode(sha256(&bytes)) == made.bundle => None,
-        Ok(_) => Some(format!("{} is not the bundle that was made", path.display())),
-        Err(e) => Some(format!("{}: {e}", path.display())),
     }
 }

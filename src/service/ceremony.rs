@@ -26,6 +26,9 @@ use crate::token::keeper::Backend;
 use crate::token::pkcs11::{Place as Pkcs11Place, officer};
 use crate::token::{KeySpec, TokenError};
 
+/// Where trial keys stand: always there, so that what was left behind is found.
+const TRIALS: [&[u8; 16]; 2] = [b"claviger-trial-1", b"claviger-trial-2"];
+
 /// The refusal for a share, or a set of them. Says where, and never what was typed.
 #[must_use]
 pub fn share_refusal(error: &ShareError) -> Refusal {
@@ -35,6 +38,22 @@ pub fn share_refusal(error: &ShareError) -> Refusal {
         _ => Code::ShareWrong,
     };
     Refusal::new(code, error.to_string())
+}
+
+/// Holds one share against what its ceremony wrote down: nothing of it is told but where it stands and its commitment.
+// [clause 8.2.2-b] the sheet in the bag is looked at without anybody coming together
+pub fn check_share(quorum: &str, words: &str) -> Result<Value, Refusal> {
+    let quorum: Quorum = serde_json::from_str(quorum)
+        .map_err(|_| Refusal::new(Code::InvalidParams, "the file is no quorum.json of a ceremony"))?;
+    let share = Share::parse(words).map_err(|e| share_refusal(&e))?;
+    let commitment = quorum.is_share(&share).map_err(|e| Refusal::new(Code::ShareOther, e.to_string()))?;
+    Ok(json!({
+        "epoch": quorum.epoch,
+        "quorum": quorum.recipient().map(|r| hex::encode(r.id())),
+        "group": u16::from(share.group) + 1,
+        "share": u16::from(share.member) + 1,
+        "commitment": commitment,
+    }))
 }
 
 /// The identity that shares give.
@@ -52,7 +71,8 @@ pub fn identity_of(shares: &[Share]) -> Result<Identity, Refusal> {
 impl House {
     /// Waits until the token is there and was tried; for commands that open the house by themselves.
     pub async fn settled(&self) -> Result<(), Refusal> {
-        for _ in 0..400 {
+        // A busy machine takes its time with a module's worker.
+        for _ in 0..1200 {
             let tried = !matches!(self.keeper.fitness(), crate::token::keeper::Fitness::Untried);
             // Nothing is done in a state directory that the token has not confirmed.
             match self.confirm().await {
@@ -276,13 +296,13 @@ impl House {
         by: KeyRef,
         wrapping: &SecretBytes<32>,
     ) -> Result<Vec<Algorithm>, Refusal> {
-        let pairs = self.keeper.profile().algorithms.clone().into_iter().filter(|a| a.is_pair());
+        self.clear_trials().await.map_err(|e| token_refusal(&e))?;
         let (mut able, mut why_not) = (Vec::new(), None);
-        for algorithm in pairs {
+        for algorithm in self.keeper.profile().algorithms.clone() {
             match self.prove_one(algorithm, by, wrapping).await {
                 Ok(()) => able.push(algorithm),
                 // A kind of key that the token does not wrap gets no bundle, and so is never active.
-                Err(e @ TokenError::Refused(_)) => why_not = Some(e),
+                Err(e @ (TokenError::Refused(_) | TokenError::Unsupported(_))) => why_not = Some(e),
                 Err(e) => return Err(token_refusal(&e)),
             }
         }
@@ -292,17 +312,29 @@ impl House {
         }
     }
 
+    /// Takes out of the token what a trial that was cut off left there.
+    // [clause 8.2.2-g] a key that nobody knows of does not stay in the token
+    pub(super) async fn clear_trials(&self) -> Result<(), TokenError> {
+        for reference in TRIALS.map(|id| KeyRef::from(*id)) {
+            if !matches!(self.keeper.find(reference).await, Ok(None)) {
+                self.keeper.destroy(reference).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn prove_one(
         &self,
         algorithm: Algorithm,
         by: KeyRef,
         wrapping: &SecretBytes<32>,
     ) -> Result<(), TokenError> {
-        let spec = || -> Result<KeySpec, TokenError> {
-            let reference = KeyRef::from(random::<16>().map_err(|e| TokenError::Gone(e.sentence))?);
-            Ok(KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose: Purpose::Payment })
+        let spec = |id: &[u8; 16]| {
+            let reference = KeyRef::from(*id);
+            let purpose = Purpose::ALL.into_iter().find(|p| p.takes(algorithm)).unwrap_or(Purpose::Payment);
+            KeySpec { reference, label: "claviger-trial".into(), algorithm, purpose }
         };
-        let (there, back) = (spec()?, spec()?);
+        let [there, back] = TRIALS.map(spec);
         let (one, two) = (there.reference, back.reference);
         let tried = async {
             let public = self.keeper.make_for_backup(there, by).await?;
@@ -310,7 +342,7 @@ impl House {
             // Read here as well: a form of the vendor's own would come back into this very token, and nowhere else.
             if pkcs8::unwrap(algorithm, wrapping, &wrapped).is_none() {
                 let why = "what the token wraps is not PKCS#8 under RFC 5649: no other program could open it";
-                return Err(TokenError::Unsupported(why.into()));
+                return Err(TokenError::Corrupt(why.into()));
             }
             let came = self.keeper.unwrap_from_backup(back, by, wrapping, public, wrapped).await?;
             self.keeper.prove_possession(two, public).await?;

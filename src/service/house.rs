@@ -36,13 +36,13 @@ pub struct Key {
     /// The record.
     pub record: KeyRecord,
     /// Checks signatures under its public half; secret keys have none.
-    verifier: Option<Verifier>,
+    verifier: Option<Arc<Verifier>>,
 }
 
 impl Key {
     /// What checks its signatures.
     pub fn verifier(&self) -> Result<&Verifier, Refusal> {
-        self.verifier.as_ref().ok_or_else(|| {
+        self.verifier.as_deref().ok_or_else(|| {
             Refusal::new(Code::KeyPurpose, format!("key {} makes no signatures", self.record.name))
         })
     }
@@ -69,17 +69,22 @@ fn rank(key: &KeyRecord) -> (u8, u32) {
 }
 
 impl Keys {
-    /// Prepares records; refuses a public key that is no point of its curve.
-    pub fn prepare(records: Vec<KeyRecord>) -> Result<Self, Refusal> {
+    /// Prepares records; refuses a public key that is no point of its curve. What was prepared before is taken over: with
+    /// thousands of keys, one that is made or moved costs no thousands of points.
+    pub fn prepare(records: Vec<KeyRecord>, before: &Self) -> Result<Self, Refusal> {
         let mut keys = Self::default();
         for record in records {
-            keys.add(record)?;
+            let known = before.by_name.get(&record.name).filter(|k| k.record.public == record.public);
+            let verifier = match known {
+                Some(key) => key.verifier.clone(),
+                None => Verifier::new(&record.public).map(Arc::new),
+            };
+            keys.add(record, verifier)?;
         }
         Ok(keys)
     }
 
-    fn add(&mut self, record: KeyRecord) -> Result<(), Refusal> {
-        let verifier = Verifier::new(&record.public);
+    fn add(&mut self, record: KeyRecord, verifier: Option<Arc<Verifier>>) -> Result<(), Refusal> {
         if verifier.is_none() && record.public.algorithm().is_pair() {
             let why = format!("the public key of {} is no point of its curve", record.name);
             return Err(Refusal::new(Code::Internal, why));
@@ -229,6 +234,10 @@ pub struct House {
     /// How far those outside are.
     pub outside: super::outbox::Outside,
     pub(super) stopping: AtomicBool,
+    /// Copies of keys that have to go and are not gone.
+    pub(super) left: Mutex<Vec<super::destroy::Left>>,
+    /// How backups were found the last time.
+    pub(super) backups_seen: Mutex<super::checkup::Seen>,
     /// How the state directory stands, and the short of it.
     pub(super) standing: RwLock<Standing>,
     pub(super) confirmed: AtomicBool,
@@ -339,6 +348,10 @@ impl House {
         for (name, lag, alarmed) in self.outside.lags(store.log_size) {
             self.metrics.outside(&name, gauge(lag), alarmed);
         }
+        let (left, late) = self.copies_left();
+        self.metrics.copies_left.set(gauge(left.as_array().map_or(0, Vec::len) as u64));
+        self.metrics.copies_overdue.set(gauge(late as u64));
+        self.metrics.backups_wrong.set(self.backups_wrong().map_or(-1, gauge));
         let (policy, now) = (self.key_policy(), self.life_now());
         let overdue = |k: &&Arc<Key>| policy.end(&k.record).is_some_and(|(at, _)| now >= at);
         self.metrics.keys_overdue.set(gauge(self.keys().all().iter().filter(overdue).count() as u64));

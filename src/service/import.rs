@@ -76,6 +76,7 @@ impl House {
             .may_import(purpose, algorithm, self.life_now())
             .map_err(|why| Refusal::new(Code::KeyPolicyForbids, why))?;
         self.never_seen(&public)?;
+        self.not_shredded(&public).await?;
         if purpose == Purpose::Payment {
             self.keeper.fit_for_payments().map_err(|e| token_refusal(&e))?;
         }

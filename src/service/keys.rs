@@ -127,7 +127,7 @@ impl House {
         let reference = fresh_reference()?;
         let Successor { name, line, generation } = successor;
         let spec = KeySpec { reference, label: name.to_string(), algorithm, purpose };
-        let public = match self.leaves_under(purpose)? {
+        let public = match self.leaves_under(&line, purpose)? {
             None => self.keeper.generate(spec).await,
             Some(by) => self.keeper.make_for_backup(spec, by).await,
         }
@@ -174,7 +174,7 @@ impl House {
         // What may be gone, or is to go, is no sign of the token.
         let there = |r: &&KeyRecord| r.state != State::Destroyed && !r.destroying;
         self.keeper.expect_keys(records.iter().filter(there).map(|r| (r.reference, r.public)).collect());
-        let keys = Arc::new(Keys::prepare(records)?);
+        let keys = Arc::new(Keys::prepare(records, &self.keys())?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
@@ -205,6 +205,14 @@ impl House {
         let note = self.signed_note(&key, &body).await?;
         self.store.save_checkpoint(head.size, note).await.map_err(|e| self.store_refusal(&e))?;
         Ok(true)
+    }
+
+    /// A text of the daemon's own, signed by the key of the log (C2SP signed-note). Its first line says what it is, and is
+    /// no log's name.
+    pub(super) async fn sign_note(&self, text: &str) -> Result<String, Refusal> {
+        self.confirm().await?;
+        let key = self.log_key(0).await?;
+        self.signed_note(&key, text).await
     }
 
     /// A note signed by the key of the log: a checkpoint, or a receipt. Neither can be read as the other.

@@ -41,11 +41,11 @@ impl House {
         clock.advance(now(), i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
     }
 
-    fn because(&self, actor: String, reason: &str) -> Because {
+    pub(super) fn because(&self, actor: String, reason: &str) -> Because {
         Because { actor, reason: reason.to_owned(), policy: self.key_policy().hash() }
     }
 
-    fn named(&self, name: &str) -> Result<KeyRecord, Refusal> {
+    pub(super) fn named(&self, name: &str) -> Result<KeyRecord, Refusal> {
         Name::parse(name).and_then(|n| self.keys().exact(&n)).map(|k| k.record.clone()).ok_or_else(|| {
             let shown: String = name.chars().take(64).collect();
             Refusal::new(Code::KeyUnknown, format!("there is no key named {shown:?}"))
@@ -113,6 +113,10 @@ impl House {
                 let known = self.balance_known(&key, left, uid).await?;
                 self.ask_for_key(Matter::Destroy, &key, to, reason, known, uid).await?;
             }
+            // What came back where it may be in other hands starts again for nothing, and sweeps by leave of those people.
+            State::SweepOnly if key.state == State::Suspended && key.compromised.is_some() => {
+                self.ask_for_key(Matter::Resume, &key, to, reason, Vec::new(), uid).await?;
+            }
             _ => {}
         }
         self.take(&key, to, self.because(format!("operator {uid}"), reason)).await
@@ -121,7 +125,11 @@ impl House {
     async fn take(&self, key: &KeyRecord, to: State, because: Because) -> Result<KeyRecord, Refusal> {
         match to {
             State::Active if key.state == State::PreActive => self.activate(key, because).await,
-            State::Destroyed => self.destroy(key, because).await,
+            State::Destroyed => {
+                let outcome = self.destroy(key, because).await;
+                self.look_after_copies().await;
+                outcome
+            }
             _ => self.go(key, to, because).await,
         }
     }
@@ -210,28 +218,6 @@ impl House {
         Ok(made)
     }
 
-    /// Destroys a key in the token, looks that it is gone, and only then says so. Begun once, it is finished by whoever
-    /// comes next, after a crash too.
-    pub(super) async fn destroy(&self, key: &KeyRecord, because: Because) -> Result<KeyRecord, Refusal> {
-        let again = because.clone();
-        self.store
-            .begin_destroying(key.name.clone(), because)
-            .await
-            .map_err(|e| self.store_refusal(&e))??;
-        self.load_keys().await?;
-        let there = self.keeper.find(key.reference).await.map_err(|e| token_refusal(&e))?;
-        if there.is_some() {
-            self.keeper.destroy(key.reference).await.map_err(|e| token_refusal(&e))?;
-        }
-        // [clause 8.7.1-h] destroyed is what the token no longer finds
-        if self.keeper.find(key.reference).await.map_err(|e| token_refusal(&e))?.is_some() {
-            let why = format!("the token still holds key {} after it was told to destroy it", key.name);
-            return Err(Refusal::new(Code::TokenRefused, why));
-        }
-        self.shred(key).await?;
-        self.go(key, State::Destroyed, again).await
-    }
-
     /// When keys end, what happens then, and what is overdue.
     #[must_use]
     pub fn keys_due(&self) -> Value {
@@ -284,6 +270,7 @@ impl House {
                 tracing::error!(key = %key.name, "what the key policy wants could not be done: {refusal}");
             }
         }
+        self.look_after_copies().await;
         let next = self.keys().all().iter().filter_map(|k| policy.end(&k.record)).map(|(at, _)| at.0).min();
         let until = next.map_or(i64::MAX, |at| at.saturating_sub(self.life_now().0));
         Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(SOONEST, EVERY)
@@ -314,6 +301,7 @@ impl House {
     pub async fn keep_lives(self: Arc<Self>, mut stop: tokio::sync::watch::Receiver<bool>) {
         loop {
             self.settle_vault().await;
+            self.look_after_backups().await;
             let rest = self.look_after_lives().await;
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}

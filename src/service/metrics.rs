@@ -119,6 +119,12 @@ pub struct Metrics {
     pub keys_overdue: Gauge,
     /// How far an order stops this device: 0 to 3.
     pub inactivation: Gauge,
+    /// Copies of keys that have to go and are not gone.
+    pub copies_left: Gauge,
+    /// Those of them whose time is over.
+    pub copies_overdue: Gauge,
+    /// Keys that could not be restored from everywhere, when it was looked last; -1 before.
+    pub backups_wrong: Gauge,
     /// Sessions of users.
     pub user_sessions: Gauge,
     /// Tries of PINs, by outcome.
@@ -205,6 +211,20 @@ impl Default for Metrics {
             "0 in order, 1 suspended, 2 inactivated, 3 wiped",
             inactivation.clone(),
         );
+        let copies_left = Gauge::default();
+        registry.register(
+            "copies_left",
+            "Copies of keys that have to go and are not gone",
+            copies_left.clone(),
+        );
+        let copies_overdue = Gauge::default();
+        registry.register("copies_overdue", "Those of them whose time is over", copies_overdue.clone());
+        let backups_wrong = Gauge::default();
+        registry.register(
+            "backups_wrong",
+            "Keys with a copy or a lock that is missing or changed; -1 before it was looked",
+            backups_wrong.clone(),
+        );
         let user_sessions = Gauge::default();
         registry.register("user_sessions", "Sessions of users", user_sessions.clone());
         let user_tries = Family::<OutcomeLabels, Counter>::default();
@@ -232,6 +252,9 @@ impl Default for Metrics {
             tripwires,
             keys_overdue,
             inactivation,
+            copies_left,
+            copies_overdue,
+            backups_wrong,
             user_sessions,
             user_tries,
             user_hashes,

@@ -11,6 +11,8 @@ pub mod balance;
 mod carriers;
 pub mod ceremony;
 pub mod changes;
+pub mod checkup;
+pub mod destroy;
 mod detail;
 pub mod device;
 mod file;

@@ -129,6 +129,8 @@ impl House {
             "apps": rules.apps.all().len(),
             "attestation": super::apps::attestation(self.eyes.host()),
             "keys": self.keys().all().len(),
+            "copies_to_destroy": self.copies_left().0,
+            "backups": self.backups_told(),
         })
     }
 

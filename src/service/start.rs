@@ -121,6 +121,8 @@ impl House {
             device,
             outside: super::outbox::Outside::default(),
             stopping: false.into(),
+            left: Mutex::default(),
+            backups_seen: Mutex::default(),
             standing: RwLock::default(),
             confirmed: false.into(),
             confirming: tokio::sync::Mutex::new(()),

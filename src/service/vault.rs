@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::token_refusal;
 use crate::core::backup::vault::{self, Table, VaultFile};
 use crate::core::key::KeyRef;
-use crate::core::units::sha256;
+use crate::core::units::{Timestamp, sha256};
 use crate::refusal::{Code, Refusal};
 use crate::secret::SecretBytes;
 use crate::token::keeper::{Keeper, KeeperState};
@@ -82,7 +82,7 @@ impl Place {
     }
 
     async fn roots(&self) -> Result<Vec<KeyRef>, Refusal> {
-        let objects = self.keeper.inventory().await.map_err(|e| self.token(&e))?;
+        let objects = self.keeper.roots().await.map_err(|e| self.token(&e))?;
         let ids = objects.iter().filter_map(|o| KeyRef::parse(&o.id));
         let mut roots: Vec<KeyRef> = ids.filter(|id| id.as_bytes().starts_with(&self.prefix())).collect();
         roots.dedup();
@@ -178,37 +178,80 @@ impl Place {
     }
 }
 
+/// A root and the table under it, where a place has one.
+type Now = Option<(KeyRef, Table)>;
+
+/// What stands in each place. Two places in one token are one place.
+async fn reach(places: &[Place]) -> Vec<(&Place, Result<Now, Refusal>)> {
+    let (mut serials, mut all): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
+    for place in places {
+        place.connected().await;
+        let found = match place.keeper.describe().map(|d| d.serial) {
+            None => Err(place.failed("its token is not connected")),
+            Some(serial) if serials.contains(&serial) => {
+                Err(place.failed("its root would be in the same token as another's: that is no second place"))
+            }
+            Some(serial) => {
+                serials.push(serial);
+                place.read().await
+            }
+        };
+        all.push((place, found));
+    }
+    all
+}
+
+fn learned<'a>(tables: impl Iterator<Item = &'a Table>) -> Table {
+    let mut all = Table::default();
+    tables.for_each(|table| all.learn(table));
+    all
+}
+
 /// What is done with the vault: `Ok` when every place says the same, on disk and after being read back.
 pub(super) async fn apply(
     places: &[Place],
     change: impl FnOnce(&mut Table) + Send,
 ) -> Result<Table, Refusal> {
-    let mut serials: Vec<String> = Vec::new();
-    for place in places {
-        place.connected().await;
-        let serial = place.keeper.describe().map(|d| d.serial);
-        let serial = serial.ok_or_else(|| place.failed("its token is not connected"))?;
-        if serials.contains(&serial) {
-            return Err(
-                place.failed("its root would be in the same token as another's: that is no second place")
-            );
-        }
-        serials.push(serial);
-    }
     let mut found = Vec::new();
-    let mut table = Table::default();
-    for place in places {
-        let now = place.read().await?;
-        if let Some((_, old)) = &now {
-            table.learn(old);
-        }
-        found.push(now);
+    for (place, now) in reach(places).await {
+        found.push((place, now?));
     }
+    let mut table = learned(found.iter().filter_map(|(_, now)| Some(&now.as_ref()?.1)));
     change(&mut table);
-    for (place, now) in places.iter().zip(found) {
+    for (place, now) in found {
         place.bring_to(&table, now).await?;
     }
     Ok(table)
+}
+
+/// Destroys a lock wherever that can be done now, and tells of each place what became of it.
+// [clause 8.7.1-p] a place that is away keeps no other from letting go
+pub(super) async fn destroy(
+    places: &[Place],
+    id: vault::LockId,
+    at: Timestamp,
+) -> Vec<(String, Result<(), Refusal>)> {
+    let found = reach(places).await;
+    let mut table = learned(found.iter().filter_map(|(_, now)| Some(&now.as_ref().ok()?.as_ref()?.1)));
+    table.destroy(id, at);
+    let mut all = Vec::new();
+    for (place, now) in found {
+        let outcome = match now {
+            Ok(now) => place.bring_to(&table, now).await,
+            Err(refusal) => Err(refusal),
+        };
+        all.push((place.name.clone(), outcome));
+    }
+    all
+}
+
+/// What all places together know. One that cannot be read might know of a key that was destroyed.
+pub(super) async fn look(places: &[Place]) -> Result<Table, Refusal> {
+    let mut tables = Vec::new();
+    for (_, now) in reach(places).await {
+        tables.extend(now?.map(|(_, table)| table));
+    }
+    Ok(learned(tables.iter()))
 }
 
 #[cfg(test)]
@@ -216,7 +259,6 @@ mod tests {
     use super::*;
     use crate::core::backup::vault::{Found, LockId};
     use crate::core::key::PublicKey;
-    use crate::core::units::Timestamp;
     use crate::secret::Pin;
     use crate::token::embedded::EmbeddedToken;
     use crate::token::keeper::{Backend, KeeperConfig};
@@ -246,6 +288,7 @@ mod tests {
     }
 
     // [clause 8.7.1-s] test
+    // [clause 8.7.1-p] test
     #[tokio::test(flavor = "multi_thread")]
     async fn wherever_a_crash_strikes_no_lock_is_lost_and_none_comes_back() {
         let dir = tempfile::tempdir().unwrap();
@@ -286,6 +329,20 @@ mod tests {
         // What was destroyed gets no lock again, from nobody.
         apply(&places, |t| t.put(id(1), SecretBytes::copy_of(&[1; 32]))).await.unwrap();
         assert_eq!((knows(a, 1).await, knows(a, 3).await), ("gone", "nothing"));
+
+        // A place that is away keeps no other from letting go, and follows when it is back.
+        let there = fs::read(&b.file).unwrap();
+        fs::remove_file(&b.file).unwrap();
+        let told = destroy(&places, id(2), Timestamp(10)).await;
+        assert!(told[0].1.is_ok() && told[1].1.is_err(), "the second is away");
+        assert_eq!(knows(a, 2).await, "gone");
+        assert!(look(&places).await.is_err(), "what is away might know of more");
+        fs::write(&b.file, there).unwrap();
+        assert_eq!(knows(b, 2).await, "lock");
+        assert!(matches!(look(&places).await.unwrap().find(id(2)), Found::Gone(_)));
+        assert!(destroy(&places, id(2), Timestamp(11)).await.iter().all(|(_, outcome)| outcome.is_ok()));
+        assert_eq!((knows(a, 2).await, knows(b, 2).await), ("gone", "gone"));
+        let now = fs::read(&a.file).unwrap();
 
         // A lost file is no empty vault, and a changed one is none at all.
         fs::remove_file(&a.file).unwrap();

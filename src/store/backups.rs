@@ -6,7 +6,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::keys::{self, Because};
 use super::writer::Work;
 use super::{EntryKind, Store, StoreError};
-use super::{changes, rows};
+use super::{changes, copies, rows};
+use crate::core::key::copies::KeyCopy;
 use crate::core::key::{KeyRecord, State};
 use crate::core::units::Name;
 use crate::refusal::{Code, Refusal};
@@ -15,8 +16,16 @@ fn place(key: &Name) -> String {
     format!("bundle:{key}")
 }
 
-fn put(work: &mut Work, key: &Name, entry: &EntryKind, data: &str) -> Result<(), StoreError> {
+fn put(
+    work: &mut Work,
+    key: &Name,
+    entry: &EntryKind,
+    data: &str,
+    there: &[KeyCopy],
+) -> Result<(), StoreError> {
     work.append(entry)?;
+    // [clause 8.2.2-h] where the copies are is known in the same moment
+    copies::note(work, key, there, None)?;
     work.db.execute(
         "INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)",
         params![place(key), data.as_bytes()],
@@ -31,27 +40,43 @@ fn get(db: &Connection, key: &Name) -> Result<Option<String>, StoreError> {
     found.map(|bytes| String::from_utf8(bytes).map_err(unreadable)).transpose()
 }
 
+/// A key that comes back, with all that is written down about it.
+pub struct Restored {
+    /// As it is where the register does not know it.
+    pub record: KeyRecord,
+    /// That it came back.
+    pub entry: EntryKind,
+    /// That there is a bundle of it.
+    pub bundle: EntryKind,
+    /// What is known of that bundle.
+    pub data: String,
+    /// Where it is besides.
+    pub copies: Vec<KeyCopy>,
+}
+
 /// A key comes back: into its old record, stopped, or into a new one that is stopped from the beginning.
 // [clause 8.2.2-f] nothing that comes back from a backup is active; people start it again
 fn restore(
     work: &mut Work,
-    record: &KeyRecord,
-    entry: &EntryKind,
+    restored: &Restored,
     because: &Because,
     uid: u32,
 ) -> Result<Result<(), Refusal>, StoreError> {
-    let known =
-        keys::keys(&work.db)?.into_iter().find(|k| k.public == record.public || k.name == record.name);
-    match known {
-        Some(known) if known.public != record.public || known.name != record.name => {
-            let why =
-                format!("the register knows {} with another key, or this key under another name", known.name);
-            return Ok(Err(Refusal::new(Code::KeyExists, why)));
-        }
-        Some(known) if known.state == State::Destroyed || known.destroying => {
-            let why = format!("key {} was destroyed on purpose", known.name);
-            return Ok(Err(Refusal::new(Code::KeyShredded, why)));
-        }
+    let record = &restored.record;
+    let known = keys::like(&work.db, record)?;
+    // [clause 8.7.1-x] a tombstone is one under whatever name, and whoever else has the name
+    if let Some(gone) = known.iter().find(|k| k.public == record.public)
+        && (gone.state == State::Destroyed || gone.destroying)
+    {
+        let why = format!("key {} was destroyed on purpose", gone.name);
+        return Ok(Err(Refusal::new(Code::KeyShredded, why)));
+    }
+    if let Some(other) = known.iter().find(|k| k.public != record.public || k.name != record.name) {
+        let why =
+            format!("the register knows {} with another key, or this key under another name", other.name);
+        return Ok(Err(Refusal::new(Code::KeyExists, why)));
+    }
+    match known.first() {
         Some(known) => {
             if known.state == State::Active
                 && let Err(refusal) = keys::go(work, &known.name, State::Suspended, because)?
@@ -59,14 +84,22 @@ fn restore(
                 return Ok(Err(refusal));
             }
             work.db.execute(
-                "UPDATE keys SET reference = ?2, token_serial = ?3 WHERE name = ?1",
-                params![known.name.as_str(), record.reference.as_bytes(), record.token_serial],
+                "UPDATE keys SET reference = ?2, token_serial = ?3, compromised = ifnull(compromised, ?4) WHERE name = ?1",
+                params![
+                    known.name.as_str(),
+                    record.reference.as_bytes(),
+                    record.token_serial,
+                    record.compromised.map(|t| t.0)
+                ],
             )?;
             work.touched.insert(rows::key(&known.name));
         }
-        None => keys::insert(work, record, uid)??,
+        None => {
+            keys::insert(work, record, uid)??;
+        }
     }
-    work.append(entry)?;
+    work.append(&restored.entry)?;
+    put(work, &record.name, &restored.bundle, &restored.data, &restored.copies)?;
     Ok(Ok(()))
 }
 
@@ -87,8 +120,14 @@ impl Store {
     }
 
     /// Keeps what is known of a bundle, with its entry.
-    pub async fn put_bundle(&self, key: Name, entry: EntryKind, data: String) -> Result<(), StoreError> {
-        self.writer.submit(move |work| put(work, &key, &entry, &data)).await
+    pub async fn put_bundle(
+        &self,
+        key: Name,
+        entry: EntryKind,
+        data: String,
+        copies: Vec<KeyCopy>,
+    ) -> Result<(), StoreError> {
+        self.writer.submit(move |work| put(work, &key, &entry, &data, &copies)).await
     }
 
     /// What is known of the bundle of a key.
@@ -99,11 +138,10 @@ impl Store {
     /// Takes a key in that came back from a backup.
     pub async fn restore_key(
         &self,
-        record: KeyRecord,
-        entry: EntryKind,
+        restored: Restored,
         because: Because,
         uid: u32,
     ) -> Result<Result<(), Refusal>, StoreError> {
-        self.writer.submit(move |work| restore(work, &record, &entry, &because, uid)).await
+        self.writer.submit(move |work| restore(work, &restored, &because, uid)).await
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::Work;
-use super::{EntryKind, StoreError, rows};
+use super::{EntryKind, StoreError, copies, rows};
 use crate::core::key::{Algorithm, KeyRecord, KeyRef, Operation, PublicKey, Purpose, State};
 use crate::core::units::{Name, Timestamp};
 use crate::refusal::{Code, Refusal};
@@ -128,6 +128,17 @@ pub(super) fn go(
     if !key.state.leads_to(to, key.purpose) || (key.destroying && !ends_destroying) {
         let why =
             format!("key {name} is {}, from which it cannot become {}", key.state.as_str(), to.as_str());
+        return Ok(Err(Refusal::new(Code::KeyEdge, why)));
+    }
+    // [clause 8.7.1-p] whoever asks, and whatever they believe: while a copy is left the key is not destroyed
+    if ends_destroying && let Some(left) = copies::left(&work.db, name)? {
+        let why = format!("key {name} is not destroyed while a copy is left: {} {}", left.what, left.place);
+        return Ok(Err(Refusal::new(Code::CopiesLeft, why)));
+    }
+    // [clause 8.2.2-g] what may be in other hands sweeps, and is never active again
+    if to == State::Active && key.compromised.is_some() {
+        let why =
+            format!("key {name} may be in other hands: it pays to listed destinations only, or not at all");
         return Ok(Err(Refusal::new(Code::KeyEdge, why)));
     }
     // A key is stopped at any time; it comes back to life only in a log that is known to be the one that was left.
@@ -271,10 +282,18 @@ fn unreadable(name: &str) -> StoreError {
     StoreError::Tampered(format!("the record of key {name:?} cannot be read: it was changed, or is damaged"))
 }
 
-fn one(db: &Connection, name: &Name) -> Result<Option<KeyRecord>, StoreError> {
+pub(super) fn one(db: &Connection, name: &Name) -> Result<Option<KeyRecord>, StoreError> {
     let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM keys WHERE name = ?1"))?;
     let row = query.query_row([name.as_str()], record).optional()?;
     row.map(|r| r.ok_or_else(|| unreadable(name.as_str()))).transpose()
+}
+
+/// Keys with this name, or with this public half.
+pub(super) fn like(db: &Connection, wanted: &KeyRecord) -> Result<Vec<KeyRecord>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM keys WHERE name = ?1 OR public = ?2");
+    let mut query = db.prepare_cached(&sql)?;
+    let rows = query.query_map(params![wanted.name.as_str(), wanted.public.as_bytes()], record)?;
+    rows.map(|row| row?.ok_or_else(|| unreadable(wanted.name.as_str()))).collect()
 }
 
 pub(super) fn keys(db: &Connection) -> Result<Vec<KeyRecord>, StoreError> {

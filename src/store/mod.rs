@@ -9,6 +9,7 @@ mod ask;
 mod backups;
 mod changes;
 mod clock;
+mod copies;
 mod debits;
 mod destinations;
 mod duties;
@@ -44,6 +45,7 @@ use crate::core::units::{Name, Timestamp};
 use crate::refusal::Refusal;
 pub use approvals::{Waiting, WaitingState};
 pub use ask::{Ask, How, Kept, Ledger, NonceClaim, ReserveReply, Verdict};
+pub use backups::Restored;
 pub use changes::{ChangeState, Pending};
 pub use error::StoreError;
 use handle::WriterHandle;
@@ -357,6 +359,8 @@ impl Store {
 
 #[cfg(test)]
 mod clock_tests;
+#[cfg(test)]
+mod copies_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Rows that the entries about them do not tell in full: keys, payments that wait, counters of authenticators, receipts. The commit
+//! Rows that the entries about them do not tell in full: keys and their copies, payments that wait, counters of
+//! authenticators, receipts. The commit
 //! that changes one writes its digest into the log, and at each start every row must be found as it was told last.
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,8 @@ const WAITING: &str = "SELECT request, app, uid, key, digest, tx, account, text,
 const VOICES: &str =
     "SELECT request, person, key, yes, at, signature FROM voices WHERE request = ?1 ORDER BY person";
 const CHANGES: &str = "SELECT id, data, state, opens, expires FROM changes";
+/// With the name of the key, and all that is known of its copies.
+const COPIES: &str = "SELECT key, what, place, mark, noted, due, gone, gone_by, gone_how, told FROM copies WHERE key = ?1 ORDER BY what, place";
 const COUNTERS: &str = "SELECT key, counter FROM counters";
 const RECEIPTS: &str = "SELECT substr(name, 9), value FROM meta";
 
@@ -37,6 +40,10 @@ pub(super) fn waiting(request: RequestId) -> String {
 
 pub(super) fn change(id: RequestId) -> String {
     format!("changes/{id}")
+}
+
+pub(super) fn copies(key: &Name) -> String {
+    format!("copies/{key}")
 }
 
 pub(super) fn counter(key: &str) -> String {
@@ -86,6 +93,17 @@ fn with_voices(db: &Connection, row: &Row<'_>) -> Result<(String, usize), rusqli
     Ok((hex::encode(hash.finalize()), voices))
 }
 
+/// All copies of one key.
+fn copies_of(db: &Connection, key: &str) -> Result<String, rusqlite::Error> {
+    let mut hash = Sha256::new();
+    let mut query = db.prepare_cached(COPIES)?;
+    let mut rows = query.query([key])?;
+    while let Some(row) = rows.next()? {
+        absorb(&mut hash, row)?;
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
 /// The digest of one row as it stands now.
 fn digest(db: &Connection, what: &str) -> Result<String, StoreError> {
     let unknown = || StoreError::Failed(format!("there is no row {what:?} to tell of"));
@@ -93,6 +111,7 @@ fn digest(db: &Connection, what: &str) -> Result<String, StoreError> {
     let one = |sql: &str, column: &str| db.prepare_cached(&format!("{sql} WHERE {column} = ?1"));
     Ok(match table {
         "keys" => one(KEYS, "name")?.query_row([name], plain)?,
+        "copies" => copies_of(db, name)?,
         "counters" => one(COUNTERS, "key")?.query_row([name], plain)?,
         "receipts" => one(RECEIPTS, "name")?.query_row([format!("receipt:{name}")], plain)?,
         "waiting" => {
@@ -129,6 +148,13 @@ fn each(
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         see(format!("keys/{}", row.get::<_, String>(0)?), plain(row)?)?;
+    }
+    let mut query = db.prepare("SELECT DISTINCT key FROM copies")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        let digest = copies_of(db, &key)?;
+        see(format!("copies/{key}"), digest)?;
     }
     let mut query = db.prepare(COUNTERS)?;
     let mut rows = query.query([])?;

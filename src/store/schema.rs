@@ -13,7 +13,7 @@ use super::{StoreConfig, StoreError, destinations};
 
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 /// The WAL-reset bug is fixed from here on.
 const LEAST_SQLITE: i32 = 3_051_003;
 
@@ -63,6 +63,13 @@ const USERS: &str = "
 CREATE TABLE users(name TEXT PRIMARY KEY, verifier TEXT, tries INTEGER NOT NULL, suspended INTEGER NOT NULL,
   invite BLOB, invite_expires INTEGER) WITHOUT ROWID;
 CREATE INDEX debits_by_key ON debits(key, at);
+";
+
+/// Where copies of each key are, and what became of them.
+const COPIES: &str = "
+CREATE TABLE copies(key TEXT NOT NULL, what TEXT NOT NULL, place TEXT NOT NULL, mark TEXT NOT NULL, noted INTEGER NOT NULL,
+  due INTEGER, gone INTEGER, gone_by TEXT, gone_how TEXT, told INTEGER NOT NULL,
+  PRIMARY KEY(key, what, place)) WITHOUT ROWID;
 ";
 
 /// Every key of schema 2 was made in its token, and active from the beginning.
@@ -135,11 +142,12 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
     db.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000;")?;
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     let steps = match version {
-        0 => format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS}"),
+        0 => format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS} {COPIES}"),
         SCHEMA => return Ok(db),
-        2 => format!("{FROM_2} {WAITING} {FROM_3} {DESTINATIONS} {CHANGES} {USERS}"),
-        3 => format!("{FROM_3} {DESTINATIONS} {CHANGES} {USERS}"),
-        4 => USERS.to_owned(),
+        2 => format!("{FROM_2} {WAITING} {FROM_3} {DESTINATIONS} {CHANGES} {USERS} {COPIES}"),
+        3 => format!("{FROM_3} {DESTINATIONS} {CHANGES} {USERS} {COPIES}"),
+        4 => format!("{USERS} {COPIES}"),
+        5 => COPIES.to_owned(),
         other => {
             return Err(StoreError::Open(format!(
                 "the database has schema {other}; this program knows {SCHEMA}"
@@ -189,7 +197,7 @@ fn shape(db: &Connection) -> Result<BTreeSet<String>, StoreError> {
 // [clause 8.7.1-i] what steers the database is looked at before what it holds
 pub(super) fn sound(db: &Connection) -> Result<(), StoreError> {
     let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(&format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS}"))?;
+    fresh.execute_batch(&format!("{TABLES} {WAITING} {DESTINATIONS} {CHANGES} {USERS} {COPIES}"))?;
     let (built, wanted) = (shape(db)?, shape(&fresh)?);
     if let Some(odd) = built.symmetric_difference(&wanted).next() {
         return Err(StoreError::Tampered(format!(

@@ -11,6 +11,7 @@ use super::*;
 use crate::core::app::Apps;
 use crate::core::app::memory::Memory;
 use crate::core::approval::{Change, Deed, Matter, Needs, Quorum, Voice};
+use crate::core::key::copies::CopyKind;
 use crate::core::key::{PublicKey, Purpose};
 use crate::core::log::checkpoint;
 use crate::core::log::orders::OrderEvent;
@@ -124,6 +125,20 @@ async fn furnished(dir: &Path) {
     }
     let confirmed = UserEvent::Refused { request: RequestId(5).to_string(), user: user(1) };
     store.user_confirmed(confirmed, Some(("authenticator".into(), 5))).await.unwrap().unwrap();
+    let policy = crate::core::key::policy::KeyPolicy::parse(crate::core::key::policy::BUILT_IN).unwrap();
+    let next = Name::parse("next").unwrap();
+    let plate = |n: u8| {
+        let mark = format!("{n}");
+        crate::core::key::copies::KeyCopy::new(CopyKind::Medium, format!("plate {n}"), mark, Timestamp(1))
+    };
+    store.note_copies(Name::parse("k").unwrap(), vec![plate(1)], Some(7)).await.unwrap();
+    store.begin_destroying(next.clone(), because()).await.unwrap().unwrap();
+    store.owe_copies(next.clone(), vec![plate(2), plate(3)], policy.deadlines).await.unwrap().unwrap();
+    store
+        .copy_gone(next, CopyKind::Medium, "plate 3".into(), "daemon".into(), "removed".into())
+        .await
+        .unwrap()
+        .unwrap();
     store.end_change(RequestId(2001), ChangeState::Withdrawn, "x".into()).await.unwrap();
     store.move_key(Name::parse("k").unwrap(), State::Suspended, because()).await.unwrap().unwrap();
     store.close().await;

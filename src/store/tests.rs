@@ -303,7 +303,7 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
         db.execute_batch(&format!("ALTER TABLE keys DROP COLUMN {column};")).unwrap();
     }
     db.execute_batch(
-        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
+        "DROP TABLE waiting; DROP TABLE voices; DROP TABLE counters; DROP TABLE changes; DROP TABLE destinations; DROP TABLE users; DROP TABLE copies; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 2;",
     )
     .unwrap();
     drop(db);
@@ -311,7 +311,8 @@ async fn a_database_of_the_schema_before_is_taken_along_and_others_are_refused()
     assert_eq!(store.keys().await.unwrap(), [record]);
     store.close().await;
     drop(store);
-    let before_users = "DROP TABLE users; DROP INDEX debits_by_key; PRAGMA user_version = 4;";
+    let before_users =
+        "DROP TABLE users; DROP TABLE copies; DROP INDEX debits_by_key; PRAGMA user_version = 4;";
     Connection::open(&file).unwrap().execute_batch(before_users).unwrap();
     let store = open(dir.path()).unwrap();
     assert!(store.users().await.unwrap().is_empty());
@@ -343,7 +344,7 @@ async fn a_database_without_destinations_gets_them_from_the_log() {
     drop(store);
     let db = Connection::open(dir.path().join("state/claviger.db")).unwrap();
     db.execute_batch(
-        "DROP TABLE destinations; DROP TABLE changes; DROP TABLE users; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
+        "DROP TABLE destinations; DROP TABLE changes; DROP TABLE users; DROP TABLE copies; DROP INDEX debits_by_key; ALTER TABLE debits DROP COLUMN dest; PRAGMA user_version = 3;",
     )
     .unwrap();
     drop(db);

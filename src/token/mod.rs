@@ -226,8 +226,8 @@ pub trait Token: Send {
     fn destroy(&mut self, reference: KeyRef) -> Result<(), TokenError>;
     /// Random bytes of the token's own generator.
     fn random(&mut self, out: &mut [u8]) -> Result<(), TokenError>;
-    /// All objects of the token, at most [`MOST_OBJECTS`].
-    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+    /// All objects of the token, at most [`MOST_OBJECTS`]. With a label, others may be left out.
+    fn inventory(&mut self, _only: Option<&str>) -> Result<Vec<Object>, TokenError> {
         Err(TokenError::Unsupported("this token gives no inventory".into()))
     }
     /// What it says of a key, before that is taken over. Other uses than its one are taken away where the token allows.

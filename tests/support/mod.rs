@@ -8,6 +8,8 @@
     reason = "tests stop where they cannot go on; not every test uses all of this"
 )]
 
+pub mod rig;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

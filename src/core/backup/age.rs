@@ -360,6 +360,12 @@ fn alone(head: &Head<'_>) -> Result<(), AgeError> {
     }
 }
 
+/// Whether this is the head of a file of ours, as far as that can be seen without the identity.
+#[must_use]
+pub fn is_for_a_quorum(file: &[u8]) -> bool {
+    head(file).is_ok_and(|head| alone(&head).is_ok())
+}
+
 /// Reads back what was just sealed, by the file key that is still at hand: all but the recipient's own part.
 pub fn read_back(file: &[u8], random: &[u8; RANDOM]) -> Result<Wiped, AgeError> {
     let head = head(file)?;

@@ -29,6 +29,17 @@ pub enum Wrapping {
     /// PKCS#8, zeros up to a multiple of eight where the token adds them, wrapped by RFC 5649 under 256 bits.
     #[serde(rename = "pkcs8-aes256-kwp")]
     Pkcs8Kwp,
+    /// The 32 bytes of a secret key, wrapped in the same way.
+    #[serde(rename = "raw-aes256-kwp")]
+    RawKwp,
+}
+
+impl Wrapping {
+    /// Of keys of this algorithm.
+    #[must_use]
+    pub fn of(algorithm: Algorithm) -> Self {
+        if algorithm.is_pair() { Self::Pkcs8Kwp } else { Self::RawKwp }
+    }
 }
 
 /// What stands in a bundle about its key. Members in this order.
@@ -151,6 +162,9 @@ fn read(content: &Wiped) -> Result<Opened, BundleError> {
     let locked = STANDARD.decode(locked).map_err(|_| BundleError::Content("its last line"))?;
     if head.public().is_none() {
         return Err(BundleError::Content("its public key"));
+    }
+    if head.wrapping != Wrapping::of(head.algorithm) {
+        return Err(BundleError::Content("its wrapping"));
     }
     Ok(Opened { head, bound, locked })
 }

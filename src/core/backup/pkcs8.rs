@@ -1,4 +1,5 @@
-//! Private keys as tokens wrap them: PKCS#8 (RFC 5208, RFC 5958), for three curves. [clause 8.2.2]
+//! Keys as tokens wrap them: private ones in PKCS#8 (RFC 5208, RFC 5958), for three curves, and secret ones as they are.
+//! [clause 8.2.2]
 #![forbid(unsafe_code)]
 
 use aes_gcm::KeyInit;
@@ -27,10 +28,12 @@ fn template(algorithm: Algorithm) -> Option<(&'static [u8], &'static [u8])> {
     }
 }
 
-/// The shortest encoding; `None` for what is no pair.
+/// The shortest encoding. A secret key is its 32 bytes.
 #[must_use]
 pub fn encode(algorithm: Algorithm, key: &SecretBytes<32>) -> Option<Wiped> {
-    let (kind, head) = template(algorithm)?;
+    let Some((kind, head)) = template(algorithm) else {
+        return Some(Zeroizing::new(key.expose().to_vec()));
+    };
     let octets = head.len().checked_add(32)?;
     let body = kind.len().checked_add(octets)?.checked_add(5)?;
     let mut der = Zeroizing::new(Vec::with_capacity(body.checked_add(2)?));
@@ -55,7 +58,9 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 /// Reads what a token wrapped: public halves, attributes and the zeros that some put behind are left aside.
 #[must_use]
 pub fn decode(algorithm: Algorithm, der: &[u8]) -> Option<SecretBytes<32>> {
-    let (kind, head) = template(algorithm)?;
+    let Some((kind, head)) = template(algorithm) else {
+        return der.try_into().ok().map(SecretBytes::copy_of);
+    };
     let (body, behind) = element(der, 0x30)?;
     if behind.len() > 7 || behind.iter().any(|b| *b != 0) {
         return None;
@@ -73,6 +78,16 @@ pub fn decode(algorithm: Algorithm, der: &[u8]) -> Option<SecretBytes<32>> {
 
 /// The longest wrapped key that is read.
 pub const LONGEST: usize = 256;
+
+/// Whether a wrapped key of this algorithm can have this length.
+#[must_use]
+pub fn may_be(algorithm: Algorithm, length: usize) -> bool {
+    if algorithm.is_pair() {
+        length.is_multiple_of(8) && (56..=LONGEST).contains(&length)
+    } else {
+        length == 40
+    }
+}
 
 /// Wraps by RFC 5649.
 #[must_use]
@@ -112,7 +127,16 @@ mod tests {
             assert!(decode(algorithm, &[&der[..], &[1]].concat()).is_none());
             assert!(decode(algorithm, &[&der[..], &[0; 8]].concat()).is_none());
         }
-        assert!(encode(Algorithm::Aes256Gcm, &key).is_none());
+        // A secret key is its bytes, and neither passes for the other.
+        for algorithm in Algorithm::ALL.into_iter().filter(|a| !a.is_pair()) {
+            let raw = encode(algorithm, &key).unwrap();
+            assert_eq!(decode(algorithm, &raw).unwrap().expose(), key.expose());
+            assert!(decode(algorithm, &raw[..31]).is_none() && decode(Algorithm::P256, &raw).is_none());
+            let wrapped = wrap(algorithm, &key, &key).unwrap();
+            assert!(may_be(algorithm, wrapped.len()) && !may_be(Algorithm::P256, wrapped.len()));
+        }
+        assert!(may_be(Algorithm::P256, wrap(Algorithm::P256, &key, &key).unwrap().len()));
+        assert!(!may_be(Algorithm::P256, 57) && !may_be(Algorithm::P256, 264));
     }
 
     #[test]

@@ -48,6 +48,46 @@ impl Quorum {
     }
 }
 
+/// Why a share is not one of a quorum's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StrangeShare {
+    /// What the ceremony wrote down of its shares is lost.
+    #[error("nothing is known here of the shares of that ceremony")]
+    Unrecorded,
+    /// There is no such place in it.
+    #[error("that ceremony gave out no share {share} of group {group}")]
+    NoPlace {
+        /// Counted from 1.
+        group: u8,
+        /// Counted from 1.
+        share: u8,
+    },
+    /// Another one has its place.
+    #[error("share {share} of group {group} is another one: this is of another ceremony")]
+    Other {
+        /// Counted from 1.
+        group: u8,
+        /// Counted from 1.
+        share: u8,
+    },
+}
+
+impl Quorum {
+    /// Whether a share is the very one that the ceremony gave out; gives its commitment.
+    // [clause 8.2.2-b] a custodian can show it years later, alone, and nobody learns anything
+    pub fn is_share(&self, share: &Share) -> Result<String, StrangeShare> {
+        if self.commitments.is_empty() {
+            return Err(StrangeShare::Unrecorded);
+        }
+        let (group, number) = (share.group.saturating_add(1), share.member.saturating_add(1));
+        let told = self.commitments.get(usize::from(share.group));
+        let told = told.and_then(|g| g.get(usize::from(share.member)));
+        let told = told.ok_or(StrangeShare::NoPlace { group, share: number })?;
+        let made = commitment(self.epoch, share);
+        if made == *told { Ok(made) } else { Err(StrangeShare::Other { group, share: number }) }
+    }
+}
+
 /// Where the wrapping key of a quorum stands in every token that holds it.
 #[must_use]
 pub fn wrap_reference(recipient: &Recipient) -> KeyRef {
@@ -81,6 +121,38 @@ pub fn mixed(token: &[u8], kernel: &[u8; 32], what_for: &[u8]) -> Option<SecretB
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // [clause 8.2.2-b] test
+    #[test]
+    fn a_share_is_known_again_and_one_of_another_ceremony_is_told_apart() {
+        let made = |secret: u8, scheme: &Scheme| {
+            let coins: Vec<u8> =
+                (0..scheme.random_bytes(32)).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            super::super::slip39::split(scheme, &[secret; 32], b"", true, &coins).unwrap()
+        };
+        let (scheme, wider) = (Scheme::simple(2, 3), Scheme::simple(2, 4));
+        let shares = made(1, &scheme);
+        let quorum = |epoch, shares: &[Vec<Share>]| Quorum {
+            epoch,
+            recipient: String::new(),
+            groups_needed: 1,
+            groups: scheme.groups.clone(),
+            commitments: shares.iter().map(|g| g.iter().map(|s| commitment(epoch, s)).collect()).collect(),
+            made_ms: 0,
+        };
+        let ours = quorum(1, &shares);
+        for share in &shares[0] {
+            assert_eq!(ours.is_share(share).unwrap(), commitment(1, share));
+            let again = Share::parse(&share.words()).unwrap();
+            assert!(ours.is_share(&again).is_ok());
+        }
+        let other = StrangeShare::Other { group: 1, share: 2 };
+        assert_eq!(ours.is_share(&made(2, &scheme)[0][1]), Err(other), "another secret");
+        assert_eq!(quorum(2, &made(2, &scheme)).is_share(&shares[0][1]), Err(other), "an old sheet");
+        let far = StrangeShare::NoPlace { group: 1, share: 4 };
+        assert_eq!(ours.is_share(&made(1, &wider)[0][3]), Err(far));
+        assert_eq!(quorum(1, &[]).is_share(&shares[0][0]), Err(StrangeShare::Unrecorded));
+    }
 
     // [clause 8.2.2-b] test
     #[test]

@@ -3,6 +3,7 @@
 //! A key has one purpose, set when it is made and never changed.
 #![forbid(unsafe_code)]
 
+pub mod copies;
 pub mod import;
 mod lifecycle;
 pub mod policy;

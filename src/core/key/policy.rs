@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::copies::CopyKind;
 use super::{Algorithm, KeyRecord, Origin, Purpose, State};
 use crate::core::units::{Timestamp, sha256};
 
@@ -50,6 +51,38 @@ pub enum Import {
     Refuse,
 }
 
+/// Whether keys are backed up, where backups are made at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backup {
+    /// A bundle is made and verified before the key is active.
+    BeforeUse,
+    /// None is made, and the key never leaves its token.
+    Never,
+}
+
+/// By when each copy of a key that is being destroyed has to be gone. Lengths are milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    token: i64,
+    vault: i64,
+    bundle: i64,
+    medium: i64,
+}
+
+impl Deadlines {
+    /// For copies of this kind.
+    #[must_use]
+    pub fn of(&self, what: CopyKind) -> i64 {
+        match what {
+            CopyKind::Token => self.token,
+            CopyKind::Vault => self.vault,
+            CopyKind::Bundle => self.bundle,
+            CopyKind::Medium => self.medium,
+        }
+    }
+}
+
 /// What holds for keys of one purpose. Lengths are milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PurposeRule {
@@ -71,6 +104,8 @@ pub struct PurposeRule {
     pub at_end: AtEnd,
     /// Who makes it active.
     pub activation: Activation,
+    /// Whether it is backed up.
+    pub backup: Backup,
 }
 
 /// The whole policy.
@@ -80,6 +115,8 @@ pub struct KeyPolicy {
     text: String,
     /// Days before an end on which somebody is told, falling.
     pub warn_days: Vec<u32>,
+    /// By when copies are gone.
+    pub deadlines: Deadlines,
     rules: BTreeMap<Purpose, PurposeRule>,
 }
 
@@ -108,7 +145,29 @@ pub enum Due {
 struct Raw {
     schema: u32,
     warn_days: Vec<u32>,
+    destruction: Option<RawDeadlines>,
     purpose: Vec<RawRule>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDeadlines {
+    token: Option<String>,
+    vault: Option<String>,
+    bundle: Option<String>,
+    medium: Option<String>,
+}
+
+impl RawDeadlines {
+    fn resolve(self) -> Result<Deadlines, String> {
+        let one = |what, text: Option<String>, usual| length(what, text.as_deref().unwrap_or(usual));
+        Ok(Deadlines {
+            token: one("destruction.token", self.token, "24h")?,
+            vault: one("destruction.vault", self.vault, "72h")?,
+            bundle: one("destruction.bundle", self.bundle, "72h")?,
+            medium: one("destruction.medium", self.medium, "30d")?,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -127,6 +186,7 @@ struct RawRule {
     destroy_within: String,
     destroy: AtEnd,
     activation: Activation,
+    backup: Option<Backup>,
 }
 
 /// `90d`, `2y` (of 365 days), `12h`, `30s` (drills) or `0d`, as milliseconds.
@@ -197,6 +257,12 @@ fn rule(raw: RawRule) -> Result<PurposeRule, String> {
         destroy_within: length("destroy_within", &raw.destroy_within)?,
         at_end: raw.destroy,
         activation: raw.activation,
+        // Random bits are no loss: the next key makes others.
+        backup: raw.backup.unwrap_or(if raw.purpose == Purpose::Random {
+            Backup::Never
+        } else {
+            Backup::BeforeUse
+        }),
     })
 }
 
@@ -222,7 +288,9 @@ impl KeyPolicy {
         if let Some(missing) = Purpose::ALL.into_iter().find(|p| !rules.contains_key(p)) {
             return error(format!("there is no part for purpose {missing}"));
         }
-        Ok(Self { hash: sha256(text.as_bytes()), text: text.to_owned(), warn_days: raw.warn_days, rules })
+        let deadlines = raw.destruction.unwrap_or_default().resolve().map_err(KeyPolicyError)?;
+        let (hash, text) = (sha256(text.as_bytes()), text.to_owned());
+        Ok(Self { hash, text, warn_days: raw.warn_days, deadlines, rules })
     }
 
     /// SHA-256 of the text.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
+use super::copies::CopyEvent;
 use super::format;
 pub use super::format::{Entry, MAX_ENTRY};
 use super::orders::OrderEvent;
@@ -457,6 +458,8 @@ pub enum EntryKind {
         /// The places.
         vaults: Vec<String>,
     },
+    /// Something about a copy of a key.
+    KeyCopy(CopyEvent),
     /// A key came back from a bundle, and signed in its token.
     KeyRestored {
         /// Key.
@@ -473,6 +476,9 @@ pub enum EntryKind {
         bundle: String,
         /// Who restored it.
         uid: u32,
+        /// The old token may be in other hands: the key sweeps, and is never active again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        sweep_only: bool,
     },
     /// Something that somebody must look into: an export that stays behind, a witness that refuses.
     Alarm {

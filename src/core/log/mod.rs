@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod cbor;
 pub mod checkpoint;
+pub mod copies;
 pub mod entry;
 pub mod export;
 pub mod format;

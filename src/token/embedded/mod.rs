@@ -380,7 +380,7 @@ impl Token for EmbeddedToken {
         getrandom::fill(out).map_err(|e| TokenError::Gone(e.to_string()))
     }
 
-    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+    fn inventory(&mut self, _only: Option<&str>) -> Result<Vec<Object>, TokenError> {
         let dir = &self.opened.dir;
         let mut objects = Vec::new();
         for file in fs::read_dir(dir).map_err(|e| gone(dir, &e))? {

@@ -4,10 +4,13 @@
 use zeroize::Zeroizing;
 
 use super::super::backup::Ask;
-use super::super::{KeySpec, Nonce, TokenError};
+use super::super::{KeySpec, Nonce, Object, TokenError};
 use super::Keeper;
 use crate::core::key::{Algorithm, KeyRef, PublicKey, Purpose};
 use crate::secret::SecretBytes;
+
+/// What roots of the vault are called.
+const ROOT: &str = "claviger-vault";
 
 impl Keeper {
     /// Takes the key in that backups are wrapped under, and looks that it is the one.
@@ -24,12 +27,14 @@ impl Keeper {
         }
     }
 
-    /// Makes a payment key that may leave under that key alone.
+    /// Makes a key that may leave under that key alone.
     pub async fn make_for_backup(&self, spec: KeySpec, by: KeyRef) -> Result<PublicKey, TokenError> {
-        if spec.purpose != Purpose::Payment || !spec.purpose.takes(spec.algorithm) {
-            return Err(TokenError::Refused("only payment keys are backed up".into()));
+        if !spec.purpose.takes(spec.algorithm) {
+            return Err(TokenError::Refused(format!("a {} key cannot be {}", spec.purpose, spec.algorithm)));
         }
-        self.fit_for_payments()?;
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
         self.call(move |token| token.backup(&Ask::Make { spec, by })?.public()).await
     }
 
@@ -47,15 +52,22 @@ impl Keeper {
         public: PublicKey,
         wrapped: Vec<u8>,
     ) -> Result<PublicKey, TokenError> {
-        self.fit_for_payments()?;
+        if spec.purpose == Purpose::Payment {
+            self.fit_for_payments()?;
+        }
         let under = Zeroizing::new(under.expose().to_vec());
         let ask = Ask::Unwrap { spec, by, under, public: public.as_bytes().to_vec(), wrapped };
         self.call(move |token| token.backup(&ask)?.public()).await
     }
 
+    /// Roots of the vault, and what else bears their label: thousands of keys beside them are not asked for each time.
+    pub async fn roots(&self) -> Result<Vec<Object>, TokenError> {
+        self.call(|token| token.inventory(Some(ROOT))).await
+    }
+
     /// Makes a root of the vault.
     pub async fn make_root(&self, reference: KeyRef) -> Result<(), TokenError> {
-        let (label, algorithm) = ("claviger-vault".to_owned(), Algorithm::Aes256Gcm);
+        let (label, algorithm) = (ROOT.to_owned(), Algorithm::Aes256Gcm);
         let spec = KeySpec { reference, label, algorithm, purpose: Purpose::Encryption };
         self.call(move |token| token.generate(&spec).map(drop)).await
     }

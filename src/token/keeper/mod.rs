@@ -448,7 +448,7 @@ impl Keeper {
 
     /// All objects of the token.
     pub async fn inventory(&self) -> Result<Vec<Object>, TokenError> {
-        self.call(|token| token.inventory()).await
+        self.call(|token| token.inventory(None)).await
     }
 
     /// What the token says of a key that it did not make for us.

@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 use zeroize::Zeroize;
 
 use super::super::backup::{Ask, Made, check_of};
-use super::super::{KeySpec, TokenError, Use};
+use super::super::{KeySpec, Token, TokenError, Use};
 use super::class;
 use super::proving::{refused, untrusted_refused};
 use super::session::Pkcs11Token;
@@ -29,7 +29,12 @@ pub(super) fn wipe(template: &mut [Attribute]) {
 }
 
 fn key_type(algorithm: Algorithm) -> KeyType {
-    if algorithm == Algorithm::Ed25519 { KeyType::EC_EDWARDS } else { KeyType::EC }
+    match algorithm {
+        Algorithm::Secp256k1 | Algorithm::P256 => KeyType::EC,
+        Algorithm::Ed25519 => KeyType::EC_EDWARDS,
+        Algorithm::Aes256Gcm | Algorithm::Aes256Kw => KeyType::AES,
+        Algorithm::HmacSha256 => KeyType::GENERIC_SECRET,
+    }
 }
 
 impl Pkcs11Token {
@@ -39,6 +44,12 @@ impl Pkcs11Token {
             let why = "its profile does not claim that keys leave it under trusted keys alone (CKA_WRAP_WITH_TRUSTED), and so none may leave it for a backup";
             return Err(TokenError::Unsupported(why.into()));
         }
+        // Another session may have destroyed what stood under this id, and made something else there.
+        let (Ask::Make { spec: KeySpec { reference, .. }, .. }
+        | Ask::Unwrap { spec: KeySpec { reference, .. }, .. }
+        | Ask::Take { reference, .. }
+        | Ask::Wrap { reference, .. }) = ask;
+        self.handles.remove(reference);
         match ask {
             Ask::Take { reference, key } => self.taken(*reference, key).map(|p| Made::of(&p)),
             Ask::Make { spec, by } => self.make_leaving(spec, *by).map(|p| Made::of(&p)),
@@ -121,12 +132,16 @@ impl Pkcs11Token {
 
     fn make_leaving(&mut self, spec: &KeySpec, by: KeyRef) -> Result<PublicKey, TokenError> {
         self.trusted(by)?;
-        let Making::Pair(mechanism, public, _) = making(spec, &self.profile, Some(Use::of(spec.algorithm)))
-        else {
-            return Err(TokenError::Unsupported("only pairs leave for a backup".into()));
-        };
-        let private = may_leave(spec, &self.profile);
-        self.write(|writer| writer.generate_key_pair(&mechanism, &public, &private).map(drop))?;
+        let mut private = may_leave(spec, &self.profile);
+        match making(spec, &self.profile, Some(Use::of(spec.algorithm))) {
+            Making::Pair(mechanism, public, _) => {
+                self.write(|writer| writer.generate_key_pair(&mechanism, &public, &private).map(drop))?;
+            }
+            Making::Secret(mechanism, _) => {
+                private.push(Attribute::ValueLen(32.into()));
+                self.write(|writer| writer.generate_key(&mechanism, &private).map(drop))?;
+            }
+        }
         self.kept(spec, true)
     }
 
@@ -143,7 +158,7 @@ impl Pkcs11Token {
     /// The public half of a pair that was just made or taken in; swept away when the token does not protect it.
     fn kept(&mut self, spec: &KeySpec, made_inside: bool) -> Result<PublicKey, TokenError> {
         let outcome = self.prove_leaving(spec.reference, made_inside).and_then(|()| {
-            self.public(spec.reference)?
+            self.find(spec.reference)?
                 .ok_or_else(|| TokenError::Corrupt("the new public key is not there".into()))
         });
         if outcome.is_err()
@@ -221,10 +236,9 @@ impl Pkcs11Token {
             Attribute::Value(under.to_vec()),
         ];
         let mut private = may_leave(spec, &self.profile);
-        private.extend([
-            Attribute::Class(ObjectClass::PRIVATE_KEY),
-            Attribute::KeyType(key_type(spec.algorithm)),
-        ]);
+        let pair = spec.algorithm.is_pair();
+        let class_of = if pair { ObjectClass::PRIVATE_KEY } else { ObjectClass::SECRET_KEY };
+        private.extend([Attribute::Class(class_of), Attribute::KeyType(key_type(spec.algorithm))]);
         // SoftHSM holds to this while it still reads the template: what stands behind it is refused.
         private.sort_by_key(|a| matches!(a, Attribute::Modifiable(_)));
         let mut other = public(spec, &self.profile);
@@ -245,7 +259,8 @@ impl Pkcs11Token {
             let outcome = writer.unwrap_key(&WRAPPING, key, wrapped, &private);
             writer.destroy_object(key)?;
             outcome?;
-            writer.create_object(&other).map(drop)
+            // A secret key has no public half.
+            if pair { writer.create_object(&other).map(drop) } else { Ok(()) }
         });
         wipe(&mut once);
         if outcome.is_err()

@@ -9,8 +9,10 @@ use super::super::{MOST_OBJECTS, Object, Past, TokenError, Use};
 use super::class;
 use crate::core::key::Algorithm;
 
-pub(super) fn inventory(session: &Session) -> Result<Vec<Object>, TokenError> {
-    let found = session.find_objects(&[Attribute::Token(true)]).map_err(|e| class(&e))?;
+pub(super) fn inventory(session: &Session, only: Option<&str>) -> Result<Vec<Object>, TokenError> {
+    let label = only.map(|label| Attribute::Label(label.as_bytes().to_vec()));
+    let wanted: Vec<Attribute> = label.into_iter().chain([Attribute::Token(true)]).collect();
+    let found = session.find_objects(&wanted).map_err(|e| class(&e))?;
     if found.len() > MOST_OBJECTS {
         return Err(TokenError::Unsupported(format!(
             "the token holds {} objects; an inventory reads {MOST_OBJECTS}",

@@ -378,8 +378,8 @@ impl Token for Pkcs11Token {
         self.session()?.generate_random_slice(out).map_err(|e| class(&e))
     }
 
-    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
-        inventory::inventory(self.session()?)
+    fn inventory(&mut self, only: Option<&str>) -> Result<Vec<Object>, TokenError> {
+        inventory::inventory(self.session()?, only)
     }
 
     fn past(&mut self, reference: KeyRef) -> Result<Past, TokenError> {

@@ -103,10 +103,10 @@ fn mechanism_of(algorithm: Algorithm) -> Option<MechanismType> {
     }
 }
 
-/// The private half of a pair that may leave under a trusted wrapping key, and under no other.
+/// A secret key, or the private half of a pair, that may leave under a trusted wrapping key, and under no other.
 // [clause 8.2.2-d] the token itself refuses every other wrapping key, and nobody takes that back
 pub(super) fn may_leave(spec: &KeySpec, profile: &Profile) -> Vec<Attribute> {
-    let mut all = private(spec, profile, Some(Use::of(spec.algorithm)), true);
+    let mut all = private(spec, profile, Some(Use::of(spec.algorithm)), spec.algorithm.is_pair());
     all.retain(|a| !matches!(a, Attribute::Extractable(_) | Attribute::WrapWithTrusted(_)));
     all.extend([Attribute::Extractable(true), Attribute::WrapWithTrusted(true)]);
     all

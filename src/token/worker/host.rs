@@ -211,7 +211,7 @@ fn answer(token: &mut dyn Token, request: Request) -> Answer {
             token.random(&mut bytes)?;
             Reply::Bytes(bytes.into())
         }
-        Request::Inventory => Reply::Objects(token.inventory()?),
+        Request::Inventory(only) => Reply::Objects(token.inventory(only.as_deref())?),
         Request::Past(reference) => Reply::Past(token.past(reference)?),
         Request::Import { spec, private } => {
             let (public, past) = token.import(&spec, &SecretBytes::copy_of(&private))?;

@@ -53,7 +53,7 @@ pub(super) enum Request {
     KeepData { label: String, bytes: Vec<u8>, beside: Vec<u8> },
     Destroy(KeyRef),
     Random(usize),
-    Inventory,
+    Inventory(Option<String>),
     Past(KeyRef),
     Import { spec: KeySpec, private: Zeroizing<[u8; 32]> },
     Backup(Ask),

@@ -424,8 +424,8 @@ impl Token for RemoteToken {
         }
     }
 
-    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
-        match self.ask(&Request::Inventory)? {
+    fn inventory(&mut self, only: Option<&str>) -> Result<Vec<Object>, TokenError> {
+        match self.ask(&Request::Inventory(only.map(str::to_owned)))? {
             Reply::Objects(objects) => Ok(objects),
             _ => Err(nonsense()),
         }

@@ -361,7 +361,7 @@ impl Token for YubihsmToken {
         Ok(())
     }
 
-    fn inventory(&mut self) -> Result<Vec<Object>, TokenError> {
+    fn inventory(&mut self, _only: Option<&str>) -> Result<Vec<Object>, TokenError> {
         let mut inner = self.device.lock();
         let mut objects = Vec::new();
         // By type, as above.

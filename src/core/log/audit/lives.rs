@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::super::key::{Algorithm, Operation, Purpose, State};
 use super::super::super::units::Name;
+use super::copies::Copies;
 use super::texts::{InForce, Stood};
 use super::{Findings, Place, Rule};
 
@@ -18,6 +19,9 @@ struct Life {
     shredded: bool,
     /// Its last move stands at this index.
     moved: u64,
+    copies: Copies,
+    /// It came back where it may be in other hands.
+    suspect: bool,
 }
 
 /// What a use of a key found.
@@ -99,6 +103,8 @@ impl Lives {
             destroying: false,
             shredded: false,
             moved: place.index,
+            copies: Copies::default(),
+            suspect: false,
         };
         if let Some(before) = self.keys.insert(key.clone(), life) {
             wrong(format!("key {key} was made under a name that was used before"));
@@ -149,7 +155,54 @@ impl Lives {
             };
             wrong(Rule::KeyDestroyed, what);
         }
+        if to == State::Active && life.suspect {
+            wrong(Rule::KeyEdge, format!("key {key} came back to sweep, and became active"));
+        }
+        // [clause 8.7.1-p] destroyed is what has no copy left
+        if to == State::Destroyed {
+            if let Some(left) = life.copies.left() {
+                wrong(
+                    Rule::KeyDestroyed,
+                    format!("key {key} was called destroyed, and its copy was not: {left}"),
+                );
+            }
+            if life.copies.backed && !life.shredded {
+                wrong(Rule::KeyDestroyed, format!("key {key} was called destroyed, and its lock was not"));
+            }
+        }
         (life.state, life.destroying, life.moved) = (to, false, place.index);
+    }
+
+    /// State, whether it is being destroyed, and copies of a key.
+    pub(super) fn copies_of(&mut self, key: &str) -> Option<(State, bool, &mut Copies)> {
+        self.keys.get_mut(key).map(|life| (life.state, life.destroying, &mut life.copies))
+    }
+
+    /// Whether this is the public half of that key.
+    pub(super) fn is_key(&self, key: &str, public: &str) -> bool {
+        self.publics.get(public).is_some_and(|name| name == key)
+    }
+
+    /// Where its last move stands.
+    pub(super) fn moved_at(&self, key: &str) -> Option<u64> {
+        self.keys.get(key).map(|life| life.moved)
+    }
+
+    /// A bundle was made of it.
+    pub(super) fn backed(&mut self, key: &str) {
+        if let Some(life) = self.keys.get_mut(key) {
+            life.copies.backed = true;
+        }
+    }
+
+    /// What is said at the end.
+    pub(super) fn end(&self, found: &mut Findings) {
+        for (key, life) in &self.keys {
+            if life.state == State::Destroyed && life.copies.uncertified() {
+                let what = format!("key {key} was destroyed copy by copy, and nothing certifies it");
+                found.breach(Rule::KeyDestroyed, life.moved, what);
+            }
+        }
     }
 
     /// The lock of a key goes while the key goes, and not before.
@@ -164,7 +217,13 @@ impl Lives {
     }
 
     // [clause 8.7.1-s] what was destroyed with its backups does not come back, and a log that says so is wrong
-    pub(super) fn restored(&mut self, place: Place, key: &str, serial: String, found: &mut Findings) {
+    pub(super) fn restored(
+        &mut self,
+        place: Place,
+        key: &str,
+        (serial, sweep_only): (String, bool),
+        found: &mut Findings,
+    ) {
         let mut wrong = |rule, what: String| found.breach(rule, place.index, what);
         match self.keys.get_mut(key) {
             None => wrong(Rule::KeyBirth, format!("key {key} came back and was never made")),
@@ -176,6 +235,7 @@ impl Lives {
                     wrong(Rule::KeyEdge, format!("key {key} came back and was not stopped first"));
                 }
                 life.serial = serial;
+                life.suspect |= sweep_only;
             }
         }
     }

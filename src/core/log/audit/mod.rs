@@ -8,6 +8,7 @@
 mod apps;
 mod balance;
 mod changes;
+mod copies;
 mod lives;
 mod people;
 mod present;

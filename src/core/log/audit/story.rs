@@ -11,6 +11,7 @@ use super::super::super::policy::Policy;
 use super::super::super::proof::Tier;
 use super::super::super::units::{Name, Timestamp};
 use super::super::super::user::duties;
+use super::super::copies::CopyEvent;
 use super::super::entry::{Entry, EntryKind};
 use super::super::mention::mentioned;
 use super::super::orders::follow;
@@ -136,8 +137,8 @@ impl Story {
                 self.lives.rotated(place, &line, &from, &to, found);
             }
             EntryKind::LockDestroyed { key, .. } => self.lives.shredded(place, &key, found),
-            EntryKind::KeyRestored { key, token_serial, .. } => {
-                self.lives.restored(place, &key, token_serial, found);
+            EntryKind::KeyRestored { key, token_serial, sweep_only, .. } => {
+                self.lives.restored(place, &key, (token_serial, sweep_only), found);
             }
             EntryKind::KeyDestroying { key, actor, .. } => {
                 // Older logs count no time, and know no statements; what the key policy does by itself was agreed on with it.
@@ -154,6 +155,11 @@ impl Story {
                 let policy = self.spend.rulings.latest().map(|ruling| &ruling.policy);
                 let assets = policy.into_iter().flat_map(Policy::assets).collect();
                 self.balances.hear(place, known, authority, assets, found);
+            }
+            EntryKind::BackupMade { key, .. } => self.lives.backed(&key),
+            EntryKind::KeyCopy(event) => {
+                self.report.alarms += u64::from(matches!(event, CopyEvent::Overdue { .. }));
+                self.lives.copy(place, event, found);
             }
             EntryKind::KeyDue { key, .. } => self.lives.due(place, &key, found),
             EntryKind::Intent {
@@ -230,7 +236,6 @@ impl Story {
             EntryKind::Alarm { .. } => self.report.alarms += 1,
             EntryKind::Stop {}
             | EntryKind::Ceremony { .. }
-            | EntryKind::BackupMade { .. }
             | EntryKind::Registration { .. }
             | EntryKind::Token { .. }
             | EntryKind::Device { .. }
@@ -337,6 +342,7 @@ impl Story {
 
     /// What is said at the end.
     pub(super) fn end(self, found: &mut Findings) -> Report {
+        self.lives.end(found);
         let last = self.last.map_or(0, |p| p.ms);
         for (request, open) in &self.open {
             if last.saturating_sub(open.place.ms) > LEFT_MS {

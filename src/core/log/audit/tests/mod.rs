@@ -7,6 +7,7 @@
 )]
 
 mod apps;
+mod copies;
 mod lives;
 mod money;
 mod orders;
