@@ -67,7 +67,7 @@ async fn no_key_is_destroyed_while_a_copy_is_left_whoever_asks() {
     assert!(matches!(&told[at - 1], EntryKind::KeyMoved { to: State::Destroyed, .. }));
     assert!(matches!(&told[at - 2], EntryKind::LockDestroyed { .. }));
     let events = told.iter().filter(|k| matches!(k, EntryKind::KeyCopy(_))).count();
-    assert_eq!(events, 3 + 3 + 3 + 1, "noted, due, gone, and one overdue");
+    assert_eq!(events, 3 + 3 + 3 + 1 + 1, "noted, due, gone, one overdue, and all certified");
     // What is over is over.
     assert_eq!(gone(CopyKind::Medium, "plate").await.unwrap_err().code, Code::KeyEdge);
     store.close().await;

@@ -117,7 +117,7 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
             (
                 "uncertified",
                 |l| {
-                    let at = l.at("certificate");
+                    let at = l.at("certified");
                     l.0.remove(at);
                 },
                 "key-destroyed",
@@ -137,13 +137,13 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
             ),
             (
                 "another key",
-                |l| l.set("certificate", "text", json!(text().replace("key: hot", "key: hut"))),
+                |l| l.set("certified", "text", json!(text().replace("key: hot", "key: hut"))),
                 "key-destroyed",
                 "does not say",
             ),
             (
                 "another public half",
-                |l| l.set("certificate", "text", json!(text().replace(&hash("hot"), &hash("x")))),
+                |l| l.set("certified", "text", json!(text().replace(&hash("hot"), &hash("x")))),
                 "key-destroyed",
                 "does not say",
             ),

@@ -246,7 +246,7 @@ impl Log {
 
     /// The first entry of this kind.
     fn at(&self, kind: &str) -> usize {
-        self.0.iter().position(|(_, k)| json!(k)["kind"] == kind).unwrap()
+        self.0.iter().position(|(_, k)| json!(k)["kind"] == kind || json!(k)["event"] == kind).unwrap()
     }
 
     /// Another value of one member of the first entry of a kind.
