@@ -89,6 +89,13 @@ impl Place {
         Ok(roots)
     }
 
+    /// Stands beside the file from before the first root is made until the first table is written.
+    fn begun(&self) -> PathBuf {
+        let mut path = self.file.as_os_str().to_owned();
+        path.push(".begun");
+        path.into()
+    }
+
     fn on_disk(&self) -> Result<Option<VaultFile>, Refusal> {
         let mut bytes = Vec::new();
         let read =
@@ -104,7 +111,8 @@ impl Place {
     /// Opens what stands on the disk; `None` where nothing was ever written.
     pub(super) async fn read(&self) -> Result<Option<(KeyRef, Table)>, Refusal> {
         let Some(file) = self.on_disk()? else {
-            return if self.roots().await?.is_empty() {
+            // A first root whose table was never written locks nothing.
+            return if self.begun().exists() || self.roots().await?.is_empty() {
                 Ok(None)
             } else {
                 Err(self.failed("its file is gone, and its root is still in the token: put the file back"))
@@ -167,14 +175,22 @@ impl Place {
                 self.write(table, root).await?;
                 root
             }
-            _ => {
+            now => {
+                if now.is_none() {
+                    replace(&self.begun(), b"the first table of this place is being written\n")
+                        .map_err(|e| self.failed(e))?;
+                }
                 let root = self.new_root()?;
                 self.keeper.make_root(root).await.map_err(|e| self.token(&e))?;
                 self.write(table, root).await?;
                 root
             }
         };
-        self.settle(current).await
+        self.settle(current).await?;
+        match fs::remove_file(self.begun()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(self.failed(e)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -294,9 +310,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = [place(dir.path(), "a"), place(dir.path(), "b")];
         let [a, b] = &places;
+        // The very first root was made, and the machine died before there was a table.
+        replace(&a.begun(), b"x").unwrap();
+        a.keeper.make_root(a.new_root().unwrap()).await.unwrap();
         for n in [1, 2] {
             apply(&places, |t| t.put(id(n), SecretBytes::copy_of(&[n; 32]))).await.unwrap();
         }
+        assert!(!a.begun().exists() && !b.begun().exists());
         let (first, old) = (a.roots().await.unwrap(), fs::read(&a.file).unwrap());
         assert_eq!(first.len(), 1);
         // A root was made, and the machine died before the table was written under it.
