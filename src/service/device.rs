@@ -78,6 +78,14 @@ impl House {
         Ok(())
     }
 
+    /// The newest look in short, for a beacon: hearsay there, unless a TPM signed it.
+    pub(super) fn device_verdict(&self) -> Value {
+        let sample = self.device.lock();
+        let broken = sample.broken.len();
+        drop(sample);
+        json!({"fit": self.device_is_fit().is_ok(), "broken": broken, "digest": hex::encode(self.device.digest())})
+    }
+
     /// Looks again; what changed is written down.
     pub async fn look_at_device(&self) {
         let facts = self.device.device.look();
