@@ -188,7 +188,7 @@ fn escaped(text: &str) -> String {
             '\'' => out.push_str("&#39;"),
             // What turns the direction of writing around would make one name look like another.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}' => {
-                out.push('\u{fffd}')
+                out.push('\u{fffd}');
             }
             c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),

@@ -152,8 +152,8 @@ mod tests {
         let enter = |peer| peers.enter(peer, (4, 2));
         assert!(enter(one) && enter(one) && !enter(one) && enter(two));
         peers.leave(one);
-        assert!(enter(one) && !enter(two), "full");
-        for peer in [one, one, two] {
+        assert!(enter(one) && enter(two) && !enter(here), "full");
+        for peer in [one, one, two, two] {
             peers.leave(peer);
         }
         assert!((0..4).all(|_| enter(here)), "a proxy of this machine has the fleet behind it");

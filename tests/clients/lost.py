@@ -51,8 +51,12 @@ class Network:
     def ip(self, *words, check=True):
         subprocess.run(["ip", *words], check=check, capture_output=True)
 
+    def enter(self, name):
+        """The network alone: the daemon refuses apps that see other files than it does."""
+        return ("nsenter", f"--net=/run/netns/{name}")
+
     def inside(self, name, *words):
-        subprocess.run(["ip", "netns", "exec", name, *words], check=True, capture_output=True)
+        subprocess.run([*self.enter(name), *words], check=True, capture_output=True)
 
     def cut(self, is_cut):
         """Beyond the device: its own link stays up, and it hears nothing any more."""
@@ -154,13 +158,13 @@ class Lost(Rig):
             f'[lease]\nkey = "{self.people / "lease"}"\nseconds = {LEASE}\n'
         )
         self.beacon = self.spawn(
-            "beacon", "ip", "netns", "exec", self.network.beacon, self.bin / "claviger-beacon", "--config", config
+            "beacon", *self.network.enter(self.network.beacon), self.bin / "claviger-beacon", "--config", config
         )
         self.until(10, "the beacon", lambda: self.http("GET", "/healthz")[0] == 200)
 
-    def start_daemon(self):
+    def start_daemon(self, *before):
         self.daemon = self.spawn(
-            "clavigerd", "ip", "netns", "exec", self.network.device, self.bin / "clavigerd", "--config", self.config
+            "clavigerd", *before, *self.network.enter(self.network.device), self.bin / "clavigerd", "--config", self.config
         )
         self.ready(30)
 
@@ -242,19 +246,22 @@ class Signing:
         self.rig, self.counter = rig, itertools.count()
         self.stop = threading.Event()
         self.last, self.signed, self.codes, self.faults = 0.0, 0, {}, []
+        self.first = {}
         self.lock = threading.Lock()
         self.threads = [threading.Thread(target=self.client, daemon=True) for _ in range(CLIENTS_AT_ONCE)]
         for thread in self.threads:
             thread.start()
 
     def client(self):
-        wallet = Wallet(self.rig.wallet_path, timeout=30)
+        wallet = None
         while not self.stop.is_set():
             try:
+                wallet = wallet or Wallet(self.rig.wallet_path, timeout=30)
                 reply = wallet.call("eth_signTransaction", [self.rig.tx("hot-3", nonce=next(self.counter))])
             except OSError:
-                # An inactivation ends connections; a new one is refused as well, or not.
-                wallet = Wallet(self.rig.wallet_path, timeout=30)
+                # The daemon is restarted.
+                wallet = None
+                self.stop.wait(0.1)
                 continue
             except Failed as error:
                 self.faults.append(str(error))
@@ -266,7 +273,10 @@ class Signing:
                     continue
                 code = (reply["error"].get("data") or {}).get("code")
                 self.codes[code] = self.codes.get(code, 0) + 1
+                self.first.setdefault(code, now)
             self.stop.wait(0.1)
+        if wallet:
+            wallet.close()
 
     def runs(self, seconds=20):
         """Waits until signatures come out; how long that took."""
@@ -354,11 +364,52 @@ def a_new_beacon(rig, signing):
     signing.runs(30)
 
 
+def setting_back(rig, signing):
+    """The wall clock of the daemon is set back by two days while it is cut off: its lease ends all the same.
+
+    It stops signing at once for the clock alone; that the lease ended is what refuses from the end of the lease on.
+    """
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        print("skipped: the wall clock is not set back, faketime is not installed (the unit tests do it with a clock of theirs)")
+        return
+    clock = rig.dir / "clock"
+    clock.write_text("+0\n")
+    rig.kill_daemon(signal.SIGTERM)
+    wall = ("LD_PRELOAD=" + str(found[0]), f"FAKETIME_TIMESTAMP_FILE={clock}", "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1")
+    rig.start_daemon("env", *wall)
+    signing.runs(30)
+    left = rig.lease_left()
+    rig.network.cut(True)
+    began = time.monotonic()
+    signing.first.clear()
+    clock.write_text("-2d\n")
+    time.sleep(LEASE + 3)
+    ended = signing.first.get("lease_missing", began) - began
+    must(signing.last - began < 2 and "clock_stepped" in signing.first, f"it signs by a clock that was set back: {signing.codes}")
+    told = rig.claviger("order", "status")
+    behind = find(told, "clock_behind_seconds")
+    print(f"      with its wall clock set back by two days and {left} to {left + 1} s left: refused at once, and for the lease after {ended:.2f} s")
+    must(behind and behind > 170_000, f"the clock was not set back: {told}")
+    must(left - 1.5 < ended < left + 1.5, "signing did not end with the lease")
+    clock.write_text("+0\n")
+    rig.network.cut(False)
+    print(f"ok    with the clock set right it goes on by itself after {signing.runs(30):.2f} s")
+
+
+def verified(rig, signing):
+    export = rig.dir / "export"
+    rig.claviger("log", "export", export)
+    told = rig.run(rig.bin / "claviger", "log", "verify", export, "--key", rig.vkey, check=False, timeout=600)
+    must(told.returncode == 0, f"the log does not verify: {(told.stderr or told.stdout)[-400:]}")
+    print(f"ok    the log of {signing.signed} signatures verifies; refusals: {json.dumps(signing.codes)}")
+
+
 def lacking():
     """Why the trial cannot be made here."""
     if os.getuid() != 0:
         return "it needs root"
-    for tool in ("ip", "openssl", "ssh-keygen", "softhsm2-util"):
+    for tool in ("ip", "nsenter", "openssl", "ssh-keygen", "softhsm2-util"):
         if not shutil.which(tool):
             return f"{tool} is not installed"
     probe = f"claviger-probe-{os.getpid()}"
@@ -369,7 +420,7 @@ def lacking():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=5, help="orders (default 5)")
+    parser.add_argument("--trials", type=int, default=20, help="orders (default 20)")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -384,10 +435,9 @@ def main():
         stopping(rig, signing, options.trials)
         a_new_beacon(rig, signing)
         cutting(rig, signing)
+        verified(rig, signing)
+        setting_back(rig, signing)
         signing.end()
-        told = rig.run(rig.bin / "claviger", "--config", rig.config, "log", "verify", "--key", rig.vkey, check=False)
-        must(told.returncode == 0, f"the log does not verify: {(told.stderr or told.stdout)[-400:]}")
-        print(f"ok    the log of {signing.signed} signatures verifies; refusals: {json.dumps(signing.codes)}")
         return 0
     except (Failed, OSError, KeyError, TypeError, ValueError, subprocess.SubprocessError) as error:
         print(f"FAIL  {error}")

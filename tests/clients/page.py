@@ -69,7 +69,7 @@ class Beacon:
     def fill(self):
         for n in range(DEVICES):
             said = {
-                "deployment": "page-1", "device": device(n), "epoch": n % 3 + 1, "level": LEVELS[n * 7 % 16 % 4 if n % 5 == 0 else 0],
+                "deployment": "page-1", "device": device(n), "epoch": n % 3 + 1, "level": LEVELS[n // 2 % 4 if n % 3 == 0 else 0],
                 "version": "0.1.0" if n % 50 else HOSTILE[n // 50 % len(HOSTILE)],
                 "lease_left": 14400 - n if n % 4 else None,
                 "facts": {"fit": n % 11 != 0, "digest": "0" * 64},

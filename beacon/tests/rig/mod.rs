@@ -5,11 +5,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use claviger::core::approval::Authority;
 use claviger::core::order::{Level, Order, Scope};
 use claviger::core::units::Timestamp;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
 pub const BOOT: &str = "0123abcd-0000-0000-0000-000000000000";
@@ -165,18 +170,67 @@ pub fn order(device: &str, number: u64, scope: Scope) -> Order {
     }
 }
 
-pub fn over(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> (u16, Value, String) {
+pub fn over(stream: impl Read + Write, method: &str, path: &str, body: &str) -> (u16, Value, String) {
+    try_over(stream, method, path, body).unwrap()
+}
+
+/// One request on a connection of its own; an error where the connection ends without an answer.
+pub fn try_over(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, Value, String), String> {
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
-    .unwrap();
-    stream.flush().unwrap();
+    .map_err(|e| e.to_string())?;
+    stream.flush().map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let text = String::from_utf8(bytes).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or_default(), body.to_owned())
+    stream.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|e| e.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer")?;
+    let status = head.split(' ').nth(1).ok_or("no status")?.parse().map_err(|_| "no status")?;
+    Ok((status, serde_json::from_str(body).unwrap_or_default(), body.to_owned()))
+}
+
+/// `[listen]` with TLS.
+pub fn tls(more: &str) -> String {
+    let path = |name: &str| vectors(name).canonicalize().unwrap().display().to_string();
+    format!(
+        "[listen]\n{more}tls = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        path("server.pem"),
+        path("server.key")
+    )
+}
+
+type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// Connects by one of these groups (any, when none are named), with a certificate or without.
+pub fn tls_client(groups: &[NamedGroup], own: bool) -> impl Fn(&str) -> Result<Tls, String> {
+    let certificate = |name: &str| CertificateDer::from_pem_file(vectors(name)).unwrap();
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| groups.is_empty() || groups.contains(&group.name()));
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("ca.pem")).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = Arc::new(if own {
+        let key = PrivateKeyDer::from_pem_file(vectors("client.key")).unwrap();
+        builder.with_client_auth_cert(vec![certificate("client.pem")], key).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    });
+    move |address| {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut session = ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut stream = TcpStream::connect(address).map_err(|e| e.to_string())?;
+        stream.set_nodelay(true).map_err(|e| e.to_string())?;
+        session.complete_io(&mut stream).map_err(|e| e.to_string())?;
+        Ok(StreamOwned::new(session, stream))
+    }
 }

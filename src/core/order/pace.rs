@@ -6,8 +6,10 @@
 
 /// An answer that took this long was held: asking again at once is asking once a second at most.
 const HELD_MS: u64 = 1000;
-/// Answers that came at once, carried something, and are followed by a question at once.
-const BURST: u32 = 16;
+/// What a question at once after an answer at once costs, and how much of it is saved up: sixteen in a row, then one a second,
+/// so that many orders one after the other are all there soon.
+const COST_MS: u64 = 1000;
+const SAVED_MS: u64 = 16 * COST_MS;
 /// First and longest rest after a beacon that could not be asked: one that comes back is noticed within seconds.
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 5000;
@@ -28,7 +30,8 @@ pub enum Asked {
 pub struct Pace {
     every_ms: u64,
     failures: u32,
-    at_once: u32,
+    /// Time that went by and was not spent on questions at once.
+    saved_ms: u64,
 }
 
 /// `ms` and a fifth more or less, so that a fleet does not knock together.
@@ -40,7 +43,7 @@ impl Pace {
     /// `every_ms` is the rest where the beacon holds nothing.
     #[must_use]
     pub fn new(every_ms: u64) -> Self {
-        Self { every_ms, failures: 0, at_once: BURST }
+        Self { every_ms, failures: 0, saved_ms: SAVED_MS }
     }
 
     /// How long to rest after an answer that took so long; `drawn` is random.
@@ -54,16 +57,18 @@ impl Pace {
             return longest / 2 + longest / 2 * u64::from(drawn) / 255;
         }
         self.failures = 0;
+        self.saved_ms = self.saved_ms.saturating_add(took_ms).min(SAVED_MS);
         if took_ms >= HELD_MS {
-            self.at_once = BURST;
             return 0;
         }
-        if asked == Asked::Carried && self.at_once > 0 {
-            self.at_once -= 1;
-            return 0;
+        if asked == Asked::Carried {
+            let rest = COST_MS.saturating_sub(self.saved_ms);
+            self.saved_ms = self.saved_ms.saturating_sub(COST_MS);
+            return rest;
         }
-        self.at_once = (self.at_once + 1).min(BURST);
-        spread(self.every_ms, drawn)
+        let rest = spread(self.every_ms, drawn);
+        self.saved_ms = self.saved_ms.saturating_add(rest).min(SAVED_MS);
+        rest
     }
 }
 
@@ -88,6 +93,18 @@ mod tests {
         assert_eq!(pace.rest(Asked::Failed, 3, 255), FIRST_MS, "it begins anew");
     }
 
+    // [clause 8.2.1-a] test
+    #[test]
+    fn many_orders_one_after_the_other_leave_no_device_deaf() {
+        let mut pace = Pace::new(60_000);
+        let rests: Vec<u64> = (0..100).map(|_| pace.rest(Asked::Carried, 20, 255)).collect();
+        assert!(rests.iter().take(16).all(|rest| *rest == 0), "{rests:?}");
+        assert!(rests.iter().all(|rest| *rest <= COST_MS), "{rests:?}");
+        // Orders and leases that come every second or so, each held for less: they never use it up.
+        let mut pace = Pace::new(60_000);
+        assert!((0..1000).all(|_| pace.rest(Asked::Carried, 700, 255) <= 300));
+    }
+
     #[test]
     fn no_beacon_makes_this_device_ask_in_a_tight_loop() {
         let asks_in_an_hour = |asked, took: u64, every| {
@@ -100,7 +117,7 @@ mod tests {
         };
         assert!(asks_in_an_hour(Asked::Nothing, 0, 60_000) <= 61, "nothing at once");
         let hostile = asks_in_an_hour(Asked::Carried, 0, 60_000);
-        assert!(hostile <= 2 * 61 + i32::try_from(BURST).unwrap(), "something at once, each time: {hostile}");
+        assert!(hostile <= 3600 + 17, "something at once, each time: {hostile}");
         assert!(asks_in_an_hour(Asked::Nothing, HELD_MS, 60_000) <= 3600);
         assert!(asks_in_an_hour(Asked::Failed, 0, 60_000) <= 1000);
     }
