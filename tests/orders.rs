@@ -686,7 +686,7 @@ fn a_wipe_destroys_what_the_token_holds_and_is_gone_on_with_after_a_crash() {
             assert_eq!(key["state"] == "destroyed", !stays, "{key}");
             assert!(!key["public_key"].as_str().unwrap().is_empty(), "its public half stays");
         }
-        assert!(rig.log().contains("\"kind\":\"wiped\""));
+        assert!(rig.log().contains("\"event\":\"wiped\""));
         // There is no way back, with or without people.
         let none = rig.daemon.operator().call("operator_orderChallenge", &json!({}));
         assert_eq!(code(&none), "wiped");
