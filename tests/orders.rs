@@ -733,7 +733,22 @@ struct Says {
     orders: Vec<Value>,
     leases: bool,
     latest: Option<String>,
+    /// How long an answer with nothing in it is held.
+    hold: Duration,
+    /// It takes connections and answers nothing.
+    down: bool,
     asked: Vec<Value>,
+}
+
+impl Says {
+    /// The orders that are not known where it is asked from.
+    fn orders_for(&self, body: &Value) -> Vec<Value> {
+        let hash = |paper: &Value| {
+            claviger::core::order::Order::parse(paper["text"].as_str().unwrap()).unwrap().hash()
+        };
+        let known = body["known"].to_string();
+        self.orders.iter().filter(|paper| !known.contains(&hash(paper))).cloned().collect()
+    }
 }
 
 fn beacon(lease_key: PathBuf) -> (u16, std::sync::Arc<std::sync::Mutex<Says>>) {
@@ -758,7 +773,17 @@ fn beacon(lease_key: PathBuf) -> (u16, std::sync::Arc<std::sync::Mutex<Says>>) {
                     break Value::Null;
                 }
             };
+            let began = Instant::now();
             let mut says = theirs.lock().unwrap();
+            while !says.down && says.orders_for(&body).is_empty() && began.elapsed() < says.hold {
+                drop(says);
+                std::thread::sleep(Duration::from_millis(10));
+                says = theirs.lock().unwrap();
+            }
+            if says.down {
+                says.asked.push(body);
+                continue;
+            }
             let asked = &body["lease"];
             let lease = (says.leases && asked.is_object()).then(|| {
                 let lease = claviger::core::order::Lease {
@@ -774,7 +799,7 @@ fn beacon(lease_key: PathBuf) -> (u16, std::sync::Arc<std::sync::Mutex<Says>>) {
                 let text = lease.render();
                 json!({"text": text, "signatures": [ssh_sign(&lease_key, "clavigerd-lease@v1", &text, &[])]})
             });
-            let answer = json!({"orders": says.orders, "lease": lease}).to_string();
+            let answer = json!({"orders": says.orders_for(&body), "lease": lease}).to_string();
             says.asked.push(body);
             drop(says);
             write!(
@@ -800,6 +825,60 @@ impl Rig {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+// [clause 8.2.1-a] test
+#[test]
+fn an_order_at_the_beacon_is_here_at_once_and_no_beacon_is_asked_in_a_tight_loop() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let (port, beacon) = beacon(PathBuf::new());
+    let says = |change: &dyn Fn(&mut Says)| change(&mut beacon.lock().unwrap());
+    let asked_in = |time: Duration| {
+        let before = beacon.lock().unwrap().asked.len();
+        std::thread::sleep(time);
+        beacon.lock().unwrap().asked.len() - before
+    };
+    says(&|s| s.hold = Duration::from_secs(60));
+    let mut rig = Rig::start(&format!("[orders]\nurl = \"http://127.0.0.1:{port}\""), "");
+    assert_eq!(rig.says(), "ok");
+    // The question is open: the order is here as soon as it is there, and so is the answer to it.
+    let text = rig.text("suspend", &[]);
+    let paper = json!({"text": text, "signatures": [rig.sign("gina", &text)]});
+    says(&|s| s.orders = vec![paper.clone()]);
+    let took = rig.becomes("suspended", Duration::from_secs(2));
+    says(&|s| s.hold = Duration::ZERO);
+    std::thread::sleep(Duration::from_secs(1));
+    let told = beacon
+        .lock()
+        .unwrap()
+        .asked
+        .iter()
+        .any(|a| a["receipts"].to_string().contains("clavigerd receipt v1"));
+    assert!(told, "the receipt goes back at once");
+    eprintln!("an order at a beacon that holds its answers stopped signing after {took:?}");
+    // One that holds nothing and has nothing is left alone for a minute.
+    assert!(asked_in(Duration::from_secs(3)) <= 1);
+    let facts = beacon.lock().unwrap().asked.last().unwrap()["facts"].clone();
+    assert!(facts["fit"].is_boolean() && facts["digest"].as_str().unwrap().len() == 64, "{facts}");
+    // An order that does not count is not fetched again and again, and holds up no other.
+    let bad = rig.text("wipe", &["--number", "2"]);
+    let strange = json!({"text": bad, "signatures": [rig.sign("mallory", &bad)]});
+    says(&|s| (s.orders, s.hold) = (vec![strange.clone()], Duration::from_secs(60)));
+    let told = rig.reactivates(&rig.challenge("all"), &["alice", "bob"]);
+    assert_eq!(code(&told), "ok", "{told}");
+    rig.becomes("ok", Duration::from_secs(9));
+    assert!(asked_in(Duration::from_secs(3)) <= 2);
+    // Away, it is tried again within seconds, and not without a rest; back, it is heard.
+    says(&|s| (s.orders, s.down) = (Vec::new(), true));
+    let tries = asked_in(Duration::from_secs(8));
+    assert!((1..=16).contains(&tries), "{tries} tries in 8 s");
+    let text = rig.text("inactivate", &["--number", "3", "--epoch", "2"]);
+    let paper = json!({"text": text, "signatures": [rig.sign("gus", &text)]});
+    says(&|s| (s.orders, s.down) = (vec![paper.clone()], false));
+    let took = rig.becomes("inactivated", Duration::from_secs(8));
+    eprintln!("a beacon that came back was heard after {took:?}");
 }
 
 const LEASED: &str = "[orders.lease]\nkey = \"LEASE\"\nmax_ttl = \"6s\"\nrequired = true";

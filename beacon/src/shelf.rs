@@ -1,229 +1,427 @@
-//! What a beacon keeps: DIR/DEVICE/orders/HASH.json, receipts/HASH.json, said.json. Every file is written as a whole.
+//! What a beacon knows: the orders of each device, and what the device said of itself. [clause 8.2.1]
+//!
+//! Held in memory, made of the database at the start; what others rely on is in the database first.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use claviger::core::approval::Authority;
-use claviger::core::order::{LEASE, Lease, Order, Scope, judge};
+use claviger::core::log::checkpoint::NoteKey;
+use claviger::core::order::{Heartbeat, Lease, Level, Order, Receipt, Scope, device_id, judge};
 use claviger::core::units::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
-/// Most devices, and most orders of one.
-const MOST_DEVICES: usize = 10_000;
-const MOST_ORDERS: usize = 1000;
+use crate::config::{Config, is_hash};
+use crate::db::Db;
+
+/// Most receipts and known orders of one question, and the longest version and reason.
 const MOST_RECEIPTS: usize = 64;
+const MOST_KNOWN: usize = 2000;
+const LONGEST_WORD: usize = 64;
+/// A device that nobody named, without orders, is forgotten after a month.
+const FORGOTTEN_MS: i64 = 30 * 86_400_000;
+/// A sign of life may be so much ahead of this clock.
+const AHEAD_MS: i64 = 300_000;
+
+/// What a device asks with.
+#[derive(Deserialize)]
+pub struct Ask {
+    deployment: String,
+    /// Its id.
+    pub device: String,
+    epoch: u32,
+    level: Option<Level>,
+    #[serde(default)]
+    known: HashSet<String>,
+    /// How long the answer may be held, seconds.
+    #[serde(default)]
+    pub wait: u64,
+    /// What it asks for a lease with.
+    pub lease: Option<Wanted>,
+    lease_left: Option<u64>,
+    facts: Option<Facts>,
+    #[serde(default)]
+    version: String,
+    /// Answers to orders.
+    #[serde(default)]
+    pub receipts: Vec<Value>,
+}
+
+/// A lease is asked for.
+#[derive(Deserialize)]
+pub struct Wanted {
+    epoch: u32,
+    boot: String,
+    nonce: String,
+}
+
+/// How a machine stands, by its own word.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// Whether all that it requires is so.
+    pub fit: bool,
+    #[serde(default)]
+    digest: String,
+}
+
+/// What a device said last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Said {
+    epoch: u32,
+    level: Option<Level>,
+    /// By this clock, milliseconds.
+    lease_until: Option<i64>,
+    facts: Option<Facts>,
+    version: String,
+}
+
+struct Kept {
+    hash: String,
+    order: Order,
+    signatures: Vec<String>,
+}
+
+#[derive(Default)]
+struct Device {
+    said: Option<Said>,
+    seen: i64,
+    /// Questions that are open.
+    open: usize,
+    /// By number.
+    orders: Vec<Kept>,
+    answered: HashSet<String>,
+    no_lease: Option<String>,
+    changed: bool,
+    wake: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Book {
+    devices: BTreeMap<String, Device>,
+    beat: Option<(i64, String)>,
+}
+
+/// One line of the page.
+#[derive(Serialize)]
+pub struct Row {
+    /// Its id.
+    pub device: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// The level that it says it has; none when it runs, or was never heard.
+    pub level: Option<Level>,
+    /// What an order for all of it asks for that it has not said it has.
+    pub ordered: Option<Level>,
+    /// Milliseconds since it was last heard; none when it never was.
+    pub silent_ms: Option<i64>,
+    /// It waits for an answer now.
+    pub here: bool,
+    /// Silent for too long.
+    pub stale: bool,
+    /// Seconds of its lease, if it has one.
+    pub lease_left: Option<i64>,
+    /// Why it got none the last time.
+    pub no_lease: Option<String>,
+    /// By its own word.
+    pub facts: Option<Facts>,
+    /// Of its daemon.
+    pub version: String,
+    /// One, and one for each reactivation.
+    pub epoch: u32,
+    /// Orders here, receipts for them, and orders of this epoch without one.
+    pub orders: usize,
+    /// See `orders`.
+    pub receipts: usize,
+    /// See `orders`.
+    pub unanswered: usize,
+}
 
 /// The shelf.
 pub struct Shelf {
-    dir: PathBuf,
+    config: Arc<Config>,
     authority: Authority,
-    lease_key: Option<PathBuf>,
-    lease_seconds: u64,
-    /// One writer at a time.
-    writing: Mutex<()>,
+    db: Mutex<Db>,
+    book: Mutex<Book>,
 }
 
-fn now() -> Timestamp {
+/// By this machine's clock.
+pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn is_hash(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn member<'a>(value: &'a Value, name: &str) -> Result<&'a str, String> {
-    value.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is missing"))
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_WORD).collect()
 }
 
-fn strings(value: &Value, name: &str) -> Vec<String> {
-    let list = value.get(name).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
-}
-
-fn write(path: &Path, value: &Value) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+impl Device {
+    fn keep(&mut self, order: Order, signatures: Vec<String>) {
+        let hash = order.hash();
+        if !self.orders.iter().any(|kept| kept.hash == hash) {
+            self.orders.push(Kept { hash, order, signatures });
+            self.orders.sort_by_key(|kept| kept.order.number);
+        }
     }
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, value.to_string()).map_err(failed)?;
-    std::fs::rename(&fresh, path).map_err(failed)
-}
-
-fn read(path: &Path) -> Option<Value> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
-}
-
-/// The JSON files of a folder by name; none where it is not there.
-fn all(dir: &Path) -> BTreeMap<String, Value> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-    let found = entries.filter_map(|e| {
-        let name = e.file_name().into_string().ok()?.strip_suffix(".json")?.to_owned();
-        Some((name, read(&e.path())?))
-    });
-    found.collect()
 }
 
 impl Shelf {
-    /// Makes the folder.
-    pub fn open(
-        dir: PathBuf,
-        authority: Authority,
-        lease_key: Option<PathBuf>,
-        lease_seconds: u64,
-    ) -> Result<Self, String> {
-        std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    /// Reads what was there before.
+    pub fn open(config: Arc<Config>, authority: Authority) -> Result<Self, String> {
         if authority.orders().is_none() {
             return Err("the authority document has no [orders]: there is nobody to take orders from".into());
         }
-        Ok(Self { dir, authority, lease_key, lease_seconds, writing: Mutex::new(()) })
+        let db = Db::open(&config.state)?;
+        let mut book = Book::default();
+        for (device, said, seen) in db.said(now() - FORGOTTEN_MS)? {
+            let said = serde_json::from_str(&said).ok();
+            book.devices.insert(device, Device { said, seen, ..Device::default() });
+        }
+        for (text, signatures) in db.orders()? {
+            let order = Order::parse(&text).map_err(|why| format!("an order in the database: {why}"))?;
+            book.devices.entry(order.device.clone()).or_default().keep(order, signatures);
+        }
+        for (hash, device) in db.answered()? {
+            book.devices.entry(device).or_default().answered.insert(hash);
+        }
+        for id in config.names.keys() {
+            book.devices.entry(id.clone()).or_default();
+        }
+        let shelf = Self { config, authority, db: Mutex::new(db), book: Mutex::new(book) };
+        let beat = lock(&shelf.db).beat();
+        // One whose signer may no longer stop anything is none any more.
+        if let Some(beat) = beat.and_then(|(text, signature)| shelf.judge_beat(&text, &signature).ok()) {
+            lock(&shelf.book).beat = Some(beat);
+        }
+        Ok(shelf)
     }
 
-    /// Takes an order in that those signed who may.
-    pub fn take_in(&self, paper: &Value) -> Result<Value, String> {
-        let text = member(paper, "text")?;
-        let signatures = strings(paper, "signatures");
+    /// Takes an order in that those signed who may. Blocking: it is on disk before it is answered or given out.
+    pub fn take_in(&self, text: &str, signatures: &[String]) -> Result<Value, String> {
         let order = Order::parse(text)?;
         if order.deployment != self.authority.deployment {
             return Err(format!("it is for deployment {}", order.deployment));
         }
-        let by = judge::order(&self.authority, &order, &signatures).map_err(|r| r.to_string())?;
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let orders = self.dir.join(&order.device).join("orders");
-        if all(&orders).len() >= MOST_ORDERS {
-            return Err(format!("{MOST_ORDERS} orders for this device are here already"));
+        let by = judge::order(&self.authority, &order, signatures).map_err(|r| r.to_string())?;
+        let (hash, device) = (order.hash(), order.device.clone());
+        let db = lock(&self.db);
+        if lock(&self.book).devices.get(&device).is_some_and(|d| d.orders.len() >= self.config.limits.orders)
+        {
+            return Err(format!("{} orders for this device are here already", self.config.limits.orders));
         }
-        let kept = json!({"text": text, "signatures": signatures, "number": order.number, "epoch": order.epoch, "taken": now().to_string()});
-        write(&orders.join(format!("{}.json", order.hash())), &kept)?;
-        Ok(json!({"order": order.hash(), "device": order.device, "by": by}))
+        db.keep_order(&hash, &device, (text, signatures), &by, now())?;
+        let mut book = lock(&self.book);
+        let kept = book.devices.entry(device.clone()).or_default();
+        kept.keep(order, signatures.to_vec());
+        kept.wake.notify_waiters();
+        Ok(json!({"order": hash, "device": device, "by": by}))
     }
 
-    /// Notes what a device says of itself, and keeps its receipts; gives its id.
-    pub fn heard_from(&self, asked: &Value) -> Result<String, String> {
-        let device = member(asked, "device")?.to_owned();
-        if !is_hash(&device) || member(asked, "deployment")? != self.authority.deployment {
+    fn judge_beat(&self, text: &str, signature: &str) -> Result<(i64, String), String> {
+        let beat = Heartbeat::parse(text)?;
+        let person = judge::heartbeat(&self.authority, &beat, signature).map_err(|r| r.to_string())?;
+        Ok((beat.issued.0, person))
+    }
+
+    /// Takes a sign of life. Blocking.
+    pub fn take_beat(&self, text: &str, signature: &str) -> Result<Value, String> {
+        let (issued, person) = self.judge_beat(text, signature)?;
+        if issued > now() + AHEAD_MS {
+            return Err("it is of a time to come: one clock is wrong".into());
+        }
+        let db = lock(&self.db);
+        if lock(&self.book).beat.as_ref().is_some_and(|(newest, _)| *newest >= issued) {
+            return Err("a newer one is here".into());
+        }
+        db.keep_beat(text, signature)?;
+        let mut book = lock(&self.book);
+        book.beat = Some((issued, person.clone()));
+        // Leases may be had again.
+        book.devices.values().for_each(|device| device.wake.notify_waiters());
+        Ok(json!({"by": person, "issued": Timestamp(issued).to_string()}))
+    }
+
+    /// How old the newest sign of life is, milliseconds; none when there was none.
+    pub fn beat_age(&self) -> Option<(i64, String)> {
+        lock(&self.book).beat.as_ref().map(|(issued, person)| (now() - issued, person.clone()))
+    }
+
+    /// Notes what a device says of itself; gives what wakes it.
+    pub fn hear(&self, ask: &Ask) -> Result<Arc<Notify>, String> {
+        if !is_hash(&ask.device) || ask.deployment != self.authority.deployment {
             return Err("it is no device of this deployment".into());
         }
-        let folder = self.dir.join(&device);
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if ask.known.len() > MOST_KNOWN || ask.receipts.len() > MOST_RECEIPTS {
+            return Err("it says too much".into());
+        }
+        if self.config.only_named && !self.config.names.contains_key(&ask.device) {
+            return Err("it is none of the devices that are named here".into());
+        }
+        let mut book = lock(&self.book);
         // Anybody can make up a device: there is room for so many.
-        if !folder.exists() && std::fs::read_dir(&self.dir).map_or(0, Iterator::count) >= MOST_DEVICES {
+        if book.devices.len() >= self.config.limits.devices && !book.devices.contains_key(&ask.device) {
             return Err("there are too many devices".into());
         }
-        let mut said = json!({"device": device, "seen": now().to_string()});
-        if let Some(map) = said.as_object_mut() {
-            for name in ["deployment", "epoch", "level", "lease_left", "version"] {
-                let value = asked.get(name).cloned().unwrap_or_default();
-                if value.to_string().len() <= 128 {
-                    map.insert(name.to_owned(), value);
-                }
+        let device = book.devices.entry(ask.device.clone()).or_default();
+        let facts = ask.facts.clone().map(|facts| Facts { digest: short(&facts.digest), ..facts });
+        let left = ask.lease_left.and_then(|left| i64::try_from(left).ok()?.checked_mul(1000));
+        device.said = Some(Said {
+            epoch: ask.epoch,
+            level: ask.level,
+            lease_until: left.map(|left| now().saturating_add(left)),
+            facts,
+            version: short(&ask.version),
+        });
+        (device.seen, device.changed) = (now(), true);
+        Ok(Arc::clone(&device.wake))
+    }
+
+    /// Keeps receipts that the device's own token signed; others are nobody's. Blocking.
+    // [clause 8.2.1-f] a device is named by the key that signs, so that nobody answers in its place
+    pub fn keep_receipts(&self, ask: &Ask) -> Result<(), String> {
+        for told in &ask.receipts {
+            let part = |name: &str| told.pointer(&format!("/receipt/{name}")).and_then(Value::as_str);
+            let (Some(note), Some(head), Some(vkey)) = (part("receipt"), part("checkpoint"), part("vkey"))
+            else {
+                continue;
+            };
+            let Ok(key) = NoteKey::parse(vkey) else { continue };
+            if device_id(&ask.deployment, &key.public()) != ask.device {
+                continue;
+            }
+            let Ok((receipt, _)) = Receipt::verify(note, head, vkey) else { continue };
+            let ours = |book: &Book| {
+                let device = book.devices.get(&ask.device)?;
+                device.orders.iter().find(|kept| kept.hash == receipt.order)?;
+                (!device.answered.contains(&receipt.order)).then_some(())
+            };
+            if receipt.device != ask.device || ours(&lock(&self.book)).is_none() {
+                continue;
+            }
+            let kept = json!({"receipt": note, "checkpoint": head, "vkey": vkey}).to_string();
+            lock(&self.db).keep_receipt(&receipt.order, &ask.device, &kept, now())?;
+            if let Some(device) = lock(&self.book).devices.get_mut(&ask.device) {
+                device.answered.insert(receipt.order);
             }
         }
-        write(&folder.join("said.json"), &said)?;
-        let receipts = asked.get("receipts").and_then(Value::as_array);
-        for receipt in receipts.into_iter().flatten().take(MOST_RECEIPTS) {
-            let order = member(receipt, "order").unwrap_or_default();
-            let is_ours = is_hash(order) && folder.join("orders").join(format!("{order}.json")).exists();
-            if is_ours && receipt.to_string().len() < 64 * 1024 {
-                write(&folder.join("receipts").join(format!("{order}.json")), receipt)?;
-            }
+        Ok(())
+    }
+
+    /// One receipt. Blocking.
+    pub fn receipt(&self, order: &str) -> Option<String> {
+        lock(&self.db).receipt(order)
+    }
+
+    /// A question is open, or no longer.
+    pub fn waits(&self, device: &str, comes: bool) {
+        if let Some(device) = lock(&self.book).devices.get_mut(device) {
+            device.open = if comes { device.open + 1 } else { device.open.saturating_sub(1) };
+            (device.seen, device.changed) = (now(), true);
         }
-        Ok(device)
     }
 
     /// The orders that a device does not know, in their order.
-    pub fn orders_for(&self, device: &str, asked: &Value) -> Result<Vec<Value>, String> {
-        let known = strings(asked, "known");
-        let epoch = asked.get("epoch").and_then(Value::as_u64).ok_or("epoch is missing")?;
-        let of = |order: &Value, name: &str| order.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let mut orders: Vec<Value> = all(&self.dir.join(device).join("orders"))
-            .into_iter()
-            .filter(|(hash, order)| !known.contains(hash) && of(order, "epoch") >= epoch)
-            .map(|(_, order)| order)
-            .collect();
-        orders.sort_by_key(|order| of(order, "number"));
-        Ok(orders
-            .into_iter()
-            .map(|o| json!({"text": o.get("text"), "signatures": o.get("signatures")}))
-            .collect())
+    pub fn orders_for(&self, ask: &Ask) -> Vec<Value> {
+        let book = lock(&self.book);
+        let orders = book.devices.get(&ask.device).into_iter().flat_map(|device| &device.orders);
+        orders
+            .filter(|kept| kept.order.epoch >= ask.epoch && !ask.known.contains(&kept.hash))
+            .map(|kept| json!({"text": kept.order.render(), "signatures": kept.signatures}))
+            .collect()
     }
 
-    /// A lease for what a device asks with, unless an order stops the whole device in its epoch.
-    pub fn lease(&self, device: &str, wanted: &Value) -> Result<Value, String> {
-        let key = self.lease_key.as_ref().ok_or("this beacon gives no leases")?;
-        let epoch = wanted.get("epoch").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let epoch = epoch.ok_or("epoch is missing")?;
-        let mut latest: Option<Order> = None;
-        for order in all(&self.dir.join(device).join("orders")).values() {
-            let Ok(order) = Order::parse(member(order, "text")?) else { continue };
-            if order.epoch >= epoch && order.scope == Scope::All {
-                return Err(format!("order {} stands against it", order.hash()));
-            }
-            if order.epoch == epoch && latest.as_ref().is_none_or(|l| l.number < order.number) {
-                latest = Some(order);
-            }
-        }
-        let lease = Lease {
-            deployment: self.authority.deployment.clone(),
-            device: device.to_owned(),
-            epoch,
-            boot: member(wanted, "boot")?.to_owned(),
-            nonce: member(wanted, "nonce")?.to_owned(),
-            seconds: self.lease_seconds,
-            latest: latest.map(|order| order.hash()),
-            issued: now(),
+    /// The lease that a device may have, yet unsigned; none while an order stops all of it, or the policy says no.
+    // [clause 8.2.1-d] no lease goes past an order, to a machine that is not as it must be, or when nobody is in charge
+    pub fn lease(&self, ask: &Ask, wanted: &Wanted) -> Result<String, String> {
+        let leases = self.config.leases.as_ref().ok_or("this beacon gives no leases")?;
+        let mut book = lock(&self.book);
+        let beat = book.beat.as_ref().map(|(issued, _)| *issued);
+        let device = book.devices.get_mut(&ask.device).ok_or("it is not known")?;
+        let said_no = |why: String| Err(why);
+        let outcome = if let Some(kept) = device
+            .orders
+            .iter()
+            .find(|kept| kept.order.epoch >= wanted.epoch && kept.order.scope == Scope::All)
+        {
+            said_no(format!("order {} stands against it", kept.hash))
+        } else if leases.only_fit && !ask.facts.as_ref().is_some_and(|facts| facts.fit) {
+            said_no("its machine is not as it must be".into())
+        } else if leases.heartbeat_ms.is_some_and(|most| beat.is_none_or(|beat| now() - beat > most)) {
+            said_no("nobody in charge gave a sign of life".into())
+        } else {
+            let orders = device.orders.iter().filter(|kept| kept.order.epoch == wanted.epoch);
+            let lease = Lease {
+                deployment: self.authority.deployment.clone(),
+                device: ask.device.clone(),
+                epoch: wanted.epoch,
+                boot: wanted.boot.clone(),
+                nonce: wanted.nonce.clone(),
+                seconds: leases.seconds,
+                latest: orders.max_by_key(|kept| kept.order.number).map(|kept| kept.hash.clone()),
+                issued: Timestamp(now()),
+            };
+            let text = lease.render();
+            // What a stranger sent is signed only when it is nothing but a lease.
+            Lease::parse(&text).map(|_| text)
         };
-        let text = lease.render();
-        // What a stranger sent is signed only when it is nothing but a lease.
-        Lease::parse(&text)?;
-        Ok(json!({"text": text, "signatures": [sign(key, &text)?]}))
+        device.no_lease = outcome.as_ref().err().cloned();
+        outcome
     }
 
-    /// What is known of each device.
-    pub fn devices(&self) -> Result<Vec<Value>, String> {
-        let entries = std::fs::read_dir(&self.dir).map_err(|e| e.to_string())?;
-        let mut found: Vec<Value> = entries
-            .filter_map(|e| {
-                let folder = e.ok()?.path();
-                let device = folder.file_name()?.to_str().filter(|name| is_hash(name))?.to_owned();
-                let mut said = read(&folder.join("said.json")).unwrap_or_else(|| json!({"device": device}));
-                if let Some(map) = said.as_object_mut() {
-                    map.insert("orders".into(), json!(all(&folder.join("orders")).len()));
-                    map.insert("receipts".into(), json!(all(&folder.join("receipts")).len()));
-                }
-                Some(said)
-            })
-            .collect();
-        found.sort_by_key(|d| member(d, "device").unwrap_or_default().to_owned());
-        Ok(found)
+    /// What is known of each device, by name and id.
+    pub fn rows(&self) -> Vec<Row> {
+        let (book, now) = (lock(&self.book), now());
+        let mut rows: Vec<Row> = book.devices.iter().map(|(id, device)| self.row(id, device, now)).collect();
+        rows.sort_by(|a, b| {
+            (a.name.is_none(), &a.name, &a.device).cmp(&(b.name.is_none(), &b.name, &b.device))
+        });
+        rows
     }
-}
 
-/// The stock ssh-keygen signs; the key never comes into this program.
-fn sign(key: &Path, text: &str) -> Result<String, String> {
-    use std::io::Write;
-    let mut child = Command::new("ssh-keygen")
-        .args(["-Y", "sign", "-n", LEASE, "-f"])
-        .arg(key)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("ssh-keygen: {e}"))?;
-    child
-        .stdin
-        .take()
-        .ok_or("ssh-keygen takes nothing")?
-        .write_all(text.as_bytes())
-        .map_err(|e| e.to_string())?;
-    let done = child.wait_with_output().map_err(|e| e.to_string())?;
-    if !done.status.success() {
-        return Err("ssh-keygen did not sign".into());
+    fn row(&self, id: &str, device: &Device, now: i64) -> Row {
+        let said = device.said.as_ref();
+        let epoch = said.map_or(1, |said| said.epoch);
+        let level = said.and_then(|said| said.level);
+        let standing = device.orders.iter().filter(|kept| kept.order.epoch >= epoch);
+        let ordered = standing.clone().filter(|k| k.order.scope == Scope::All).map(|k| k.order.level).max();
+        let silent_ms = said.map(|_| if device.open > 0 { 0 } else { (now - device.seen).max(0) });
+        let left = said.and_then(|said| said.lease_until).map(|until| (until - now) / 1000);
+        Row {
+            device: id.to_owned(),
+            name: self.config.names.get(id).cloned(),
+            level,
+            ordered: ordered.filter(|ordered| level < Some(*ordered)),
+            silent_ms,
+            here: device.open > 0,
+            stale: silent_ms.is_none_or(|ms| ms > self.config.stale_ms),
+            lease_left: left.filter(|left| *left > 0),
+            no_lease: device.no_lease.clone(),
+            facts: said.and_then(|said| said.facts.clone()),
+            version: said.map(|said| said.version.clone()).unwrap_or_default(),
+            epoch,
+            orders: device.orders.len(),
+            receipts: device.answered.len(),
+            unanswered: standing.filter(|kept| !device.answered.contains(&kept.hash)).count(),
+        }
     }
-    String::from_utf8(done.stdout).map_err(|e| e.to_string())
+
+    /// Writes down what devices said since the last time. Blocking.
+    pub fn flush(&self) -> Result<(), String> {
+        let said: Vec<(String, String, i64)> = {
+            let mut book = lock(&self.book);
+            let changed = book.devices.iter_mut().filter_map(|(id, device)| {
+                let said = device.said.as_ref().filter(|_| std::mem::take(&mut device.changed))?;
+                Some((id.clone(), json!(said).to_string(), device.seen))
+            });
+            changed.collect()
+        };
+        if said.is_empty() { Ok(()) } else { lock(&self.db).keep_said(&said) }
+    }
 }

@@ -1,153 +1,250 @@
 //! The beacon as a device and a revoker see it: over its socket, with the stock ssh-keygen.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests stop where they cannot go on")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests stop where they cannot go on"
+)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod rig;
+
 use std::time::{Duration, Instant};
 
-use claviger::core::approval::Authority;
-use claviger::core::order::{Lease, Level, Order, Scope, judge};
+use claviger::core::log::checkpoint;
+use claviger::core::order::{Heartbeat, Lease, Receipt, Scope, device_id, judge};
 use claviger::core::units::Timestamp;
+use ed25519_dalek::{Signer, SigningKey};
+use rig::{BOOT, PLAIN, Rig, order, question, ssh_keygen_is_here};
 use serde_json::{Value, json};
 
-struct Beacon(Child);
-
-impl Drop for Beacon {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+fn orders(told: &Value) -> usize {
+    told["orders"].as_array().unwrap().len()
 }
 
-fn keygen(dir: &Path, who: &str) -> String {
-    let file = dir.join(who);
-    let words = ["-q", "-t", "ed25519", "-N", "", "-C", who, "-f", file.to_str().unwrap()];
-    assert!(Command::new("ssh-keygen").args(words).status().unwrap().success());
-    std::fs::read_to_string(file.with_extension("pub")).unwrap().trim().to_owned()
-}
-
-fn sign(dir: &Path, who: &str, text: &str) -> String {
-    let mut child = Command::new("ssh-keygen")
-        .args(["-Y", "sign", "-n", "clavigerd-order@v1", "-f"])
-        .arg(dir.join(who))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
-}
-
-fn asked(address: &str, method: &str, path: &str, body: &Value) -> (u16, Value, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let body = body.to_string();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or_default(), body.to_owned())
-}
-
+// [clause 8.2.1-b] test
 #[test]
 fn orders_go_in_with_signatures_alone_and_leases_come_out_until_one_stands() {
-    if Command::new("ssh-keygen").arg("-?").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+    if !ssh_keygen_is_here() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
-    let (gina, alice, lease) = (keygen(dir, "gina"), keygen(dir, "alice"), keygen(dir, "lease"));
-    let document = format!(
-        "schema = 1\ndeployment = \"test-1\"\nfiles_allowed = true\n[orders]\nrevokers = [\"guards\"]\n[orders.lease]\nkey = \"{lease}\"\n[quorum.authority]\nquorum = 1\nof = \"ops\"\n[[person]]\nid = \"gina\"\ngroups = [\"guards\"]\nkeys = [\"{gina}\"]\n[[person]]\nid = \"alice\"\ngroups = [\"ops\"]\nkeys = [\"{alice}\"]\n"
-    );
-    let authority = Authority::parse(&document).unwrap();
-    std::fs::write(dir.join("authority.toml"), document).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_claviger-beacon"))
-        .args(["--listen", "127.0.0.1:0", "--dir"])
-        .arg(dir.join("shelf"))
-        .arg("--authority")
-        .arg(dir.join("authority.toml"))
-        .arg("--lease-key")
-        .arg(dir.join("lease"))
-        .args(["--lease-seconds", "600"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let _beacon = Beacon(child);
-    let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let rig = Rig::start(&format!("{PLAIN}[lease]\nkey = \"lease\"\nseconds = 600\n"));
     let device = "a".repeat(64);
-    let boot = "0123abcd-0000-0000-0000-000000000000";
-    let wanted = json!({"epoch": 1, "boot": boot, "nonce": "b".repeat(64)});
-    let ask = |more: Value| {
-        let mut body = json!({"deployment": "test-1", "device": device, "epoch": 1, "version": "<b>"});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        asked(&address, "POST", "/v1/ask", &body)
-    };
+    let wanted = json!({"epoch": 1, "boot": BOOT, "nonce": "b".repeat(64)});
     // Nothing stands: no orders, and a lease that counts.
-    let (status, told, _) = ask(json!({"lease": wanted}));
-    assert_eq!((status, told["orders"].as_array().unwrap().len()), (200, 0));
-    let text = told["lease"]["text"].as_str().unwrap();
-    let given = Lease::parse(text).unwrap();
+    let (status, told, _) = rig.ask(&device, &json!({"lease": wanted, "wait": 20}));
+    assert_eq!((status, orders(&told)), (200, 0));
+    let given = Lease::parse(told["lease"]["text"].as_str().unwrap()).unwrap();
     assert_eq!((given.seconds, given.latest.as_deref()), (600, None));
-    judge::lease(&authority, &given, told["lease"]["signatures"][0].as_str().unwrap()).unwrap();
+    judge::lease(&rig.authority, &given, told["lease"]["signatures"][0].as_str().unwrap()).unwrap();
     // What is no lease is not signed.
-    assert!(ask(json!({"lease": {"epoch": 1, "boot": boot, "nonce": "x\nreason: y"}})).1["lease"].is_null());
-    let order = |number, scope| Order {
-        deployment: "test-1".into(),
-        device: device.clone(),
-        epoch: 1,
-        number,
-        level: Level::Suspend,
-        scope,
-        issued: Timestamp(1_700_000_000_000),
-        previous: None,
-        reason: "lost".into(),
-    };
-    let all = order(1, Scope::All).render();
-    let put = |text: &str, who: &str| {
-        asked(&address, "POST", "/v1/orders", &json!({"text": text, "signatures": [sign(dir, who, text)]})).0
-    };
-    assert_eq!(put(&all, "alice"), 400, "not a revoker");
-    assert_eq!(put(&all.replace("test-1", "test-2"), "gina"), 400, "another deployment");
-    assert_eq!(asked(&address, "POST", "/v1/orders", &json!({"text": all, "signatures": []})).0, 400);
-    let one = order(7, Scope::parse("key:hot").unwrap());
-    assert_eq!(put(&one.render(), "gina"), 200);
+    let forged = json!({"lease": {"epoch": 1, "boot": BOOT, "nonce": "x\nreason: y"}});
+    assert!(rig.ask(&device, &forged).1["lease"].is_null());
+    let all = order(&device, 1, Scope::All);
+    assert_eq!(rig.put(&all, "alice"), 400, "not a revoker");
+    assert_eq!(rig.put(&all, "lease"), 400, "the beacon's own key");
+    let mut other = all.clone();
+    other.deployment = "test-2".into();
+    assert_eq!(rig.put(&other, "gina"), 400, "another deployment");
+    let bare = json!({"text": all.render(), "signatures": []}).to_string();
+    assert_eq!(rig.asked("POST", "/v1/orders", &bare).0, 400);
+    let one = order(&device, 7, Scope::parse("key:hot").unwrap());
+    assert_eq!(rig.put(&one, "gina"), 200);
     // A lease names the newest order, so that it does not go past it.
-    let (_, told, _) = ask(json!({"lease": wanted}));
+    let (_, told, _) = rig.ask(&device, &json!({"lease": wanted}));
     let given = Lease::parse(told["lease"]["text"].as_str().unwrap()).unwrap();
     assert_eq!(given.latest, Some(one.hash()));
     // One that waits hears at once.
-    let waiting = std::thread::spawn({
-        let (address, device, known) = (address.clone(), device.clone(), one.hash());
-        move || {
-            let body =
-                json!({"deployment": "test-1", "device": device, "epoch": 1, "wait": 20, "known": [known]});
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
             let began = Instant::now();
-            (asked(&address, "POST", "/v1/ask", &body).1, began.elapsed())
-        }
+            (rig.ask(&device, &json!({"wait": 20, "known": [one.hash()]})).1, began.elapsed())
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(rig.asked("GET", "/", "").2.contains("connected"));
+        assert_eq!(rig.put(&all, "gina"), 200);
+        let (told, took) = waiting.join().unwrap();
+        assert_eq!(told["orders"][0]["text"], all.render());
+        assert!(took < Duration::from_secs(5), "{took:?}");
     });
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(put(&all, "gina"), 200);
-    let (told, took) = waiting.join().unwrap();
-    assert_eq!(told["orders"][0]["text"], all.as_str());
-    assert!(took < Duration::from_secs(5), "{took:?}");
     // From here on there is no lease in this epoch.
-    let (_, told, _) = ask(json!({"lease": wanted}));
-    assert_eq!((told["orders"].as_array().unwrap().len(), told["lease"].is_null()), (2, true));
-    let after = json!({"epoch": 2, "boot": boot, "nonce": "c".repeat(64)});
-    let (_, told, _) = ask(json!({"epoch": 2, "lease": after}));
-    assert_eq!((told["orders"].as_array().unwrap().len(), told["lease"].is_object()), (0, true));
+    let (_, told, _) = rig.ask(&device, &json!({"lease": wanted}));
+    assert_eq!((orders(&told), told["lease"].is_null()), (2, true));
+    let after = json!({"epoch": 2, "boot": BOOT, "nonce": "c".repeat(64)});
+    let (_, told, _) = rig.ask(&device, &json!({"epoch": 2, "lease": after}));
+    assert_eq!((orders(&told), told["lease"].is_object()), (0, true));
     // Hearsay is shown as text.
-    let (status, _, page) = asked(&address, "GET", "/", &json!({}));
-    assert!(status == 200 && page.contains("&lt;b&gt;") && !page.contains("<b>"), "{page}");
-    for body in [json!({}), json!({"device": "../x", "deployment": "test-1"}), json!([1])] {
-        assert_eq!(asked(&address, "POST", "/v1/ask", &body).0, 400, "{body}");
+    let (status, _, page) = rig.asked("GET", "/", "");
+    assert!(status == 200 && page.contains("&lt;b&gt;") && !page.contains("<b>&"), "{page}");
+    for body in [json!({}), json!({"device": "../x", "deployment": "test-1", "epoch": 1}), json!([1])] {
+        assert_eq!(rig.asked("POST", "/v1/ask", &body.to_string()).0, 400, "{body}");
     }
-    assert_eq!(asked(&address, "GET", "/../authority.toml", &json!({})).0, 404);
+    assert_eq!(rig.asked("GET", "/../authority.toml", "").0, 404);
+    let metrics = rig.asked("GET", "/metrics", "").2;
+    assert!(metrics.contains("claviger_beacon_orders_taken_total 2\n"), "{metrics}");
+    assert!(metrics.contains("claviger_beacon_devices{level=\"running\"} 1\n"), "{metrics}");
+    assert_eq!(rig.asked("GET", "/healthz", "").2, "ok\n");
+}
+
+#[test]
+fn what_was_answered_outlasts_a_power_cut() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let mut rig = Rig::start(PLAIN);
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = key.verifying_key().to_bytes();
+    let device = device_id("test-1", &public);
+    let all = order(&device, 1, Scope::All);
+    assert_eq!(rig.put(&all, "gina"), 200);
+    rig.kill();
+    rig.run();
+    assert_eq!(orders(&rig.ask(&device, &json!({})).1), 1, "the order");
+    let note = |text: &str, key: &SigningKey| {
+        checkpoint::note(text, "log.example", &public, &key.sign(text.as_bytes()).to_bytes())
+    };
+    let receipt = Receipt {
+        device: device.clone(),
+        order: all.hash(),
+        heard: "raised".into(),
+        scope: "all".into(),
+        level: "suspend".into(),
+        epoch: 1,
+        index: 7,
+        at: Timestamp(1_700_000_000_000),
+        done: "it stopped".into(),
+    };
+    let told = |key: &SigningKey| {
+        let head = note(&checkpoint::body("log.example", 8, &[9; 32]), key);
+        let vkey = checkpoint::verifier_key("log.example", &public);
+        json!({"receipts": [{"order": all.hash(), "receipt": {"receipt": note(&receipt.render(), key), "checkpoint": head, "vkey": vkey}}]})
+    };
+    let path = format!("/v1/receipts/{}", all.hash());
+    // Nobody answers in a device's place: neither another key, nor another device.
+    rig.ask(&device, &told(&SigningKey::from_bytes(&[8; 32])));
+    rig.ask(&"d".repeat(64), &told(&key));
+    assert_eq!(rig.asked("GET", &path, "").0, 404);
+    rig.ask(&device, &told(&key));
+    rig.kill();
+    rig.run();
+    let (status, kept, _) = rig.asked("GET", &path, "");
+    assert_eq!(status, 200);
+    let part = |name: &str| kept[name].as_str().unwrap();
+    let read = Receipt::verify(part("receipt"), part("checkpoint"), part("vkey")).unwrap().0;
+    assert_eq!(read, receipt);
+    assert!(rig.refuses_a_second(), "two beacons over one folder");
+}
+
+impl Rig {
+    fn refuses_a_second(&self) -> bool {
+        let file = self.dir.path().join("beacon.toml");
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_claviger-beacon"))
+            .arg("--config")
+            .arg(file)
+            .output();
+        !out.unwrap().status.success()
+    }
+
+    fn gets_a_lease(&self, more: &Value) -> bool {
+        let mut said = json!({"lease": {"epoch": 1, "boot": BOOT, "nonce": "b".repeat(64)}});
+        said.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.ask(&"a".repeat(64), &said).1["lease"].is_object()
+    }
+
+    fn beats(&self, who: &str, issued: Timestamp) -> u16 {
+        let text = Heartbeat { deployment: "test-1".into(), issued }.render();
+        let paper = json!({"text": text, "signatures": [self.sign(who, "clavigerd-heartbeat@v1", &text)]});
+        self.asked("POST", "/v1/heartbeat", &paper.to_string()).0
+    }
+}
+
+// [clause 8.2.1-d] test
+#[test]
+fn leases_are_for_machines_that_are_as_they_must_be_and_while_somebody_is_in_charge() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let config = format!("{PLAIN}[lease]\nkey = \"lease\"\nonly_fit = true\nheartbeat_days = 7\n");
+    let mut rig = Rig::start(&config);
+    let (fit, unfit) = (json!({"facts": {"fit": true}}), json!({"facts": {"fit": false}}));
+    let day = 86_400_000;
+    let ago = |days: i64| claviger::service::keys::now().minus(days * day);
+    assert!(!rig.gets_a_lease(&fit), "nobody ever said that they are there");
+    assert_eq!(rig.beats("mallory", ago(0)), 400, "a stranger");
+    assert_eq!(rig.beats("lease", ago(0)), 400, "the beacon itself");
+    assert_eq!(rig.beats("alice", ago(-1)), 400, "of tomorrow");
+    assert_eq!(rig.beats("alice", ago(8)), 200);
+    assert!(!rig.gets_a_lease(&fit), "that was a week ago");
+    // Whoever waits for a lease hears of it at once.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let began = Instant::now();
+            (rig.gets_a_lease(&json!({"facts": {"fit": true}, "wait": 20})), began.elapsed())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(rig.beats("alice", ago(6)), 200);
+        let (given, took) = waiting.join().unwrap();
+        assert!(given && took < Duration::from_secs(10), "{took:?}");
+    });
+    assert_eq!(rig.beats("alice", ago(7)), 400, "an older one is none");
+    assert!(!rig.gets_a_lease(&unfit) && !rig.gets_a_lease(&json!({})), "its machine is not as it must be");
+    rig.kill();
+    rig.run();
+    assert!(rig.gets_a_lease(&fit), "it is remembered");
+    let page = rig.asked("GET", "/", "").2;
+    assert!(page.contains("sign of life by alice 6 days ago"), "{page}");
+}
+
+#[test]
+fn an_order_goes_in_by_the_form_and_is_judged_all_the_same() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let rig = Rig::start(PLAIN);
+    let text = order(&"a".repeat(64), 1, Scope::All).render();
+    let send = |who: &str| {
+        let coded = |text: &str| {
+            // As a browser does: each newline is two bytes, and the last one was not pasted.
+            let bytes = text.trim().replace('\n', "\r\n").into_bytes();
+            bytes.iter().map(|b| format!("%{b:02X}")).collect::<String>()
+        };
+        let signature = rig.sign(who, "clavigerd-order@v1", &text);
+        rig.asked("POST", "/upload", &format!("order={}&signatures={}", coded(&text), coded(&signature)))
+    };
+    let (status, _, page) = send("alice");
+    assert!(status == 400 && page.contains("Not taken in"), "{page}");
+    let (status, _, page) = send("gina");
+    assert!(status == 200 && page.contains("Taken in"), "{page}");
+    assert_eq!(orders(&rig.ask(&"a".repeat(64), &json!({})).1), 1);
+}
+
+#[test]
+fn strangers_find_no_room_and_only_named_devices_are_heard_where_it_says_so() {
+    if !ssh_keygen_is_here() {
+        return;
+    }
+    let named = "a".repeat(64);
+    let config =
+        format!("only_named = true\n{PLAIN}[[device]]\nid = \"{named}\"\nname = \"<i>till</i> 4\"\n");
+    let rig = Rig::start(&config);
+    assert_eq!(rig.ask(&named, &json!({})).0, 200);
+    assert_eq!(rig.ask(&"b".repeat(64), &json!({})).0, 400);
+    let page = rig.asked("GET", "/?q=TILL", "").2;
+    assert!(page.contains("&lt;i&gt;till&lt;/i&gt; 4") && !page.contains("<i>"), "{page}");
+    let none = rig.asked("GET", "/?q=%3Cscript%3E", "").2;
+    assert!(none.contains("No device is like that") && !none.contains("<script"), "{none}");
+    drop(rig);
+    let rig = Rig::start(&format!("{PLAIN}[limits]\ndevices = 1\nconnections = 3\n"));
+    assert_eq!(rig.ask(&named, &json!({})).0, 200);
+    assert_eq!(rig.ask(&"b".repeat(64), &json!({})).0, 400, "there is room for so many devices");
+    // An order is taken in for a device that was never heard all the same: its signature is no stranger's.
+    assert_eq!(rig.put(&order(&"b".repeat(64), 1, Scope::All), "gina"), 200);
+    assert_eq!(orders(&rig.ask(&"b".repeat(64), &json!({})).1), 1);
+    let big = question(&named, &json!({"x": "y".repeat(600_000)})).to_string();
+    assert_eq!(rig.asked("POST", "/v1/ask", &big).0, 400);
+    let held: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(&rig.addresses[0]).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let mut more = std::net::TcpStream::connect(&rig.addresses[0]).unwrap();
+    more.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(std::io::Read::read(&mut more, &mut [0; 1]).unwrap_or(0), 0, "and for so many connections");
+    drop(held);
 }

@@ -1,102 +1,107 @@
-//! The beacon, asked over TLS with the certificates that are named, and no others.
+//! The beacon, asked over TLS 1.3 with the certificates that are named, and no others.
+//!
+//! The keys of a session come of X25519 and ML-KEM-768 together (X25519MLKEM768), so that what passes today is not read by
+//! a quantum computer later; a beacon that does not know it gets X25519, unless the configuration says otherwise.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::Agent;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use rustls::NamedGroup;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use ureq::tls::{ClientCert, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::{Agent, Proxy};
+
+use super::Way;
 
 /// Longest answer, bytes.
 const LONGEST: u64 = 1 << 20;
+/// How long a connection may take to be made: on a way that is cut, the next try is soon.
+const CONNECT: Duration = Duration::from_secs(5);
 
-fn roots(ca: &Path) -> Result<RootCerts, String> {
-    let pem = std::fs::read(ca).map_err(|e| format!("{}: {e}", ca.display()))?;
-    let found: Vec<_> = parse_pem(&pem)
+fn pem(file: &Path) -> Result<Vec<PemItem<'static>>, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let bytes = std::fs::read(file).map_err(|e| failed(&e))?;
+    parse_pem(&bytes).collect::<Result<_, _>>().map_err(|e| failed(&e))
+}
+
+fn certificates(file: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
+    let found: Vec<_> = pem(file)?
+        .into_iter()
         .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            PemItem::Certificate(certificate) => Some(certificate),
             _ => None,
         })
         .collect();
-    if found.is_empty() {
-        Err(format!("{} holds no certificate", ca.display()))
-    } else {
-        Ok(RootCerts::new_with_certs(&found))
-    }
+    if found.is_empty() { Err(format!("{} holds no certificate", file.display())) } else { Ok(found) }
 }
 
-pub(super) fn ask(url: &str, ca: Option<&Path>, body: &str, patience: Duration) -> Result<String, String> {
-    let roots = match ca {
-        Some(ca) => roots(ca)?,
+fn own(certificate: &Path, key: &Path) -> Result<ClientCert, String> {
+    let found = pem(key)?.into_iter().find_map(|item| match item {
+        PemItem::PrivateKey(key) => Some(key),
+        _ => None,
+    });
+    let found = found.ok_or_else(|| format!("{} holds no private key", key.display()))?;
+    Ok(ClientCert::new_with_certs(&certificates(certificate)?, found))
+}
+
+/// TLS 1.3 alone: without suites of 1.2 the library does not offer it.
+fn provider(post_quantum_only: bool) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+    if post_quantum_only {
+        provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519MLKEM768);
+    }
+    provider
+}
+
+/// Asks one beacon; keeps the connection between two questions.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    agent: Agent,
+    url: String,
+}
+
+impl Asker {
+    /// Reads the certificates.
+    pub fn new(way: &Way) -> Result<Self, String> {
         // None but the configured ones: without any, no certificate is good.
-        None => RootCerts::new_with_certs(&[]),
-    };
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .root_certs(roots)
-        .build();
-    let agent: Agent = Agent::config_builder()
-        .tls_config(tls)
-        .timeout_global(Some(patience))
-        .max_redirects(0)
-        .max_redirects_will_error(true)
-        .proxy(None)
-        .build()
-        .into();
-    let mut answer =
-        agent.post(url).header("content-type", "application/json").send(body).map_err(|e| e.to_string())?;
-    answer.body_mut().with_config().limit(LONGEST).read_to_string().map_err(|e| e.to_string())
+        let roots = way.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
+        let own = way.own.as_ref().map(|(certificate, key)| own(certificate, key)).transpose()?;
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(provider(way.post_quantum_only)))
+            .root_certs(RootCerts::new_with_certs(&roots))
+            .client_cert(own)
+            .build();
+        let proxy = way.proxy.as_deref().map(Proxy::new).transpose().map_err(|e| e.to_string())?;
+        let agent: Agent = Agent::config_builder()
+            .tls_config(tls)
+            .timeout_connect(Some(CONNECT))
+            .max_redirects(0)
+            .max_redirects_will_error(true)
+            .proxy(proxy)
+            .build()
+            .into();
+        Ok(Self { agent, url: format!("{}/v1/ask", way.url) })
+    }
+
+    /// Gives the answer, at most a megabyte. Blocking.
+    pub fn ask(&self, body: &str, patience: Duration) -> Result<String, String> {
+        let mut answer = self
+            .agent
+            .post(&self.url)
+            .config()
+            .timeout_global(Some(patience))
+            .build()
+            .header("content-type", "application/json")
+            .send(body)
+            .map_err(|e| e.to_string())?;
+        answer.body_mut().with_config().limit(LONGEST).read_to_string().map_err(|e| e.to_string())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-
-    const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/tls");
-
-    /// Answers one request over TLS, with a certificate for localhost that `ca.pem` signed.
-    fn server(answer: &'static str) -> u16 {
-        use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-        let certificate = CertificateDer::from_pem_file(format!("{VECTORS}/server.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(format!("{VECTORS}/server.key")).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        std::thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            let session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-            let mut tls = rustls::StreamOwned::new(session, stream);
-            let mut head = [0; 1024];
-            if tls.read(&mut head).is_ok() {
-                let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
-                tls.write_all(text.as_bytes()).ok();
-                tls.flush().ok();
-            }
-        });
-        port
-    }
-
-    // [clause 8.2.3-b] test
-    #[test]
-    fn a_beacon_is_believed_under_the_named_certificates_and_no_others() {
-        let asked = |host: &str, ca: Option<&str>| {
-            let url = format!("https://{host}:{}/v1/ask", server("{\"orders\":[]}"));
-            let ca = ca.map(|ca| format!("{VECTORS}/{ca}"));
-            ask(&url, ca.as_deref().map(Path::new), "{}", Duration::from_secs(5))
-        };
-        assert_eq!(asked("localhost", Some("ca.pem")).unwrap(), "{\"orders\":[]}");
-        assert!(asked("localhost", Some("other.pem")).is_err(), "another authority");
-        assert!(asked("localhost", None).is_err(), "none at all");
-        assert!(asked("localhost", Some("server.key")).unwrap_err().contains("no certificate"));
-        assert!(asked("[::1]", Some("ca.pem")).is_err(), "another name");
-    }
-}
+#[path = "http_tests.rs"]
+mod tests;

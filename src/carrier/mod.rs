@@ -67,21 +67,40 @@ pub fn look_into(directory: &Path) -> std::io::Result<Vec<Found>> {
     Ok(found.collect())
 }
 
-/// Asks a beacon; gives its answer, at most a megabyte. Blocking.
-#[cfg(feature = "pull")]
-pub fn ask(
-    url: &str,
-    ca: Option<&Path>,
-    body: &str,
-    patience: std::time::Duration,
-) -> Result<String, String> {
-    http::ask(url, ca, body, patience)
+/// How a beacon is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// Its address, without what is asked there.
+    pub url: String,
+    /// The certificates that count for it, PEM.
+    pub ca: Option<PathBuf>,
+    /// Certificate and key of this device, PEM.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// `http://HOST:PORT` of a proxy.
+    pub proxy: Option<String>,
+    /// Nothing but a hybrid key exchange.
+    pub post_quantum_only: bool,
 }
+
+#[cfg(feature = "pull")]
+pub use http::Asker;
 
 /// This build asks nobody.
 #[cfg(not(feature = "pull"))]
-pub fn ask(_: &str, _: Option<&Path>, _: &str, _: std::time::Duration) -> Result<String, String> {
-    Err("this build asks nobody: build it with --features pull".into())
+#[derive(Clone, Debug)]
+pub struct Asker;
+
+#[cfg(not(feature = "pull"))]
+impl Asker {
+    /// Refuses.
+    pub fn new(_: &Way) -> Result<Self, String> {
+        Err("this build asks nobody: build it with --features pull".into())
+    }
+
+    /// Refuses.
+    pub fn ask(&self, _: &str, _: std::time::Duration) -> Result<String, String> {
+        Err("this build asks nobody: build it with --features pull".into())
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Output, show};
 use crate::config::read_text;
-use crate::core::order::{Lease, Level, ORDER, Order, Reactivation, Receipt, Scope};
+use crate::core::order::{HEARTBEAT, Heartbeat, Lease, Level, ORDER, Order, Reactivation, Receipt, Scope};
 use crate::core::units::sha256;
 use crate::service::keys::now;
 
@@ -17,6 +17,15 @@ use crate::service::keys::now;
 pub enum OrderCommand {
     /// Writes an order, to be signed with `ssh-keygen -Y sign -n clavigerd-order@v1`.
     New(NewOrder),
+    /// Writes a sign of life for a beacon, to be signed with `ssh-keygen -Y sign -n clavigerd-heartbeat@v1`.
+    Heartbeat {
+        /// As the authority document names it.
+        #[arg(long)]
+        deployment: String,
+        /// File to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Says what an order, a reactivation or a lease says, and what its hash is.
     Show {
         /// File.
@@ -115,6 +124,16 @@ pub fn run(
 ) -> Result<Output, Failure> {
     match command {
         OrderCommand::New(words) => new(&words),
+        OrderCommand::Heartbeat { deployment, out } => {
+            let beat = Heartbeat { deployment, issued: now() };
+            let value = json!({"file": out, "namespace": HEARTBEAT, "text": beat.render()});
+            Heartbeat::parse(&beat.render())
+                .map_err(|why| Failure::Usage(format!("it would be no heartbeat: {why}")))?;
+            write(&out, &beat.render())?;
+            let text =
+                format!("{}\nsign it, and give both to the beacon: {}", out.display(), how(&value, &out));
+            Ok(Output { text, value })
+        }
         OrderCommand::Show { file } => shown(&file),
         OrderCommand::Send { files, signature, receipt } => {
             if files.len() > 1 && !(signature.is_empty() && receipt.is_none()) {

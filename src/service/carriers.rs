@@ -6,27 +6,31 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::House;
-use crate::carrier::{self, Found};
+use crate::carrier::{self, Asker, Found, Way};
 use crate::config::Beacon;
+use crate::core::order::{Asked, Order, Pace};
 use crate::core::units::sha256;
 use crate::refusal::{Code, Refusal, Retry};
 use crate::store::EntryKind;
 
 /// How often the directory is looked into, and a wipe gone on with.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a beacon may hold an answer back until there is something to say.
-const LONG_POLL: Duration = Duration::from_secs(25);
+/// How long a beacon may hold an answer back until there is something to say, seconds. A way that went dead without a word
+/// is noticed after this and [`PATIENCE`].
+const LONG_POLL: u64 = 15;
 /// How long it may take besides.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// Orders that a beacon is told are known here; it sends the others.
-const MOST_KNOWN: usize = 200;
+const MOST_KNOWN: usize = 1000;
+/// Orders that were refused, of which it is told as well: it need not offer them again and again.
+const MOST_REFUSED: usize = 64;
 
 /// What a beacon answers.
 #[derive(Deserialize)]
@@ -117,53 +121,65 @@ impl House {
     }
 
     /// Asks the beacon for orders and leases until the daemon stops.
+    // [clause 8.2.1-a] an order that is at the beacon is here at once: a question is always open there
     pub async fn keep_asking(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let Some(beacon) = self.config.orders.beacon.clone() else { return };
-        let (mut quiet, mut receipts) = (false, Vec::new());
+        let every = u64::try_from(beacon.every.as_millis()).unwrap_or(u64::MAX);
+        let (mut pace, mut line, mut quiet) = (Pace::new(every), Line::default(), false);
         loop {
+            let began = Instant::now();
             // Only the asking is broken off: what was answered is heard to its end.
             let answer = tokio::select! {
-                answer = self.ask_beacon(&beacon, &receipts) => answer,
-                () = self.orders.woken.notified() => continue,
+                answer = self.ask_beacon(&beacon, &mut line) => answer,
+                () = self.orders.woken.notified() => {
+                    line.refused.clear();
+                    continue;
+                }
                 _ = stop.wait_for(|s| *s) => return,
             };
-            let taken = match answer {
+            let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let asked = match answer {
                 Ok(answer) => {
-                    receipts = self.take_answer(&beacon, answer).await;
-                    Ok(())
+                    quiet = false;
+                    self.take_answer(&beacon, answer, &mut line).await
                 }
-                Err(why) => Err(why),
-            };
-            match taken {
-                Ok(()) => quiet = false,
-                Err(why) if quiet => tracing::debug!("the beacon: {why}"),
                 Err(why) => {
-                    tracing::warn!("the beacon: {why}");
+                    // The next question reads the certificates again.
+                    line.asker = None;
+                    if quiet {
+                        tracing::debug!("the beacon: {why}");
+                    } else {
+                        tracing::warn!("the beacon: {why}");
+                    }
                     quiet = true;
+                    Asked::Failed
                 }
-            }
-            // A spread of a fifth keeps a fleet from knocking together.
+            };
             let mut drawn = [0u8; 1];
             if getrandom::fill(&mut drawn).is_err() {
                 tracing::debug!("no spread: the kernel gives no random bytes");
             }
-            let rest = beacon.every.mul_f64(0.8 + f64::from(drawn[0]) / 255.0 * 0.4);
+            let mut rest = pace.rest(asked, took, drawn[0]);
+            if let Some(due) = self.lease_due_in().filter(|due| *due > 0) {
+                rest = rest.min(due);
+            }
             tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                () = self.orders.woken.notified() => {}
+                () = tokio::time::sleep(Duration::from_millis(rest)) => {}
+                () = self.orders.woken.notified() => line.refused.clear(),
                 _ = stop.wait_for(|s| *s) => return,
             }
         }
     }
 
-    async fn ask_beacon(&self, beacon: &Beacon, receipts: &[Value]) -> Result<Answer, String> {
+    async fn ask_beacon(&self, beacon: &Beacon, line: &mut Line) -> Result<Answer, String> {
         let (deployment, device) = self.device_id().map_err(|r| r.sentence)?;
-        let due = self.lease_is_due();
-        let lease = due.then(|| self.lease_request().map_err(|r| r.sentence)).transpose()?;
+        let due = self.lease_due_in();
+        let lease = (due == Some(0)).then(|| self.lease_request().map_err(|r| r.sentence)).transpose()?;
+        // Held no longer than until the next lease is asked for.
+        let wait = due.filter(|due| *due > 0).map_or(LONG_POLL, |due| due.div_ceil(1000).min(LONG_POLL));
         let standing = self.orders.gate().standing.clone();
-        // With a lease to be had the answer is wanted at once.
-        let wait = if due || !receipts.is_empty() { 0 } else { LONG_POLL.as_secs() };
-        let known: Vec<String> = standing.known().rev().take(MOST_KNOWN).map(str::to_owned).collect();
+        let known = standing.known().rev().take(MOST_KNOWN);
+        let known: Vec<&str> = known.chain(line.refused.iter().map(String::as_str)).collect();
         let body = json!({
             "deployment": deployment,
             "device": device,
@@ -173,35 +189,76 @@ impl House {
             "wait": wait,
             "lease": lease,
             "lease_left": self.lease_status().get("seconds_left"),
+            "facts": self.device_verdict(),
             "version": env!("CARGO_PKG_VERSION"),
-            "receipts": receipts,
+            "receipts": line.receipts,
         });
-        let (url, ca) = (format!("{}/v1/ask", beacon.url), beacon.ca.clone());
+        let asker = line.asker.take().map_or_else(|| Asker::new(&way(beacon)), Ok)?;
+        line.asker = Some(asker.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         // A thread that nobody waits for: a daemon that stops does not wait for a beacon.
         std::thread::Builder::new()
             .name("beacon".into())
             .spawn(move || {
-                drop(tell.send(carrier::ask(&url, ca.as_deref(), &body.to_string(), LONG_POLL + PATIENCE)));
+                let patience = Duration::from_secs(wait) + PATIENCE;
+                drop(tell.send(asker.ask(&body.to_string(), patience)));
             })
             .map_err(|e| e.to_string())?;
         let text = told.await.map_err(|e| e.to_string())??;
         serde_json::from_str(&text).map_err(|e| format!("it answers nonsense: {e}"))
     }
 
-    /// Hears what a beacon answered; gives what the orders were answered with.
-    async fn take_answer(&self, beacon: &Beacon, answer: Answer) -> Vec<Value> {
-        let mut receipts = Vec::new();
+    /// Hears what a beacon answered; keeps what the orders were answered with for the next question.
+    async fn take_answer(&self, beacon: &Beacon, answer: Answer, line: &mut Line) -> Asked {
+        let carried = !answer.orders.is_empty() || answer.lease.is_some();
+        let mut again = false;
+        line.receipts.clear();
         for paper in answer.orders.iter().take(carrier::MOST) {
             let place = format!("the beacon {}", beacon.url);
-            if let Ok(told) = self.heard_from((&paper.text, &paper.signatures), "beacon", place).await {
-                receipts.push(told);
+            match self.heard_from((&paper.text, &paper.signatures), "beacon", place).await {
+                Ok(told) => line.receipts.push(told),
+                Err(r) if r.code.retry() == Retry::Later || r.code == Code::StoreFailed => again = true,
+                Err(_) => line.refuses(&paper.text),
             }
         }
         if let Some(paper) = answer.lease {
             let place = format!("the beacon {}", beacon.url);
             drop(self.heard_from((&paper.text, &paper.signatures), "beacon", place).await);
         }
-        receipts
+        match (again, carried) {
+            (true, _) => Asked::Failed,
+            (false, true) => Asked::Carried,
+            (false, false) => Asked::Nothing,
+        }
+    }
+}
+
+/// What is kept between two questions to the beacon.
+#[derive(Default)]
+struct Line {
+    asker: Option<Asker>,
+    /// The answers to its orders.
+    receipts: Vec<Value>,
+    /// Orders of it that did not count. Forgotten when the rules may have changed: what counts is judged then.
+    refused: Vec<String>,
+}
+
+impl Line {
+    fn refuses(&mut self, text: &str) {
+        let Ok(order) = Order::parse(text) else { return };
+        if self.refused.len() >= MOST_REFUSED {
+            self.refused.remove(0);
+        }
+        self.refused.push(order.hash());
+    }
+}
+
+fn way(beacon: &Beacon) -> Way {
+    Way {
+        url: beacon.url.clone(),
+        ca: beacon.ca.clone(),
+        own: beacon.own.clone(),
+        proxy: beacon.proxy.clone(),
+        post_quantum_only: beacon.post_quantum_only,
     }
 }

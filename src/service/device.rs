@@ -101,6 +101,14 @@ impl House {
         Ok(())
     }
 
+    /// The newest look in short, for a beacon: hearsay there, unless a TPM signed it.
+    pub(super) fn device_verdict(&self) -> Value {
+        let sample = self.device.lock();
+        let broken = sample.broken.len();
+        drop(sample);
+        json!({"fit": self.device_is_fit().is_ok(), "broken": broken, "digest": hex::encode(self.device.digest())})
+    }
+
     /// Looks at the machine anew before a payment that is not small; it must be as it must be now.
     // [clause 8.2.4-q] a sample is good enough for what the deployment says is small, and for nothing else
     pub(super) async fn fresh_device(&self, payment: &Payment) -> Result<(), Refusal> {

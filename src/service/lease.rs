@@ -110,11 +110,10 @@ impl House {
         })
     }
 
-    /// Whether it is time to ask for another one: half of what runs is over.
-    pub(super) fn lease_is_due(&self) -> bool {
-        let Some(terms) = self.lease_terms() else { return false };
+    /// In how many milliseconds it is time to ask for another one; none where no lease is known of.
+    pub(super) fn lease_due_in(&self) -> Option<u64> {
+        self.lease_terms()?;
         let epoch = self.orders.gate().standing.epoch();
-        let Ok(clock) = sys::boot_clock_ms() else { return true };
-        self.lease_book().left(&terms, epoch, clock).is_none_or(|left| left < terms.max_ttl_ms / 2)
+        Some(sys::boot_clock_ms().map_or(0, |clock| self.lease_book().due_in(epoch, clock)))
     }
 }

@@ -461,6 +461,8 @@ impl House {
         if !as_before {
             // [clause 8.2.3-f] whoever opened a session did so under other rules
             self.end_sessions(Ended::Rules);
+            // An order that did not count before may count now.
+            self.orders.woken.notify_one();
         }
         tracing::info!(uid, policy = hex::encode(self.rules().policy.hash()), "rules in force");
         Ok(summary)

@@ -7,11 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::key::{Origin, State};
-use super::copies::CopyEvent;
-use super::format;
 pub use super::format::{Entry, MAX_ENTRY};
-use super::orders::OrderEvent;
-use super::user::UserEvent;
+use super::{copies::CopyEvent, format, orders::OrderEvent, user::UserEvent};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Lease, ORDER, Order, REACTIVATION, Reactivation};
+use super::{HEARTBEAT, Heartbeat, Lease, ORDER, Order, REACTIVATION, Reactivation};
 use crate::core::approval::sshsig::{Signature, SshKey, SshSigError, verify};
 use crate::core::approval::{Act, Authority, Needs, Voice, judge};
 use crate::refusal::{Code, Refusal};
@@ -174,6 +174,26 @@ pub fn lease(authority: &Authority, lease: &Lease, armoured: &str) -> Result<Lea
         return refuse(Code::OrderStranger, why);
     }
     Ok(terms)
+}
+
+/// The person behind a heartbeat: one of those who may stop, touching an authenticator where keys in files do not count.
+pub fn heartbeat(authority: &Authority, beat: &Heartbeat, armoured: &str) -> Result<String, Refusal> {
+    if beat.deployment != authority.deployment {
+        let why = format!("it is for deployment {}, and this is {}", beat.deployment, authority.deployment);
+        return refuse(Code::OrderOther, why);
+    }
+    let signature = checked(&beat.render(), HEARTBEAT, armoured)?;
+    let fingerprint = signature.key.fingerprint();
+    let person = authority.person_of(&signature.key).filter(|_| !authority.is_revoked(&fingerprint));
+    let Some(person) = person.filter(|p| p.may(Act::Stop)) else {
+        let why = format!("{fingerprint} is no key of somebody who may stop this deployment");
+        return refuse(Code::OrderStranger, why);
+    };
+    match signature.presence {
+        Some(presence) if presence.touched => Ok(person.id.clone()),
+        None if authority.files_allowed => Ok(person.id.clone()),
+        _ => refuse(Code::ApprovalPresence, "it takes an authenticator that was touched"),
+    }
 }
 
 #[cfg(test)]

@@ -126,3 +126,19 @@ fn a_document_that_cannot_stop_or_start_again_as_it_says_is_refused() {
         assert!(told.contains(why), "{why}: {told}");
     }
 }
+
+#[test]
+fn a_heartbeat_is_by_somebody_who_may_stop_with_a_touch() {
+    let authority = Authority::parse(&document(HEAD, PEOPLE)).unwrap();
+    let beat = Heartbeat { deployment: "d".into(), issued: Timestamp(1_700_000_000_000) };
+    let told = |beat: &Heartbeat, seed, flags, namespace| {
+        heartbeat(&authority, beat, &by(seed, (flags, 1), namespace, &beat.render())).map_err(|r| r.code)
+    };
+    assert_eq!(told(&beat, 2, 1, HEARTBEAT), Ok("p2".into()));
+    assert_eq!(told(&beat, 2, 0, HEARTBEAT), Err(Code::ApprovalPresence), "no touch");
+    assert_eq!(told(&beat, 3, 1, HEARTBEAT), Err(Code::OrderStranger), "a custodian stops nothing");
+    assert_eq!(told(&beat, 9, 1, HEARTBEAT), Err(Code::OrderStranger));
+    assert_eq!(told(&beat, 2, 1, ORDER), Err(Code::OrderMalformed), "signed as something else");
+    let other = Heartbeat { deployment: "e".into(), ..beat };
+    assert_eq!(told(&other, 2, 1, HEARTBEAT), Err(Code::OrderOther));
+}

@@ -96,6 +96,7 @@ pub struct LeaseRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Running {
     until: u64,
+    length: u64,
     epoch: u32,
     issued: Timestamp,
 }
@@ -153,7 +154,7 @@ impl LeaseBook {
         if until <= now {
             return refuse("its time is over: the answer took longer than it lasts".into());
         }
-        self.running = Some(Running { until, epoch: lease.epoch, issued: lease.issued });
+        self.running = Some(Running { until, length, epoch: lease.epoch, issued: lease.issued });
         self.open = None;
         Ok(until - now)
     }
@@ -164,6 +165,13 @@ impl LeaseBook {
     pub fn left(&self, terms: &LeaseTerms, epoch: u32, now: u64) -> Option<u64> {
         let running = self.running.as_ref().filter(|r| r.epoch == epoch)?;
         running.until.saturating_add(terms.grace_ms).checked_sub(now).filter(|left| *left > 0)
+    }
+
+    /// In how many milliseconds it is time to ask for another one: when half of what was given is over, or nothing runs.
+    #[must_use]
+    pub fn due_in(&self, epoch: u32, now: u64) -> u64 {
+        let running = self.running.as_ref().filter(|r| r.epoch == epoch);
+        running.map_or(0, |r| (r.until - r.length / 2).saturating_sub(now))
     }
 
     /// How far the wall clock is from the issuer's, when that is worth telling; negative when it is behind.
@@ -233,6 +241,8 @@ mod tests {
         book.ask(request('2', 70_000));
         take(&mut book, &answer(&request('2', 70_000), 60), 70_001).unwrap();
         assert_eq!(book.left(&terms, 1, 70_001), Some(64_999), "it resumes by itself");
+        assert_eq!((book.due_in(1, 70_001), book.due_in(1, 99_999), book.due_in(1, 100_000)), (29_999, 1, 0));
+        assert_eq!((book.due_in(2, 70_001), LeaseBook::default().due_in(1, 0)), (0, 0), "nothing runs");
         // Only a clock that was set back is strange; none of them counts.
         assert_eq!(book.clock_differs(Timestamp(1_700_000_000_000 - 600_000)), Some(-600_000));
         assert_eq!(book.clock_differs(Timestamp(1_900_000_000_000)), None);

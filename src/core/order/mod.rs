@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod heartbeat;
 pub mod incident;
 pub mod judge;
 pub mod lease;
+pub mod pace;
 pub mod reactivation;
 pub mod receipt;
 pub mod standing;
@@ -23,9 +25,11 @@ use super::units::{Name, sha256};
 use crate::refusal::{Code, Refusal};
 
 pub use document::Order;
+pub use heartbeat::Heartbeat;
 pub use incident::{Evidence, Incident};
 pub use judge::{LeaseTerms, OrderTerms};
 pub use lease::{Lease, LeaseRequest};
+pub use pace::{Asked, Pace};
 pub use reactivation::Reactivation;
 pub use receipt::Receipt;
 pub use standing::{Effect, Heard, Held, NotHeard, Standing};
@@ -36,6 +40,8 @@ pub const ORDER: &str = "clavigerd-order@v1";
 pub const REACTIVATION: &str = "clavigerd-reactivation@v1";
 /// SSHSIG namespace of a lease.
 pub const LEASE: &str = "clavigerd-lease@v1";
+/// SSHSIG namespace of a heartbeat.
+pub const HEARTBEAT: &str = "clavigerd-heartbeat@v1";
 
 /// How far something is stopped. Each includes the lower; absent, it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

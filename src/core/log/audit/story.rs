@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 
 use super::super::super::key::Origin;
-use super::super::super::order::{Scope, Standing, against};
+use super::super::super::order::{Level, Scope, Standing, against};
 use super::super::super::policy::Policy;
 use super::super::super::proof::Tier;
 use super::super::super::units::{Name, Timestamp};
@@ -30,6 +30,8 @@ const LEFT_MS: i64 = 3_600_000;
 
 /// Who the log says it is, when the key policy ends a key by itself.
 const BY_POLICY: &str = "key policy";
+/// And when an order wipes it.
+const BY_ORDER: &str = "order";
 
 /// A request that was reserved and has no outcome yet.
 struct Open {
@@ -142,7 +144,8 @@ impl Story {
             }
             EntryKind::KeyDestroying { key, actor, .. } => {
                 // Older logs count no time, and know no statements; what the key policy does by itself was agreed on with it.
-                let asked = actor != BY_POLICY && !self.spend.elapsed().is_empty();
+                let ordered = actor == BY_ORDER && self.wiped(&key);
+                let asked = actor != BY_POLICY && !ordered && !self.spend.elapsed().is_empty();
                 if asked && self.lives.pays(&key) {
                     self.balances.destroying(place, &key, found);
                 }
@@ -244,6 +247,13 @@ impl Story {
             | EntryKind::Order(_)
             | EntryKind::Operator { .. } => {}
         }
+    }
+
+    /// Whether an order stands that wipes this key.
+    fn wiped(&self, key: &str) -> bool {
+        let line = Name::parse(key).map(|name| Scope::Key(name.line()));
+        let scopes = std::iter::once(Scope::All).chain(line);
+        scopes.into_iter().any(|scope| self.standing.level(&scope) == Some(Level::Wipe))
     }
 
     // [clause 8.2.1-a] whoever reads the log sees that an order was obeyed
