@@ -312,6 +312,7 @@ mod tests {
         let [a, b] = &places;
         // The very first root was made, and the machine died before there was a table.
         replace(&a.begun(), b"x").unwrap();
+        a.connected().await;
         a.keeper.make_root(a.new_root().unwrap()).await.unwrap();
         for n in [1, 2] {
             apply(&places, |t| t.put(id(n), SecretBytes::copy_of(&[n; 32]))).await.unwrap();

@@ -151,7 +151,7 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
                 "a copy less",
                 |l| {
                     l.set(
-                        "certificate",
+                        "certified",
                         "text",
                         json!(
                             text()
@@ -167,7 +167,7 @@ fn a_copy_that_was_forgotten_and_a_certificate_that_says_otherwise_are_found() {
                 "another word",
                 |l| {
                     l.set(
-                        "certificate",
+                        "certified",
                         "text",
                         json!(text().replace("plate (aa): z, daemon: so", "plate (aa): z, daemon: no")),
                     );
