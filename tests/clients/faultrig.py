@@ -165,7 +165,7 @@ class Figures:
         self.threads = len(names) - self.pool
         self.worker_threads = len(list(Path(f"/proc/{worker}/task").iterdir()))
         try:
-            self.files = len(os.listdir(f"/proc/{daemon}/fd"))
+            self.files = settled(daemon)
         except PermissionError:
             # The daemon cannot be looked into by others; only root sees this.
             self.files = 0
@@ -183,6 +183,15 @@ class Figures:
 
     def __str__(self):
         return f"{self.rss / 1024:.1f}+{self.worker_rss / 1024:.1f} MiB, {self.threads}+{self.worker_threads} threads"
+
+
+def settled(pid):
+    """Descriptors of a process, the least of a moment: the connection of the command before is three, until it is closed."""
+    counts = []
+    for _ in range(6):
+        counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+        time.sleep(0.05)
+    return min(counts)
 
 
 def resident(pid):
